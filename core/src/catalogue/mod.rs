@@ -1,0 +1,7 @@
+//! What the replicated catalogue holds, and everything that can change it. The state machine itself is in the node.
+
+pub mod command;
+pub mod record;
+
+pub use command::{Command, Proposal, Refusal, Reply};
+pub use record::*;

@@ -1,0 +1,79 @@
+//! The Kv seam: ordered tables with atomic batches and an explicit durability barrier.
+
+use async_trait::async_trait;
+use std::sync::Arc;
+
+/// A table: one ordered set of keys.
+pub type Table = u8;
+
+/// A key and its value.
+pub type KvPair = (Vec<u8>, Vec<u8>);
+
+/// One change in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KvOp {
+    /// Sets a value.
+    Put(Table, Vec<u8>, Vec<u8>),
+    /// Removes a key; not an error if absent.
+    Delete(Table, Vec<u8>),
+}
+
+/// Why a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KvError {
+    /// The engine or the disk below it failed.
+    #[error("store failed: {0}")]
+    Io(String),
+    /// Bytes in the store are not what was written.
+    #[error("record in table {table} is corrupt: {what}")]
+    Corrupt {
+        /// Where.
+        table: Table,
+        /// What is wrong.
+        what: String,
+    },
+    /// The engine cannot do this.
+    #[error("this store cannot {0}")]
+    Unsupported(&'static str),
+}
+
+/// What a store is for; each kind has its engine (docs/decisions/0001).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum KvRole {
+    /// Raft log, vote and catalogue: must never be lost.
+    Catalogue,
+    /// Shard index: can be rebuilt from the shard files.
+    Index,
+}
+
+/// Opens stores. A store is opened at most once at a time.
+#[async_trait]
+pub trait KvFactory: Send + Sync {
+    /// Opens or creates the store of this role.
+    async fn open(&self, role: KvRole) -> Result<Arc<dyn Kv>, KvError>;
+    /// Destroys the store of this role, so that it can be rebuilt. Only ever called for [`KvRole::Index`].
+    async fn discard(&self, role: KvRole) -> Result<(), KvError>;
+}
+
+/// Reading. Calls return at once or after a short disk read; they never wait for another task.
+pub trait KvRead: Send + Sync {
+    /// The value of a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
+    /// Up to `limit` pairs with `from <= key < to`, ascending.
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<KvPair>, KvError>;
+    /// The pair with the greatest key in `from <= key < to`.
+    fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<KvPair>, KvError>;
+}
+
+/// A store. A batch is atomic and visible to reads at once; it survives a power loss once a `flush` that was called
+/// after it has returned. Batches become durable in the order they were written, never a later without an earlier.
+#[async_trait]
+pub trait Kv: KvRead {
+    /// Applies a batch.
+    fn write(&self, batch: Vec<KvOp>) -> Result<(), KvError>;
+    /// Durability barrier.
+    async fn flush(&self) -> Result<(), KvError>;
+    /// A frozen view that later writes do not change, for streaming a large state while serving.
+    /// The index engine has none and answers [`KvError::Unsupported`].
+    fn freeze(&self) -> Result<Arc<dyn KvRead>, KvError>;
+}

@@ -1,0 +1,76 @@
+//! Every bound in the system as a named constant, with compile-time checks between them.
+//!
+//! A number that protects memory, time or a peer belongs here, with its unit in its name and its reason beside it.
+
+/// Most shards one stripe may have. Wider stripes make repair read more and gain little overhead.
+pub const STRIPE_SHARDS_MAX: usize = 32;
+/// Width the policy compiler does not exceed on its own, so that one repair stays cheap.
+pub const STRIPE_WIDTH_DEFAULT: usize = 20;
+
+/// Size at which a data pack is closed.
+pub const PACK_BYTES_DEFAULT: usize = 32 << 20;
+/// Hard limit on a pack, padding and chunk table included.
+pub const PACK_BYTES_MAX: usize = 64 << 20;
+/// Most chunks in one pack; bounds the chunk table and the commit command.
+pub const PACK_CHUNKS_MAX: usize = 32_768;
+
+/// Shards are verified and served in blocks of this size.
+pub const SHARD_BLOCK_BYTES: usize = 64 << 10;
+/// Largest shard payload accepted by a node.
+pub const SHARD_BYTES_MAX: usize = 64 << 20;
+/// Most ranges one `Get` may ask of a shard.
+pub const SHARD_RANGES_MAX: usize = 4_096;
+
+/// Largest plaintext of a chunk.
+pub const CHUNK_BYTES_MAX: usize = 8 << 20;
+/// Most chunk ids in one lookup or locate call.
+pub const LOOKUP_CHUNKS_MAX: usize = 4_096;
+/// Most packs in one commit call.
+pub const COMMIT_PACKS_MAX: usize = 64;
+
+/// Largest gRPC message either side decodes.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Payload of one frame of a shard stream or a Raft snapshot stream.
+pub const FRAME_BYTES: usize = 256 << 10;
+/// Largest catalogue command accepted for the Raft log.
+pub const COMMAND_BYTES_MAX: usize = 6 << 20;
+/// Most rows returned by one page of any listing.
+pub const PAGE_ROWS_MAX: usize = 1_000;
+
+/// Longest name of a repository, node, region or zone, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Largest sealed snapshot description, in bytes.
+pub const SNAPSHOT_SEALED_BYTES_MAX: usize = 1 << 20;
+/// Largest live bitmap of a snapshot, serialised, in bytes.
+pub const SNAPSHOT_BITMAP_BYTES_MAX: usize = 4 << 20;
+/// Most key slots of a repository.
+pub const KEY_SLOTS_MAX: usize = 32;
+
+/// Deadline of a catalogue call, leader search included, per attempt.
+pub const CATALOGUE_CALL_MS: u64 = 10_000;
+/// Deadline to open a connection, handshake included.
+pub const CONNECT_MS: u64 = 3_000;
+/// Deadline for one frame of a shard stream to make progress.
+pub const SHARD_STALL_MS: u64 = 10_000;
+/// A client gives up on the whole cluster after retrying this long without one success.
+pub const RETRY_BUDGET_MS: u64 = 60_000;
+/// A session that is not renewed for this long is expired by the leader.
+pub const SESSION_LEASE_MS: u64 = 120_000;
+/// Clients renew their session this often.
+pub const SESSION_RENEW_MS: u64 = 20_000;
+
+/// Open connections one node accepts.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// Streams one connection may have open at a time.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Shard uploads a node works on at a time; more wait.
+pub const PUTS_IN_FLIGHT_MAX: usize = 64;
+
+const _: () = assert!(STRIPE_WIDTH_DEFAULT <= STRIPE_SHARDS_MAX);
+const _: () = assert!(STRIPE_SHARDS_MAX <= 255, "shard indexes are one byte and the code has 255 points");
+const _: () = assert!(PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX + (1 << 20) <= PACK_BYTES_MAX);
+const _: () = assert!(PACK_BYTES_MAX <= SHARD_BYTES_MAX, "k = 1 makes a shard as long as its pack");
+const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_SEALED_BYTES_MAX + SNAPSHOT_BITMAP_BYTES_MAX < COMMAND_BYTES_MAX);
+const _: () = assert!(COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(SESSION_RENEW_MS * 3 < SESSION_LEASE_MS);
