@@ -1,1 +1,8 @@
-//! Placeholder while the workspace is laid out.
+//! Farshore's client library: backs trees up into a cluster and restores them. No command line, no printing.
+//!
+//! Read downwards: a module uses only those below it. Everything outside arrives through `farshore_core::host::Host`
+//! and the traits of `files`; plaintext, names and keys never leave this crate.
+
+pub mod api;
+
+pub mod error;

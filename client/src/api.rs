@@ -1,0 +1,198 @@
+//! `CatalogueApi`: what the client asks of the catalogue, in core types only. gRPC in life (`session`), a small
+//! in-memory one in unit tests. It never touches shard bytes; those go through `farshore_core::peer::ShardIo`.
+
+use crate::error::Result;
+use async_trait::async_trait;
+use farshore_core::catalogue::command::PackCommitted;
+use farshore_core::catalogue::{PackCommit, PackRecord, RepoRecord, SnapshotRecord};
+use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
+use farshore_core::topology::{Name, NodeRecord};
+use std::collections::BTreeMap;
+
+/// Who exists, as one replica saw it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Topology {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Every node it knows, by id.
+    pub nodes: Vec<NodeRecord>,
+    /// Leader of the Raft group, if the replica knows one.
+    pub leader: Option<NodeId>,
+    /// Log index of the answering replica.
+    pub applied: u64,
+}
+
+impl Topology {
+    /// The name of a node for people, or its id if it is not known.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.nodes.iter().find(|n| n.id == node).map_or_else(|| node.to_string(), |n| n.name.to_string())
+    }
+}
+
+/// An open write lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenedSession {
+    /// Drawn by us, so that a repeated open is harmless.
+    pub id: SessionId,
+    /// Log index that opened it.
+    pub opened: u64,
+}
+
+/// A committed snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotCommitted {
+    /// Catalogue time of the commit, Unix milliseconds.
+    pub committed_ms: u64,
+    /// How many of its packs are not at full strength yet.
+    pub under_target: u32,
+}
+
+/// One page of a listing of snapshots. `live` bitmaps are left out.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotPage {
+    /// In the order of their ids.
+    pub snapshots: Vec<SnapshotRecord>,
+    /// Ask again after the last id.
+    pub more: bool,
+}
+
+/// One page of a listing of packs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PackPage {
+    /// In the order of their numbers.
+    pub packs: Vec<PackRecord>,
+    /// Ask again from here; `None` at the end.
+    pub next: Option<PackNo>,
+}
+
+/// Where one chunk lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkPlace {
+    /// Its number.
+    pub ordinal: Ordinal,
+    /// Its pack.
+    pub pack: PackNo,
+    /// First byte of the sealed chunk in the pack.
+    pub offset: u32,
+    /// Length of the sealed chunk.
+    pub len: u32,
+}
+
+/// Answer to `locate`. Every pack a place names is in `packs`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Located {
+    /// One per id asked, in order; `None` if the catalogue has no such chunk.
+    pub places: Vec<Option<ChunkPlace>>,
+    /// The packs, each once.
+    pub packs: BTreeMap<PackNo, PackRecord>,
+}
+
+/// A node in a status report.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub node: NodeRecord,
+    /// Whether it has a vote in the Raft group.
+    pub voter: bool,
+    /// Bytes of shards held.
+    pub used: u64,
+    /// Bytes its disk still has.
+    pub free: u64,
+    /// Shards held.
+    pub shards: u64,
+    /// Milliseconds since its last heartbeat, as the leader saw it.
+    pub silent_ms: u64,
+    /// Milliseconds until it is declared lost; 0 if up or lost.
+    pub grace_left_ms: u64,
+}
+
+/// What repair is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RepairStatus {
+    /// Waiting.
+    pub queued: u64,
+    /// Running now.
+    pub running: u64,
+    /// Shards rebuilt since this leader took over.
+    pub rebuilt: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// What the last one failed with.
+    pub last_error: String,
+    /// Shards reported missing or corrupt since this leader took over.
+    pub bad_found: u64,
+}
+
+/// The whole picture.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterStatus {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Who answered.
+    pub answering: NodeId,
+    /// Leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// Raft term.
+    pub term: u64,
+    /// Log index of the answering replica.
+    pub applied: u64,
+    /// No leader confirmed this answer.
+    pub stale: bool,
+    /// Every node.
+    pub nodes: Vec<NodeStatus>,
+    /// Repair.
+    pub repair: RepairStatus,
+    /// Packs of all repositories.
+    pub packs: u64,
+    /// Packs below full strength.
+    pub under_target: u64,
+    /// Packs with exactly k good shards.
+    pub endangered: u64,
+    /// Packs with fewer than k good shards.
+    pub unreadable: u64,
+    /// Every pack would survive the loss of any one region more.
+    pub survives_region: bool,
+    /// Regions whose loss would make something unreadable.
+    pub fatal_regions: Vec<String>,
+    /// Catalogue time, Unix milliseconds.
+    pub catalogue_ms: u64,
+    /// Hash of the replica's state.
+    pub state_hash: Vec<u8>,
+}
+
+/// Calls to the catalogue. All are idempotent by the ids inside, so an implementation may repeat them; lists longer
+/// than the limits of `farshore_core::limits` are the caller's mistake. Cancel-safe: dropping a call abandons it.
+#[async_trait]
+pub trait CatalogueApi: Send + Sync {
+    /// Who exists.
+    async fn topology(&self) -> Result<Topology>;
+    /// Creates a repository, or finds that exactly this one is there already.
+    async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord>;
+    /// Finds a repository by name.
+    async fn get_repository(&self, name: &Name) -> Result<RepoRecord>;
+    /// Opens a write lease with an id of its own.
+    async fn open_session(&self, repo: RepoId) -> Result<OpenedSession>;
+    /// Keeps a lease alive.
+    async fn renew_session(&self, session: SessionId) -> Result<()>;
+    /// Ends a lease.
+    async fn close_session(&self, session: SessionId) -> Result<()>;
+    /// Which of these chunks (at most `LOOKUP_CHUNKS_MAX`) are there? One answer per id, in order.
+    async fn lookup(&self, session: SessionId, repo: RepoId, ids: &[ChunkId])
+    -> Result<Vec<Option<Ordinal>>>;
+    /// Records uploaded packs (at most `COMMIT_PACKS_MAX`), all or none; one answer per pack, in order.
+    async fn commit_packs(&self, session: SessionId, packs: Vec<PackCommit>) -> Result<Vec<PackCommitted>>;
+    /// Records a snapshot.
+    async fn commit_snapshot(
+        &self,
+        session: SessionId,
+        snapshot: SnapshotRecord,
+    ) -> Result<SnapshotCommitted>;
+    /// Snapshots of a repository after an id, by id.
+    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage>;
+    /// Where these chunks (at most `LOOKUP_CHUNKS_MAX`) lie.
+    async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located>;
+    /// Packs of a repository from a number on.
+    async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<PackPage>;
+    /// The whole picture.
+    async fn status(&self) -> Result<ClusterStatus>;
+}
