@@ -37,6 +37,16 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// BLAKE3 over a sequence of parts. Each part goes in behind its length, so that bytes moved from one part to the next
+/// give another hash. The first part names what is hashed, so that a hash made for one thing never passes for another.
+pub fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
+
 macro_rules! byte_id {
     ($(#[$doc:meta])* $name:ident, $len:literal, $kind:literal) => {
         $(#[$doc])*
@@ -186,6 +196,12 @@ mod tests {
         assert!("zz".repeat(16).parse::<StripeId>().is_err());
         let node = NodeId(0x0123_4567_89ab_cdef);
         assert_eq!(node.to_string().parse(), Ok(node));
+    }
+
+    #[test]
+    fn parts_do_not_run_together() {
+        assert_ne!(hash_parts(&[b"ab", b"c"]), hash_parts(&[b"a", b"bc"]));
+        assert_ne!(hash_parts(&[b"a", b""]), hash_parts(&[b"a"]));
     }
 
     #[test]
