@@ -65,6 +65,26 @@ pub const CONNECTIONS_MAX: usize = 1_024;
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Shard uploads a node works on at a time; more wait.
 pub const PUTS_IN_FLIGHT_MAX: usize = 64;
+/// Verified frames of one shard read that wait for the network.
+pub const GET_FRAMES_QUEUED_MAX: usize = 4;
+
+/// Most nodes of one cluster; bounds the address book, the health table and the topology answer.
+pub const NODES_MAX: usize = 1_024;
+/// Bad shards waiting to be reported to the catalogue; more are found again by the next scrub.
+pub const REPORTS_QUEUED_MAX: usize = 4_096;
+/// Shards rebuilt at a time by the leader.
+pub const REBUILDS_IN_FLIGHT_MAX: usize = 4;
+/// Rebuild tasks the leader plans ahead.
+pub const REBUILDS_QUEUED_MAX: usize = 1_024;
+/// Copies one sweep deletes before it tells the catalogue.
+pub const SWEEP_COPIES_MAX: usize = 256;
+
+/// First pause of a failing background worker.
+pub const WORKER_PAUSE_MIN_MS: u64 = 100;
+/// Longest pause of a failing background worker.
+pub const WORKER_PAUSE_MAX_MS: u64 = 10_000;
+/// A stopping node gives its workers this long to finish the unit they are in.
+pub const WORKER_STOP_MS: u64 = 5_000;
 
 const _: () = assert!(STRIPE_WIDTH_DEFAULT <= STRIPE_SHARDS_MAX);
 const _: () = assert!(STRIPE_SHARDS_MAX <= 255, "shard indexes are one byte and the code has 255 points");
@@ -74,3 +94,4 @@ const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_SEALED_BYTES_MAX + SNAPSHOT_BITMAP_BYTES_MAX < COMMAND_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(SESSION_RENEW_MS * 3 < SESSION_LEASE_MS);
+const _: () = assert!(WORKER_PAUSE_MIN_MS < WORKER_PAUSE_MAX_MS);

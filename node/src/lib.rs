@@ -1,5 +1,12 @@
-//! A Farshore storage node: shards on disk, the replicated catalogue, and the work that keeps both whole.
+//! A Farshore storage node: keeps shards, takes part in the catalogue's consensus, answers clients and heals what is
+//! lost.
 //!
-//! Read downwards: a module uses only those below it. It never sees a plaintext, a name or a key of a client.
+//! Read downwards: a module uses only those below it. A node links no decryption code and never sees a plaintext, a
+//! name or a key of a client. Order when complete: run, config, rpc, maintain, plan, raft, catalogue, store, worker,
+//! kv, disk.
+
+pub mod config;
+
+pub mod worker;
 
 pub mod kv;

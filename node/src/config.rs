@@ -1,0 +1,402 @@
+//! What an operator may say about one node: as typed in TOML, and checked. Reading files is the caller's affair;
+//! nothing here touches the disk.
+
+use farshore_core::id::{ClusterId, NodeId};
+use farshore_core::limits::{NODES_MAX, SESSION_LEASE_MS};
+use farshore_core::topology::{Name, Region};
+use farshore_core::units::{Bytes, parse_duration};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A configuration that cannot be used. The message names the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, a missing key, or a key nobody knows.
+    #[error("configuration: {0}")]
+    Syntax(String),
+    /// One key's value is wrong.
+    #[error("configuration key `{key}`: {why}")]
+    Value {
+        /// Dotted path of the key.
+        key: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Another node and where to find it until the catalogue knows better.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seed {
+    /// Derived from its key.
+    pub id: NodeId,
+    /// `host:port`.
+    pub addr: String,
+}
+
+/// PEM files of this node's identity; the caller reads them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CredentialFiles {
+    /// Certificate of the cluster's authority.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// How fast the cluster notices and reacts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// A node tells the leader this often that it lives. Default 1 s: cheap, and a third of `suspect_after`.
+    pub heartbeat: Duration,
+    /// Silence after which a node gets no new shards while others can. Default 3 s.
+    pub suspect_after: Duration,
+    /// Silence after which a node is called down. Default 8 s: longer than a restart of the process.
+    pub down_after: Duration,
+    /// How long a down node is expected back before its shards are rebuilt elsewhere. Default 15 min: a reboot or a
+    /// short network fault must not move terabytes.
+    pub grace: Duration,
+    /// Every shard is re-read within this time. Default 14 d.
+    pub scrub_period: Duration,
+    /// A session that is not renewed for this long is ended. Default 120 s, see `limits.rs`.
+    pub session_lease: Duration,
+    /// Pause between looks of the repair planner and the sweeper. Default 2 s.
+    pub maintain_every: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            heartbeat: Duration::from_secs(1),
+            suspect_after: Duration::from_secs(3),
+            down_after: Duration::from_secs(8),
+            grace: Duration::from_secs(15 * 60),
+            scrub_period: Duration::from_secs(14 * 86_400),
+            session_lease: Duration::from_millis(SESSION_LEASE_MS),
+            maintain_every: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Consensus: how fast leaders are replaced, and how long the log grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RaftTiming {
+    /// The leader speaks at least this often. Default 250 ms, several times the round trip between continents.
+    pub heartbeat: Duration,
+    /// Shortest silence after which a follower stands for election. Default 1 s: four heartbeats.
+    pub election_min: Duration,
+    /// Longest such silence; drawn at random between the two, so that votes rarely split. Default 2 s.
+    pub election_max: Duration,
+    /// Log entries after which a snapshot is due and the log may be cut. Default 20,000.
+    pub snapshot_after: u64,
+}
+
+impl Default for RaftTiming {
+    fn default() -> Self {
+        RaftTiming {
+            heartbeat: Duration::from_millis(250),
+            election_min: Duration::from_millis(1_000),
+            election_max: Duration::from_millis(2_000),
+            snapshot_after: 20_000,
+        }
+    }
+}
+
+/// Memory given to the storage engines, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caches {
+    /// Block cache of the catalogue and the Raft log. Default 128 MiB.
+    pub catalogue: u64,
+    /// Cache of the shard index. Default 64 MiB.
+    pub index: u64,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Caches { catalogue: 128 << 20, index: 64 << 20 }
+    }
+}
+
+/// A checked configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Cluster this node belongs to; its certificate must agree.
+    pub cluster: ClusterId,
+    /// What people call the node.
+    pub name: Name,
+    /// Its failure domain.
+    pub region: Region,
+    /// Finer domain inside the region.
+    pub zone: Option<Name>,
+    /// `host:port` to listen on; port 0 picks a free one.
+    pub listen: String,
+    /// `host:port` under which others reach it; `None` means the address listened on.
+    pub advertise: Option<String>,
+    /// Everything the node keeps; the caller opens the disk and the stores below it.
+    pub data_dir: PathBuf,
+    /// Bytes offered for shards; also the node's weight in placement.
+    pub capacity: u64,
+    /// Where the caller finds the PEM files.
+    pub credentials: CredentialFiles,
+    /// Nodes to talk to before the catalogue is known.
+    pub peers: Vec<Seed>,
+    /// Health, repair, scrub and leases.
+    pub timing: Timing,
+    /// Consensus.
+    pub raft: RaftTiming,
+    /// Memory of the engines.
+    pub caches: Caches,
+    /// First voters of a new cluster. Never typed: the caller passes it to exactly one node on its first start; it is
+    /// ignored once that node has state.
+    pub bootstrap: Option<Vec<Seed>>,
+}
+
+impl Config {
+    /// Reads and checks a configuration.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let typed: Typed =
+            toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string().trim().to_string()))?;
+        typed.check()
+    }
+}
+
+/// The configuration as typed. Optional keys take the defaults documented on the checked types.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Typed {
+    cluster: String,
+    name: String,
+    region: String,
+    zone: Option<String>,
+    listen: String,
+    advertise: Option<String>,
+    data_dir: PathBuf,
+    capacity: String,
+    credentials: TypedCredentials,
+    #[serde(default)]
+    peers: Vec<TypedSeed>,
+    #[serde(default)]
+    timing: TypedTiming,
+    #[serde(default)]
+    raft: TypedRaft,
+    #[serde(default)]
+    cache: TypedCache,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedCredentials {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedSeed {
+    id: String,
+    addr: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TypedTiming {
+    heartbeat: Option<String>,
+    suspect_after: Option<String>,
+    down_after: Option<String>,
+    grace: Option<String>,
+    scrub_period: Option<String>,
+    session_lease: Option<String>,
+    maintain_every: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TypedRaft {
+    heartbeat: Option<String>,
+    election_min: Option<String>,
+    election_max: Option<String>,
+    snapshot_after: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TypedCache {
+    catalogue: Option<String>,
+    index: Option<String>,
+}
+
+impl Typed {
+    fn check(self) -> Result<Config, ConfigError> {
+        let credentials = self.credentials;
+        Ok(Config {
+            cluster: read("cluster", &self.cluster)?,
+            name: read("name", &self.name)?,
+            region: read("region", &self.region)?,
+            zone: self.zone.map(|z| read("zone", &z)).transpose()?,
+            listen: address("listen", self.listen, true)?,
+            advertise: self.advertise.map(|a| address("advertise", a, false)).transpose()?,
+            data_dir: self.data_dir,
+            capacity: capacity(&self.capacity)?,
+            credentials: CredentialFiles { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
+            peers: seeds(self.peers)?,
+            timing: self.timing.check()?,
+            raft: self.raft.check()?,
+            caches: self.cache.check()?,
+            bootstrap: None,
+        })
+    }
+}
+
+impl TypedTiming {
+    fn check(self) -> Result<Timing, ConfigError> {
+        let d = Timing::default();
+        let timing = Timing {
+            heartbeat: duration("timing.heartbeat", self.heartbeat, d.heartbeat)?,
+            suspect_after: duration("timing.suspect_after", self.suspect_after, d.suspect_after)?,
+            down_after: duration("timing.down_after", self.down_after, d.down_after)?,
+            grace: duration("timing.grace", self.grace, d.grace)?,
+            scrub_period: duration("timing.scrub_period", self.scrub_period, d.scrub_period)?,
+            session_lease: duration("timing.session_lease", self.session_lease, d.session_lease)?,
+            maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
+        };
+        longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
+        longer("timing.down_after", timing.down_after, "timing.suspect_after", timing.suspect_after)?;
+        Ok(timing)
+    }
+}
+
+impl TypedRaft {
+    fn check(self) -> Result<RaftTiming, ConfigError> {
+        let d = RaftTiming::default();
+        let raft = RaftTiming {
+            heartbeat: duration("raft.heartbeat", self.heartbeat, d.heartbeat)?,
+            election_min: duration("raft.election_min", self.election_min, d.election_min)?,
+            election_max: duration("raft.election_max", self.election_max, d.election_max)?,
+            snapshot_after: self.snapshot_after.unwrap_or(d.snapshot_after),
+        };
+        longer("raft.election_min", raft.election_min, "raft.heartbeat", raft.heartbeat)?;
+        longer("raft.election_max", raft.election_max, "raft.election_min", raft.election_min)?;
+        if raft.snapshot_after == 0 {
+            return Err(value("raft.snapshot_after", "must be at least 1"));
+        }
+        Ok(raft)
+    }
+}
+
+impl TypedCache {
+    fn check(self) -> Result<Caches, ConfigError> {
+        let d = Caches::default();
+        Ok(Caches {
+            catalogue: self.catalogue.map_or(Ok(d.catalogue), |t| size("cache.catalogue", &t))?,
+            index: self.index.map_or(Ok(d.index), |t| size("cache.index", &t))?,
+        })
+    }
+}
+
+fn value(key: &'static str, why: impl ToString) -> ConfigError {
+    ConfigError::Value { key, why: why.to_string() }
+}
+
+fn read<T: FromStr<Err: ToString>>(key: &'static str, text: &str) -> Result<T, ConfigError> {
+    text.parse().map_err(|e: T::Err| value(key, e))
+}
+
+fn size(key: &'static str, text: &str) -> Result<u64, ConfigError> {
+    read::<Bytes>(key, text).map(|bytes| bytes.0)
+}
+
+fn capacity(text: &str) -> Result<u64, ConfigError> {
+    match size("capacity", text)? {
+        0 => Err(value("capacity", "must be more than nothing")),
+        bytes => Ok(bytes),
+    }
+}
+
+fn duration(key: &'static str, text: Option<String>, default: Duration) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
+    match parse_duration(&text).map_err(|e| value(key, e))? {
+        Duration::ZERO => Err(value(key, "must be longer than nothing")),
+        time => Ok(time),
+    }
+}
+
+fn longer(
+    key: &'static str,
+    time: Duration,
+    other: &'static str,
+    least: Duration,
+) -> Result<(), ConfigError> {
+    if time > least { Ok(()) } else { Err(value(key, format!("must be longer than `{other}`"))) }
+}
+
+/// Only the form: whether the address can be reached shows when it is used. Others cannot dial port 0.
+fn address(key: &'static str, text: String, zero_port: bool) -> Result<String, ConfigError> {
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse::<u16>().ok());
+    match port {
+        Some(0) if !zero_port => Err(value(key, "needs a real port")),
+        Some(_) => Ok(text),
+        None => Err(value(key, format!("{text:?} is not host:port"))),
+    }
+}
+
+fn seeds(typed: Vec<TypedSeed>) -> Result<Vec<Seed>, ConfigError> {
+    if typed.len() > NODES_MAX {
+        return Err(value("peers", format!("more than {NODES_MAX} nodes")));
+    }
+    let seed =
+        |s: TypedSeed| Ok(Seed { id: read("peers.id", &s.id)?, addr: address("peers.addr", s.addr, false)? });
+    typed.into_iter().map(seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        cluster = "000102030405060708090a0b0c0d0e0f"
+        name = "a1"
+        region = "aws/eu-west-1"
+        listen = "127.0.0.1:0"
+        data_dir = "/var/lib/farshore"
+        capacity = "1.5TiB"
+        [credentials]
+        ca = "ca.pem"
+        cert = "node.pem"
+        key = "node.key"
+        [[peers]]
+        id = "0123456789abcdef"
+        addr = "10.0.0.2:7400"
+        [timing]
+        grace = "20s"
+    "#;
+
+    #[test]
+    fn a_short_file_takes_the_defaults() {
+        let config = Config::parse(GOOD).unwrap();
+        assert_eq!(config.capacity, 3 << 39);
+        assert_eq!(config.timing, Timing { grace: Duration::from_secs(20), ..Timing::default() });
+        assert_eq!(config.raft, RaftTiming::default());
+        assert_eq!(config.peers[0].id, NodeId(0x0123_4567_89ab_cdef));
+        assert_eq!(config.bootstrap, None);
+    }
+
+    #[test]
+    fn every_complaint_names_its_key() {
+        let wrong = |from: &str, to: &str| {
+            assert!(GOOD.contains(from));
+            Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string()
+        };
+        assert!(wrong("1.5TiB", "much").contains("`capacity`"));
+        assert!(wrong("1.5TiB", "0").contains("`capacity`"));
+        assert!(wrong("aws/eu-west-1", "aws").contains("`region`"));
+        assert!(wrong("10.0.0.2:7400", "10.0.0.2:0").contains("`peers.addr`"));
+        assert!(wrong("127.0.0.1:0", ":7").contains("`listen`"));
+        assert!(wrong("grace", "graze").contains("graze"));
+        assert!(wrong("grace = \"20s\"", "down_after = \"2s\"").contains("`timing.down_after`"));
+        assert!(wrong("name = \"a1\"", "").contains("name"));
+    }
+}
