@@ -63,6 +63,20 @@ pub const SESSION_RENEW_MS: u64 = 20_000;
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Streams one connection may have open at a time.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// HTTP/2 flow control of one stream: a shard keeps a long fat line full.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 flow control of one connection, over all its streams.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A connection is asked for a sign of life this often, in both directions.
+pub const KEEPALIVE_INTERVAL_MS: u64 = 5_000;
+/// A connection that gives none for this long is closed.
+pub const KEEPALIVE_TIMEOUT_MS: u64 = 5_000;
+/// A stopping node lets running calls end for this long.
+pub const SERVE_STOP_MS: u64 = 2_000;
+/// Most ordinals in an error's trailer; with the text it must fit into a header list of 16 KiB.
+pub const ERROR_ORDINALS_MAX: usize = 512;
+/// Longest error text on the wire, before percent-encoding.
+pub const ERROR_TEXT_BYTES_MAX: usize = 1_024;
 /// Shard uploads a node works on at a time; more wait.
 pub const PUTS_IN_FLIGHT_MAX: usize = 64;
 /// Verified frames of one shard read that wait for the network.

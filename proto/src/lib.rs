@@ -1,4 +1,20 @@
 //! Everything of Farshore that crosses the wire: generated messages, conversions to core types, TLS, channels.
+//!
+//! Read downwards: a module uses only those below it. Nothing here decides anything about backups or placement.
+
+pub mod peers;
+
+pub mod channel;
+
+pub mod serve;
+
+pub mod tls;
+
+pub mod pki;
+
+pub mod status;
+
+mod exec;
 
 /// Generated from `farshore/v1/*.proto`.
 #[allow(missing_docs, clippy::all)]

@@ -1,0 +1,91 @@
+//! A gRPC channel to one address: lazily connected, reconnecting by itself, every connection over the Net seam and
+//! our own TLS. Callers set a deadline on each call; this file only bounds the connecting.
+
+use crate::exec::Scoped;
+use crate::tls::{Expect, Tls, TlsError};
+use crate::wire::admin_client::AdminClient;
+use crate::wire::catalogue_client::CatalogueClient;
+use crate::wire::raft_client::RaftClient;
+use crate::wire::shards_client::ShardsClient;
+use farshore_core::host::{ByteStream, Net};
+use farshore_core::limits::{
+    CONNECT_MS, CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL_MS, KEEPALIVE_TIMEOUT_MS, MESSAGE_BYTES_MAX,
+    STREAM_WINDOW_BYTES,
+};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// A channel to `addr` (`host:port`) that accepts nobody but `expect` there. Connects at the first call and again
+/// after a break; a call made while that fails ends with an error instead of waiting. Belongs to the task scope it is
+/// made in.
+pub fn connect(net: Arc<dyn Net>, tls: Arc<Tls>, addr: String, expect: Expect) -> Channel {
+    let addr: Arc<str> = addr.into();
+    let connector = tower::service_fn(move |_: Uri| {
+        let (net, tls, addr) = (net.clone(), tls.clone(), addr.clone());
+        async move { open(net.as_ref(), &tls, &addr, expect).await.map(TokioIo::new) }
+    });
+    // Who answers is settled by the certificate; the name in the URI is never resolved.
+    Endpoint::from_static("http://node.farshore")
+        .executor(Scoped)
+        .http2_keep_alive_interval(Duration::from_millis(KEEPALIVE_INTERVAL_MS))
+        .keep_alive_timeout(Duration::from_millis(KEEPALIVE_TIMEOUT_MS))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .connect_with_connector_lazy(connector)
+}
+
+/// Dials and shakes hands, both within one deadline.
+async fn open(net: &dyn Net, tls: &Tls, addr: &str, expect: Expect) -> io::Result<Box<dyn ByteStream>> {
+    let both = async {
+        let stream = net.dial(addr).await?;
+        let (stream, _) = tls.connect(stream, expect).await.map_err(to_io)?;
+        Ok(stream)
+    };
+    match tokio::time::timeout(Duration::from_millis(CONNECT_MS), both).await {
+        Ok(result) => result,
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("{addr} did not answer in {CONNECT_MS} ms")))
+        }
+    }
+}
+
+fn to_io(e: TlsError) -> io::Error {
+    let kind = match e {
+        TlsError::Handshake(_) => io::ErrorKind::ConnectionAborted,
+        TlsError::Credentials(_) | TlsError::Identity(_) => io::ErrorKind::PermissionDenied,
+    };
+    io::Error::new(kind, e)
+}
+
+/// Calls to the catalogue, with our message limits in both directions.
+pub fn catalogue(channel: Channel) -> CatalogueClient<Channel> {
+    CatalogueClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Calls to a node's shards, with our message limits in both directions.
+pub fn shards(channel: Channel) -> ShardsClient<Channel> {
+    ShardsClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Calls between nodes, with our message limits in both directions.
+pub fn raft(channel: Channel) -> RaftClient<Channel> {
+    RaftClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Calls of operators, with our message limits in both directions.
+pub fn admin(channel: Channel) -> AdminClient<Channel> {
+    AdminClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}

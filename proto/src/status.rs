@@ -1,0 +1,233 @@
+//! Errors on the wire: one enum, carried as a gRPC status with a machine-readable trailer. A status without the
+//! trailer comes from the transport or from tonic itself, never from our handlers.
+
+use crate::wire::ErrorDetail;
+use farshore_core::catalogue::Refusal;
+use farshore_core::id::Ordinal;
+use farshore_core::limits::{ERROR_ORDINALS_MAX, ERROR_TEXT_BYTES_MAX};
+use farshore_core::retry::Retry;
+use prost::Message;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+
+/// Trailer that holds an encoded `ErrorDetail`.
+pub const ERROR_TRAILER: &str = "farshore-error-bin";
+
+/// Why a call failed, as callers can act on it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// What was asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was to be made is there already, and differs.
+    #[error("{0}")]
+    Exists(String),
+    /// The session is unknown or has ended: open a new one and send again what is missing.
+    #[error("{0}")]
+    NoSession(String),
+    /// These chunks must be sent again. The list may be cut short.
+    #[error("{} or more chunks of the snapshot are gone and must be sent again", .0.len())]
+    ChunksGone(Vec<Ordinal>),
+    /// Too few shards are held for the policy's floor.
+    #[error("{0}")]
+    BelowFloor(String),
+    /// No leader with a majority was found in time.
+    #[error("{0}")]
+    NoQuorum(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Denied(String),
+    /// The request itself is wrong, too large or unknown to this node.
+    #[error("{0}")]
+    Invalid(String),
+    /// The stripe is at this generation, not at the expected one.
+    #[error("the stripe has moved on to generation {0}")]
+    Stale(u64),
+    /// Try again after a pause.
+    #[error("{0}")]
+    TooBusy(String),
+    /// The node does not hold the shard.
+    #[error("{0}")]
+    Missing(String),
+    /// Stored bytes are not what was written.
+    #[error("{0}")]
+    Corrupt(String),
+    /// No room left.
+    #[error("{0}")]
+    Full(String),
+    /// No connection, or it broke, or the deadline passed.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The node itself is broken.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// Whether to ask again, and where.
+    pub fn retry(&self) -> Retry {
+        use ApiError::*;
+        match self {
+            NotFound(_) | Exists(_) | NoSession(_) | ChunksGone(_) | BelowFloor(_) | Denied(_)
+            | Invalid(_) | Stale(_) => Retry::Never,
+            TooBusy(_) => Retry::Later,
+            NoQuorum(_) | Missing(_) | Corrupt(_) | Full(_) | Unreachable(_) | Internal(_) => {
+                Retry::Elsewhere
+            }
+        }
+    }
+
+    /// Stable word in the trailer and in JSON; never renamed.
+    pub fn word(&self) -> &'static str {
+        use ApiError::*;
+        match self {
+            NotFound(_) => "not-found",
+            Exists(_) => "exists",
+            NoSession(_) => "no-session",
+            ChunksGone(_) => "chunks-gone",
+            BelowFloor(_) => "below-floor",
+            NoQuorum(_) => "no-quorum",
+            Denied(_) => "denied",
+            Invalid(_) => "invalid",
+            Stale(_) => "stale",
+            TooBusy(_) => "too-busy",
+            Missing(_) => "missing",
+            Corrupt(_) => "corrupt",
+            Full(_) => "full",
+            Unreachable(_) => "unreachable",
+            Internal(_) => "internal",
+        }
+    }
+
+    /// Reads any status, ours or the transport's.
+    pub fn from_status(status: Status) -> Self {
+        detail_of(&status)
+            .and_then(|detail| from_detail(&detail, status.message()))
+            .unwrap_or_else(|| from_code(status.code(), status.message()))
+    }
+
+    fn code(&self) -> Code {
+        use ApiError::*;
+        match self {
+            NotFound(_) | Missing(_) => Code::NotFound,
+            Exists(_) => Code::AlreadyExists,
+            NoSession(_) | ChunksGone(_) | BelowFloor(_) => Code::FailedPrecondition,
+            NoQuorum(_) | Unreachable(_) => Code::Unavailable,
+            Denied(_) => Code::PermissionDenied,
+            Invalid(_) => Code::InvalidArgument,
+            Stale(_) => Code::Aborted,
+            TooBusy(_) | Full(_) => Code::ResourceExhausted,
+            Corrupt(_) => Code::DataLoss,
+            Internal(_) => Code::Internal,
+        }
+    }
+
+    fn detail(&self) -> ErrorDetail {
+        let mut detail = ErrorDetail { code: self.word().into(), ..Default::default() };
+        match self {
+            // Trailers have a size limit; what is left out is found by the next attempt.
+            ApiError::ChunksGone(gone) => {
+                detail.ordinals = gone.iter().take(ERROR_ORDINALS_MAX).map(|o| o.0).collect();
+            }
+            ApiError::Stale(generation) => detail.number = *generation,
+            _ => {}
+        }
+        detail
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Status {
+        let mut trailer = MetadataMap::new();
+        trailer.insert_bin(ERROR_TRAILER, MetadataValue::from_bytes(&error.detail().encode_to_vec()));
+        Status::with_metadata(error.code(), cut(error.to_string()), trailer)
+    }
+}
+
+impl From<Status> for ApiError {
+    fn from(status: Status) -> Self {
+        ApiError::from_status(status)
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::AlreadyFormed | Refusal::RepoExists(_) | Refusal::SnapshotExists(_) => {
+                ApiError::Exists(text)
+            }
+            Refusal::NoNode(_) | Refusal::NoRepo | Refusal::NoPack | Refusal::NoChunk(_) => {
+                ApiError::NotFound(text)
+            }
+            Refusal::BadTransition(..) | Refusal::Malformed(_) => ApiError::Invalid(text),
+            Refusal::NoSession(_) => ApiError::NoSession(text),
+            Refusal::ChunksGone(gone) => ApiError::ChunksGone(gone),
+            Refusal::BelowFloor(..) => ApiError::BelowFloor(text),
+            Refusal::Stale(generation) => ApiError::Stale(generation),
+            // The node sweeps by itself; then there is room for the new copy.
+            Refusal::StillCondemned => ApiError::TooBusy(text),
+        }
+    }
+}
+
+/// A header list has a limit, so a long message is cut at a character's edge.
+fn cut(mut text: String) -> String {
+    if text.len() > ERROR_TEXT_BYTES_MAX {
+        let end = (0..=ERROR_TEXT_BYTES_MAX).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+fn detail_of(status: &Status) -> Option<ErrorDetail> {
+    let bytes = status.metadata().get_bin(ERROR_TRAILER)?.to_bytes().ok()?;
+    ErrorDetail::decode(bytes).ok()
+}
+
+/// `None` for a word from a newer version: the gRPC code must do then.
+fn from_detail(detail: &ErrorDetail, message: &str) -> Option<ApiError> {
+    let text = message.to_string();
+    Some(match detail.code.as_str() {
+        "not-found" => ApiError::NotFound(text),
+        "exists" => ApiError::Exists(text),
+        "no-session" => ApiError::NoSession(text),
+        "chunks-gone" => ApiError::ChunksGone(detail.ordinals.iter().copied().map(Ordinal).collect()),
+        "below-floor" => ApiError::BelowFloor(text),
+        "no-quorum" => ApiError::NoQuorum(text),
+        "denied" => ApiError::Denied(text),
+        "invalid" => ApiError::Invalid(text),
+        "stale" => ApiError::Stale(detail.number),
+        "too-busy" => ApiError::TooBusy(text),
+        "missing" => ApiError::Missing(text),
+        "corrupt" => ApiError::Corrupt(text),
+        "full" => ApiError::Full(text),
+        "unreachable" => ApiError::Unreachable(text),
+        "internal" => ApiError::Internal(text),
+        _ => return None,
+    })
+}
+
+/// What a status without our trailer means. Tonic says "out of range" of a message above the size limit, and reports
+/// a broken connection under several codes, "internal" among them.
+fn from_code(code: Code, message: &str) -> ApiError {
+    let text = format!("{}: {message}", code.description());
+    match code {
+        Code::NotFound => ApiError::NotFound(text),
+        Code::AlreadyExists => ApiError::Exists(text),
+        Code::PermissionDenied | Code::Unauthenticated => ApiError::Denied(text),
+        Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+        | Code::FailedPrecondition => ApiError::Invalid(text),
+        Code::Ok
+        | Code::Aborted
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Unavailable
+        | Code::Internal
+        | Code::DataLoss => ApiError::Unreachable(text),
+    }
+}
