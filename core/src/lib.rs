@@ -8,11 +8,11 @@ pub mod scatter;
 
 pub mod gather;
 
-pub mod policy;
-
 pub mod placement;
 
 pub mod catalogue;
+
+pub mod policy;
 
 pub mod topology;
 
