@@ -59,6 +59,13 @@ pub const SESSION_LEASE_MS: u64 = 120_000;
 /// Clients renew their session this often.
 pub const SESSION_RENEW_MS: u64 = 20_000;
 
+/// Longest key in a Kv store.
+pub const KV_KEY_BYTES_MAX: usize = 512;
+/// Cache of the engine that holds Raft log and catalogue.
+pub const KV_CATALOGUE_CACHE_BYTES: u64 = 64 << 20;
+/// Cache of the engine that holds the shard index.
+pub const KV_INDEX_CACHE_BYTES: u64 = 8 << 20;
+
 /// Open connections one node accepts.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Streams one connection may have open at a time.

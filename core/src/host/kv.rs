@@ -1,6 +1,8 @@
 //! The Kv seam: ordered tables with atomic batches and an explicit durability barrier.
 
+use crate::limits::KV_KEY_BYTES_MAX;
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A table: one ordered set of keys.
@@ -9,7 +11,7 @@ pub type Table = u8;
 /// A key and its value.
 pub type KvPair = (Vec<u8>, Vec<u8>);
 
-/// One change in a batch.
+/// One change in a batch. Keys have 1 to [`KV_KEY_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvOp {
     /// Sets a value.
@@ -32,9 +34,29 @@ pub enum KvError {
         /// What is wrong.
         what: String,
     },
+    /// A key that no store takes.
+    #[error("a key of {0} bytes cannot be stored: 1 to {KV_KEY_BYTES_MAX} are allowed")]
+    BadKey(usize),
     /// The engine cannot do this.
     #[error("this store cannot {0}")]
     Unsupported(&'static str),
+}
+
+/// What a batch comes to: the last change of each key, in key order, `None` for a removed one. Every engine applies
+/// this instead of the batch, so that they agree on a key that is changed twice.
+pub fn settle(batch: Vec<KvOp>) -> Result<BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>, KvError> {
+    let mut changes = BTreeMap::new();
+    for op in batch {
+        let (table, key, value) = match op {
+            KvOp::Put(table, key, value) => (table, key, Some(value)),
+            KvOp::Delete(table, key) => (table, key, None),
+        };
+        if !(1..=KV_KEY_BYTES_MAX).contains(&key.len()) {
+            return Err(KvError::BadKey(key.len()));
+        }
+        changes.insert((table, key), value);
+    }
+    Ok(changes)
 }
 
 /// What a store is for; each kind has its engine (docs/decisions/0001).

@@ -1,3 +1,137 @@
-//! The two engines behind the Kv seam and the checked records above them.
+//! The two engines behind the Kv seam, each where its failure modes allow (docs/decisions/0001), and the checked
+//! records above them.
+#![expect(clippy::disallowed_methods, reason = "this file makes and removes the directories of the engines")]
+
+pub mod conformance;
 
 pub mod record;
+
+pub mod fjall;
+
+pub mod sled;
+
+mod sync;
+
+use async_trait::async_trait;
+use farshore_core::host::kv::{Kv, KvError, KvFactory, KvRole};
+use farshore_core::limits::{KV_CATALOGUE_CACHE_BYTES, KV_INDEX_CACHE_BYTES};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// The stores of one node below its data directory: `catalogue/` and `index/`.
+pub struct RealKv {
+    root: PathBuf,
+    open: Mutex<BTreeMap<KvRole, Weak<dyn Kv>>>,
+}
+
+impl RealKv {
+    /// Stores below `root`, which comes into being with the first of them.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        RealKv { root: root.into(), open: Mutex::default() }
+    }
+
+    fn path(&self, role: KvRole) -> PathBuf {
+        self.root.join(match role {
+            KvRole::Catalogue => "catalogue",
+            KvRole::Index => "index",
+        })
+    }
+
+    fn is_open(&self, role: KvRole) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&role).is_some_and(|store| store.strong_count() > 0)
+    }
+
+    fn refuse_if_open(&self, role: KvRole) -> Result<(), KvError> {
+        if self.is_open(role) {
+            return Err(KvError::Io(format!("the {role:?} store is already open in this process")));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl KvFactory for RealKv {
+    async fn open(&self, role: KvRole) -> Result<Arc<dyn Kv>, KvError> {
+        self.refuse_if_open(role)?;
+        let (root, path) = (self.root.clone(), self.path(role));
+        let store = blocking(move || {
+            make_root(&root).map_err(|e| KvError::Io(e.to_string()))?;
+            match role {
+                KvRole::Catalogue => fjall::FjallStore::open(&path, KV_CATALOGUE_CACHE_BYTES),
+                KvRole::Index => sled::SledStore::open(&path, KV_INDEX_CACHE_BYTES),
+            }
+        })
+        .await?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(role, Arc::downgrade(&store));
+        Ok(store)
+    }
+
+    async fn discard(&self, role: KvRole) -> Result<(), KvError> {
+        if role != KvRole::Index {
+            return Err(KvError::Unsupported("be discarded: only the index can be rebuilt"));
+        }
+        self.refuse_if_open(role)?;
+        let (root, path) = (self.root.clone(), self.path(role));
+        blocking(move || remove(&root, &path).map_err(|e| KvError::Io(e.to_string()))).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, KvError> + Send + 'static,
+) -> Result<T, KvError> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .unwrap_or_else(|e| Err(KvError::Io(format!("the engine was cut short: {e}"))))
+}
+
+/// Creates the root and makes its own name durable.
+fn make_root(root: &Path) -> std::io::Result<()> {
+    if root.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(root)?;
+    root.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+fn remove(root: &Path, path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => File::open(root)?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_opens_once_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = RealKv::new(dir.path().join("data"));
+        for role in [KvRole::Catalogue, KvRole::Index] {
+            let store = kv.open(role).await.unwrap();
+            assert!(kv.open(role).await.is_err());
+            drop(store);
+            kv.open(role).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_index_can_be_discarded_and_only_when_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = RealKv::new(dir.path());
+        assert!(kv.discard(KvRole::Catalogue).await.is_err());
+        let store = kv.open(KvRole::Index).await.unwrap();
+        store.write(vec![record::put(1, *b"key", 1, b"value")]).unwrap();
+        store.flush().await.unwrap();
+        assert!(kv.discard(KvRole::Index).await.is_err());
+        drop(store);
+        kv.discard(KvRole::Index).await.unwrap();
+        kv.discard(KvRole::Index).await.unwrap();
+        assert_eq!(kv.open(KvRole::Index).await.unwrap().get(1, b"key").unwrap(), None);
+    }
+}
