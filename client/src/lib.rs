@@ -5,4 +5,10 @@
 
 pub mod api;
 
+pub mod format;
+
+pub mod crypto;
+
+pub mod files;
+
 pub mod error;

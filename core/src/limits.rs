@@ -39,6 +39,8 @@ pub const PAGE_ROWS_MAX: usize = 1_000;
 
 /// Longest name of a repository, node, region or zone, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
+/// Longest name of a file in a directory, in bytes; file systems allow 255, some network ones a little more.
+pub const ENTRY_NAME_BYTES_MAX: usize = 4_096;
 /// Largest sealed snapshot description, in bytes.
 pub const SNAPSHOT_SEALED_BYTES_MAX: usize = 1 << 20;
 /// Largest live bitmap of a snapshot, serialised, in bytes.

@@ -1,0 +1,26 @@
+//! Keys, names and seals: the home of ring, argon2 and keyed BLAKE3. Nothing of this crate encrypts anywhere else, and
+//! no key ever leaves the process except wrapped in a key slot.
+
+pub mod chunk;
+pub mod keys;
+pub mod slot;
+
+pub use chunk::{SEAL_BYTES, open_blob, open_chunk, seal_blob, seal_chunk};
+pub use keys::{GearTable, MasterKey, RepoKeys};
+pub use slot::{KdfParams, WrongPassphrase, open_slots, wrap};
+
+/// Sealed bytes that do not open: altered, cut, of another repository, or sealed with another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("seal is broken: the bytes were altered or belong elsewhere")]
+pub struct BrokenSeal;
+
+/// Unkeyed check of bytes that nodes may read as well: the first sixteen bytes of their BLAKE3 hash.
+pub fn checksum(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    let mut sum = [0u8; 16];
+    sum.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    sum
+}
