@@ -45,6 +45,14 @@ pub const ENTRY_NAME_BYTES_MAX: usize = 4_096;
 pub const SNAPSHOT_SEALED_BYTES_MAX: usize = 1 << 20;
 /// Largest live bitmap of a snapshot, serialised, in bytes.
 pub const SNAPSHOT_BITMAP_BYTES_MAX: usize = 4 << 20;
+/// Largest sealed client-side configuration of a repository.
+pub const REPO_CONFIG_BYTES_MAX: usize = 64 << 10;
+/// Largest key slot.
+pub const KEY_SLOT_BYTES_MAX: usize = 4 << 10;
+/// Longest `host:port`: a DNS name has at most 253 bytes.
+pub const ADDR_BYTES_MAX: usize = 260;
+/// Largest row of the catalogue, key and value: a snapshot with its bitmap is the greatest.
+pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 /// Most key slots of a repository.
 pub const KEY_SLOTS_MAX: usize = 32;
 
@@ -72,6 +80,10 @@ pub const KV_INDEX_CACHE_BYTES: u64 = 8 << 20;
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Streams one connection may have open at a time.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Most addresses a profile names.
+pub const ENDPOINTS_MAX: usize = 64;
+/// Longest profile, in bytes.
+pub const PROFILE_BYTES_MAX: usize = 256 << 10;
 /// HTTP/2 flow control of one stream: a shard keeps a long fat line full.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// HTTP/2 flow control of one connection, over all its streams.

@@ -2,7 +2,7 @@
 //! our own TLS. Callers set a deadline on each call; this file only bounds the connecting.
 
 use crate::exec::Scoped;
-use crate::tls::{Expect, Tls, TlsError};
+use crate::tls::{Expect, Tls};
 use crate::wire::admin_client::AdminClient;
 use crate::wire::catalogue_client::CatalogueClient;
 use crate::wire::raft_client::RaftClient;
@@ -14,10 +14,13 @@ use farshore_core::limits::{
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A channel to `addr` (`host:port`) that accepts nobody but `expect` there. Connects at the first call and again
 /// after a break; a call made while that fails ends with an error instead of waiting. Belongs to the task scope it is
@@ -39,27 +42,22 @@ pub fn connect(net: Arc<dyn Net>, tls: Arc<Tls>, addr: String, expect: Expect) -
         .connect_with_connector_lazy(connector)
 }
 
-/// Dials and shakes hands, both within one deadline.
-async fn open(net: &dyn Net, tls: &Tls, addr: &str, expect: Expect) -> io::Result<Box<dyn ByteStream>> {
+/// Dials and shakes hands, both within one deadline. Errors keep their type: `status` looks for a [`TlsError`] in them.
+///
+/// [`TlsError`]: crate::tls::TlsError
+async fn open(net: &dyn Net, tls: &Tls, addr: &str, expect: Expect) -> Result<Box<dyn ByteStream>, BoxError> {
     let both = async {
         let stream = net.dial(addr).await?;
-        let (stream, _) = tls.connect(stream, expect).await.map_err(to_io)?;
+        let (stream, _) = tls.connect(stream, expect).await?;
         Ok(stream)
     };
     match tokio::time::timeout(Duration::from_millis(CONNECT_MS), both).await {
         Ok(result) => result,
         Err(_) => {
-            Err(io::Error::new(io::ErrorKind::TimedOut, format!("{addr} did not answer in {CONNECT_MS} ms")))
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_MS} ms"))
+                .into())
         }
     }
-}
-
-fn to_io(e: TlsError) -> io::Error {
-    let kind = match e {
-        TlsError::Handshake(_) => io::ErrorKind::ConnectionAborted,
-        TlsError::Credentials(_) | TlsError::Identity(_) => io::ErrorKind::PermissionDenied,
-    };
-    io::Error::new(kind, e)
 }
 
 /// Calls to the catalogue, with our message limits in both directions.

@@ -8,11 +8,15 @@ pub mod channel;
 
 pub mod serve;
 
-pub mod tls;
+pub mod convert;
+
+pub mod status;
+
+pub mod profile;
 
 pub mod pki;
 
-pub mod status;
+pub mod tls;
 
 mod exec;
 

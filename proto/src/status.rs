@@ -1,12 +1,14 @@
 //! Errors on the wire: one enum, carried as a gRPC status with a machine-readable trailer. A status without the
 //! trailer comes from the transport or from tonic itself, never from our handlers.
 
+use crate::tls::TlsError;
 use crate::wire::ErrorDetail;
 use farshore_core::catalogue::Refusal;
 use farshore_core::id::Ordinal;
 use farshore_core::limits::{ERROR_ORDINALS_MAX, ERROR_TEXT_BYTES_MAX};
 use farshore_core::retry::Retry;
 use prost::Message;
+use std::error::Error;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -101,9 +103,8 @@ impl ApiError {
 
     /// Reads any status, ours or the transport's.
     pub fn from_status(status: Status) -> Self {
-        detail_of(&status)
-            .and_then(|detail| from_detail(&detail, status.message()))
-            .unwrap_or_else(|| from_code(status.code(), status.message()))
+        let detail = detail_of(&status).and_then(|detail| from_detail(&detail, status.message()));
+        detail.or_else(|| stranger(&status)).unwrap_or_else(|| from_code(status.code(), &full_text(&status)))
     }
 
     fn code(&self) -> Code {
@@ -208,10 +209,36 @@ fn from_detail(detail: &ErrorDetail, message: &str) -> Option<ApiError> {
     })
 }
 
+/// A certificate that one side does not accept.
+fn stranger(status: &Status) -> Option<ApiError> {
+    let refused = causes(status).find_map(|cause| match cause.downcast_ref() {
+        Some(TlsError::Stranger(_)) => Some(cause.to_string()),
+        _ => None,
+    })?;
+    Some(ApiError::Denied(refused))
+}
+
+/// The transport's own message says little ("transport error"); its innermost cause says what happened.
+fn full_text(status: &Status) -> String {
+    match causes(status).last() {
+        Some(cause) => cause.to_string(),
+        None => format!("{}: {}", status.code().description(), status.message()),
+    }
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let mut next = status.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
 /// What a status without our trailer means. Tonic says "out of range" of a message above the size limit, and reports
 /// a broken connection under several codes, "internal" among them.
-fn from_code(code: Code, message: &str) -> ApiError {
-    let text = format!("{}: {message}", code.description());
+fn from_code(code: Code, text: &str) -> ApiError {
+    let text = text.to_string();
     match code {
         Code::NotFound => ApiError::NotFound(text),
         Code::AlreadyExists => ApiError::Exists(text),

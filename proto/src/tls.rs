@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What a node or a client needs to prove itself and to recognise its cluster.
@@ -44,7 +45,10 @@ pub enum TlsError {
     /// Own certificate, key or authority cannot be used.
     #[error("credentials are not usable: {0}")]
     Credentials(String),
-    /// The handshake failed: not TLS, not our cluster, expired, or the connection broke.
+    /// Either side does not accept the other's certificate: another authority, or not valid now.
+    #[error("not accepted: {0}")]
+    Stranger(String),
+    /// The handshake failed: not TLS, another node than expected, or the connection broke.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
     /// The certificate is genuine but does not say who its holder is, or is not who was expected.
@@ -150,6 +154,9 @@ impl Tls {
     }
 
     /// Shakes hands on a stream we dialled and tells which node answered. The caller sets the deadline.
+    ///
+    /// In TLS 1.3 the dialling side is done before the other has looked at its certificate. HTTP/2 servers speak
+    /// first, so this waits for their first byte: whoever gets a stream has been accepted.
     pub async fn connect(
         &self,
         stream: Box<dyn ByteStream>,
@@ -163,8 +170,13 @@ impl Tls {
         let stream = TlsConnector::from(self.connector.clone())
             .connect(name, stream)
             .await
-            .map_err(|e| TlsError::Handshake(e.to_string()))?;
+            .map_err(handshake_error)?;
         let who = peer(stream.get_ref().1.peer_certificates(), self.cluster)?;
+        // A buffer this small is used once; longer reads pass it by.
+        let mut stream = BufReader::with_capacity(FIRST_BYTES, stream);
+        if stream.fill_buf().await.map_err(handshake_error)?.is_empty() {
+            return Err(TlsError::Handshake("the other side hung up".into()));
+        }
         match (who, expect) {
             // The authority has signed the name; the key must agree with it too.
             (Caller::Node(id), Expect::Node(wanted)) if id != wanted => {
@@ -180,12 +192,37 @@ impl Tls {
         &self,
         stream: Box<dyn ByteStream>,
     ) -> Result<(Box<dyn ByteStream>, Caller), TlsError> {
-        let stream = TlsAcceptor::from(self.acceptor.clone())
-            .accept(stream)
-            .await
-            .map_err(|e| TlsError::Handshake(e.to_string()))?;
+        let stream =
+            TlsAcceptor::from(self.acceptor.clone()).accept(stream).await.map_err(handshake_error)?;
         let who = peer(stream.get_ref().1.peer_certificates(), self.cluster)?;
         Ok((Box::new(stream), who))
+    }
+}
+
+const FIRST_BYTES: usize = 16;
+
+/// Tells a wrong certificate, which no retry heals, from all that may pass.
+fn handshake_error(e: std::io::Error) -> TlsError {
+    use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
+    let text = e.to_string();
+    match e.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        // The address belongs to another node now; the topology will tell where ours is.
+        Some(Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        )) => TlsError::Handshake(text),
+        Some(Error::InvalidCertificate(_))
+        | Some(Error::AlertReceived(
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::CertificateRequired
+            | Alert::UnsupportedCertificate
+            | Alert::DecryptError
+            | Alert::AccessDenied,
+        )) => TlsError::Stranger(text),
+        _ => TlsError::Handshake(text),
     }
 }
 

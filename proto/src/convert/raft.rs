@@ -1,0 +1,66 @@
+//! What nodes tell each other besides openraft's own bytes: heartbeats and rows of a catalogue image.
+
+use super::{at_most, narrow, required};
+use crate::status::ApiError;
+use crate::wire;
+use farshore_core::host::Table;
+use farshore_core::limits::ROW_BYTES_MAX;
+use farshore_core::topology::NodeRecord;
+
+/// A sign of life, and what the node holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Heartbeat {
+    /// Who it is and where; its state is the leader's business and ignored.
+    pub node: NodeRecord,
+    /// Bytes of shards held.
+    pub used: u64,
+    /// Bytes the disk still has.
+    pub free: u64,
+    /// Number of shards held.
+    pub shards: u64,
+}
+
+impl From<Heartbeat> for wire::HeartbeatRequest {
+    fn from(beat: Heartbeat) -> Self {
+        wire::HeartbeatRequest {
+            node: Some(beat.node.into()),
+            used: beat.used,
+            free: beat.free,
+            shards: beat.shards,
+        }
+    }
+}
+impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
+    type Error = ApiError;
+    fn try_from(beat: wire::HeartbeatRequest) -> Result<Self, ApiError> {
+        let node = required(beat.node, "node")?.try_into()?;
+        Ok(Heartbeat { node, used: beat.used, free: beat.free, shards: beat.shards })
+    }
+}
+
+/// One row of a catalogue image, its key without the generation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Which table.
+    pub table: Table,
+    /// Never empty.
+    pub key: Vec<u8>,
+    /// Stored bytes.
+    pub value: Vec<u8>,
+}
+
+impl From<Row> for wire::SnapshotRow {
+    fn from(row: Row) -> Self {
+        wire::SnapshotRow { table: row.table.into(), key: row.key.into(), value: row.value.into() }
+    }
+}
+impl TryFrom<wire::SnapshotRow> for Row {
+    type Error = ApiError;
+    fn try_from(row: wire::SnapshotRow) -> Result<Self, ApiError> {
+        at_most(row.key.len() + row.value.len(), ROW_BYTES_MAX, "bytes of a row")?;
+        if row.key.is_empty() {
+            return Err(ApiError::Invalid("a row has no key".into()));
+        }
+        Ok(Row { table: narrow(row.table, "table")?, key: row.key.into(), value: row.value.into() })
+    }
+}
