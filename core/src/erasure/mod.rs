@@ -1,6 +1,11 @@
 //! Reed-Solomon over GF(2^8), polynomial 0x11D, systematic Vandermonde matrix: byte for byte the code of the public
 //! crate `reed-solomon-erasure`, so that anyone can decode our shards without us.
 
+mod codec;
+mod kernel;
+
+pub use codec::{Codec, ErasureError, mul_add};
+
 use crate::limits::STRIPE_SHARDS_MAX;
 use serde::{Deserialize, Serialize};
 use std::fmt;
