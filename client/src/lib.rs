@@ -3,6 +3,10 @@
 //! Read downwards: a module uses only those below it. Everything outside arrives through `farshore_core::host::Host`
 //! and the traits of `files`; plaintext, names and keys never leave this crate.
 
+pub mod fetch;
+
+pub mod session;
+
 pub mod api;
 
 pub mod format;
@@ -12,3 +16,6 @@ pub mod crypto;
 pub mod files;
 
 pub mod error;
+
+#[cfg(test)]
+mod testing;

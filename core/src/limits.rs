@@ -56,6 +56,25 @@ pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 /// Most key slots of a repository.
 pub const KEY_SLOTS_MAX: usize = 32;
 
+/// Most bytes of a pack that a reader asks for and holds at a time.
+pub const FETCH_BATCH_BYTES: u64 = 8 << 20;
+/// Bytes nobody wants between two chunks are read along when there are no more than this.
+pub const FETCH_GAP_BYTES: u64 = SHARD_BLOCK_BYTES as u64;
+/// Batches a reader has under way at a time; with the one above, most of the memory of a restore.
+pub const FETCHES_IN_FLIGHT: usize = 4;
+/// Most chunk uses a restore plans at a time.
+pub const WINDOW_USES_MAX: usize = 32_768;
+/// Most bytes of files a restore plans at a time.
+pub const WINDOW_BYTES_MAX: u64 = 256 << 20;
+/// Files up to this size are put together in memory and written in batches; larger ones go straight to disk.
+pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most bytes of small files a restore plans at a time, since they may all wait in memory for their last chunk.
+pub const WINDOW_SMALL_BYTES_MAX: u64 = 48 << 20;
+/// Small files written in one go.
+pub const SMALL_FILES_BATCH: usize = 128;
+/// Tree chunks a walk asks for ahead of need.
+pub const TREE_AHEAD_MAX: usize = 256;
+
 /// Deadline of a catalogue call, leader search included, per attempt.
 pub const CATALOGUE_CALL_MS: u64 = 10_000;
 /// Deadline to open a connection, handshake included.
@@ -128,5 +147,7 @@ const _: () = assert!(PACK_BYTES_MAX <= SHARD_BYTES_MAX, "k = 1 makes a shard as
 const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_SEALED_BYTES_MAX + SNAPSHOT_BITMAP_BYTES_MAX < COMMAND_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(SMALL_FILE_BYTES_MAX < WINDOW_SMALL_BYTES_MAX && WINDOW_SMALL_BYTES_MAX < WINDOW_BYTES_MAX);
+const _: () = assert!(WINDOW_BYTES_MAX / SMALL_FILE_BYTES_MAX <= 512, "larger files are open while being written");
 const _: () = assert!(SESSION_RENEW_MS * 3 < SESSION_LEASE_MS);
 const _: () = assert!(WORKER_PAUSE_MIN_MS < WORKER_PAUSE_MAX_MS);

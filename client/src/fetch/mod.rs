@@ -1,0 +1,3 @@
+//! Reading chunks by their ids: locate → plan → gather → open, in batches, whoever needs them.
+
+pub mod plan;

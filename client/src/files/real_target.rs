@@ -1,0 +1,369 @@
+//! The real target: a directory, written with `*at` calls only, each part of a path opened with `O_NOFOLLOW`, so that
+//! no link inside the target, old or just restored, ever leads a write elsewhere. Blocking calls run through Compute.
+#![expect(clippy::disallowed_methods, reason = "this file is the seam to the file system a restore writes")]
+
+use super::meta::{FileKind, FileTime, Meta, Xattr};
+use super::target::{Kept, RelPath, Target, TargetFile, WholeFile};
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore_core::host::{Compute, Entropy, Host, compute, random};
+use farshore_core::id::hex;
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Directories kept open, so that the files of one directory do not each walk down from the root.
+const DIRS_OPEN_MAX: usize = 64;
+/// Zeros are looked for in pieces of this size; a hole smaller than a file system block saves nothing.
+const HOLE_BYTES: usize = 4_096;
+
+/// A directory to restore into. Cheap to clone.
+#[derive(Clone)]
+pub struct RealTarget {
+    root: Arc<Root>,
+    compute: Arc<dyn Compute>,
+}
+
+struct Root {
+    fd: Arc<OwnedFd>,
+    /// Open directories by path.
+    dirs: Mutex<BTreeMap<RelPath, Arc<OwnedFd>>>,
+    /// Part of each temporary name, so that two restores into one directory do not meet.
+    run: String,
+    next: AtomicU64,
+    /// Whether we may give files to others.
+    privileged: bool,
+    uid: u32,
+    /// Leave zeros unwritten.
+    sparse: bool,
+}
+
+impl RealTarget {
+    /// Opens the directory, making it and its parents if needed. The path itself may go through links: it is the
+    /// operator's own. `sparse` leaves runs of zeros as holes.
+    pub async fn open(host: &Host, path: &Path, sparse: bool) -> io::Result<Self> {
+        let (path, run) = (path.to_path_buf(), run_name(host.entropy.as_ref()));
+        let root = compute(host.compute.as_ref(), move || {
+            std::fs::create_dir_all(&path)?;
+            let fd = fs::open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            let uid = rustix::process::geteuid();
+            io::Result::Ok(Root {
+                fd: Arc::new(fd),
+                dirs: Mutex::default(),
+                run,
+                next: AtomicU64::new(0),
+                privileged: uid.is_root(),
+                uid: uid.as_raw(),
+                sparse,
+            })
+        })
+        .await?;
+        Ok(RealTarget { root: Arc::new(root), compute: host.compute.clone() })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Arc<Root>) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let root = self.root.clone();
+        compute(self.compute.as_ref(), move || job(&root)).await
+    }
+}
+
+fn run_name(entropy: &dyn Entropy) -> String {
+    hex(&random::<6>(entropy))
+}
+
+#[async_trait]
+impl Target for RealTarget {
+    async fn make_dir(&self, path: &RelPath) -> io::Result<()> {
+        let path = path.clone();
+        self.run(move |root| root.make_dir(&path)).await
+    }
+    async fn begin_file(&self, path: &RelPath, size: u64) -> io::Result<Box<dyn TargetFile>> {
+        let path = path.clone();
+        let file = self.run(move |root| OpenFile::begin(root.clone(), &path, size)).await?;
+        Ok(Box::new(RealFile { file: Arc::new(file), compute: self.compute.clone() }))
+    }
+    async fn symlink(&self, path: &RelPath, to: &[u8], meta: &Meta) -> io::Result<Kept> {
+        let (path, to, meta) = (path.clone(), to.to_vec(), meta.clone());
+        self.run(move |root| {
+            root.replace(&path, |dir, temp| {
+                fs::symlinkat(OsStr::from_bytes(&to), dir, temp)?;
+                Ok(root.link_meta(dir, temp, &meta, None))
+            })
+        })
+        .await
+    }
+    async fn hard_link(&self, first: &RelPath, path: &RelPath) -> io::Result<()> {
+        let (first, path) = (first.clone(), path.clone());
+        self.run(move |root| {
+            let (from, name) = root.place(&first)?;
+            root.replace(&path, |dir, temp| {
+                fs::linkat(&*from, OsStr::from_bytes(&name), dir, temp, AtFlags::empty())?;
+                Ok(Kept::default())
+            })
+        })
+        .await?;
+        Ok(())
+    }
+    async fn special(&self, path: &RelPath, kind: &FileKind, meta: &Meta) -> io::Result<Kept> {
+        let (file_type, rdev) = match kind {
+            FileKind::Fifo => (FileType::Fifo, 0),
+            FileKind::Socket => (FileType::Socket, 0),
+            FileKind::CharDev { rdev } => (FileType::CharacterDevice, *rdev),
+            FileKind::BlockDev { rdev } => (FileType::BlockDevice, *rdev),
+            FileKind::File { .. } | FileKind::Dir | FileKind::Symlink { .. } => {
+                return Err(io::Error::other("not a special file"));
+            }
+        };
+        let (path, meta) = (path.clone(), meta.clone());
+        self.run(move |root| {
+            root.replace(&path, |dir, temp| {
+                fs::mknodat(dir, temp, file_type, Mode::from_raw_mode(0o600), rdev)?;
+                Ok(root.link_meta(dir, temp, &meta, Some(root.mode(&meta))))
+            })
+        })
+        .await
+    }
+    async fn set_dir_meta(&self, path: &RelPath, meta: &Meta) -> io::Result<Kept> {
+        let (path, meta) = (path.clone(), meta.clone());
+        self.run(move |root| {
+            let dir = root.dir(&path)?;
+            Ok(root.file_meta(&dir, &meta))
+        })
+        .await
+    }
+    async fn write_files(&self, files: Vec<WholeFile>) -> Vec<io::Result<Kept>> {
+        let root = self.root.clone();
+        let write = move |file: &WholeFile| {
+            let open = OpenFile::begin(root.clone(), &file.path, file.size)?;
+            file.pieces.iter().try_for_each(|(offset, bytes)| open.write_at(*offset, bytes))?;
+            open.finish(&file.meta)
+        };
+        compute(self.compute.as_ref(), move || files.iter().map(write).collect()).await
+    }
+}
+
+impl Root {
+    /// The open directory at a path. Fails if any part is not a directory, above all if it is a link.
+    fn dir(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
+        let Some((parent, name)) = path.split() else { return Ok(self.fd.clone()) };
+        if let Some(fd) = self.dirs.lock().expect("no holder of this lock panics").get(path) {
+            return Ok(fd.clone());
+        }
+        let parent = self.dir(&parent)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = Arc::new(fs::openat(&*parent, OsStr::from_bytes(name), flags, Mode::empty())?);
+        let mut dirs = self.dirs.lock().expect("no holder of this lock panics");
+        if dirs.len() >= DIRS_OPEN_MAX {
+            dirs.clear();
+        }
+        dirs.insert(path.clone(), fd.clone());
+        Ok(fd)
+    }
+
+    /// The open parent of a path, and its name there.
+    fn place(&self, path: &RelPath) -> io::Result<(Arc<OwnedFd>, Vec<u8>)> {
+        let (parent, name) = path.split().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
+        Ok((self.dir(&parent)?, name.to_vec()))
+    }
+
+    fn make_dir(&self, path: &RelPath) -> io::Result<()> {
+        let Some((parent, name)) = path.split() else { return Ok(()) };
+        let parent = self.dir(&parent)?;
+        match fs::mkdirat(&*parent, OsStr::from_bytes(name), Mode::from_raw_mode(0o700)) {
+            Err(rustix::io::Errno::EXIST) => {}
+            other => other?,
+        }
+        // Opening it proves that what is there is a directory and no link.
+        self.dir(path).map(|_| ())
+    }
+
+    fn temp_name(&self) -> String {
+        format!(".farshore-{}-{}.tmp", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes something under a temporary name and gives it its own, replacing what had it.
+    fn replace(
+        &self,
+        path: &RelPath,
+        make: impl FnOnce(BorrowedFd<'_>, &str) -> io::Result<Kept>,
+    ) -> io::Result<Kept> {
+        use std::os::fd::AsFd;
+        let (dir, name) = self.place(path)?;
+        let temp = self.temp_name();
+        let result = make(dir.as_fd(), &temp).and_then(|kept| {
+            fs::renameat(&*dir, temp.as_str(), &*dir, OsStr::from_bytes(&name))?;
+            Ok(kept)
+        });
+        // Also after success: renaming one name of a file onto another of the same file does nothing and keeps both.
+        let _ = fs::unlinkat(&*dir, temp.as_str(), AtFlags::empty());
+        result
+    }
+
+    /// Permission bits to set. Set-id bits are for the recorded owner only.
+    fn mode(&self, meta: &Meta) -> Mode {
+        let own = self.privileged || meta.uid == self.uid;
+        Mode::from_raw_mode(meta.mode & if own { 0o7777 } else { 0o1777 })
+    }
+
+    /// Attributes of an open file or directory. The order matters: a change of owner clears set-id bits and
+    /// capabilities; user attributes need write permission, which the mode may take; the mode rewrites the mask of an
+    /// access list; everything moves ctime but only times move mtime back.
+    fn file_meta(&self, fd: &OwnedFd, meta: &Meta) -> Kept {
+        let mut kept = Kept::default();
+        if self.privileged {
+            let owner = fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
+            kept.note("owner", owner);
+        }
+        let (lists, plain): (Vec<&Xattr>, Vec<&Xattr>) =
+            meta.xattrs.iter().partition(|(name, _)| name.starts_with(b"system.posix_acl"));
+        let set = |(name, value): &Xattr| fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty());
+        plain.into_iter().for_each(|x| kept.note_xattr(x, set(x)));
+        kept.note("mode", fs::fchmod(fd, self.mode(meta)));
+        lists.into_iter().for_each(|x| kept.note_xattr(x, set(x)));
+        kept.note("times", fs::futimens(fd, &times(meta)));
+        kept
+    }
+
+    /// Attributes of a link or special file by name; opening a device or pipe could block or do something.
+    fn link_meta(&self, dir: BorrowedFd<'_>, name: &str, meta: &Meta, mode: Option<Mode>) -> Kept {
+        let mut kept = Kept::default();
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        if self.privileged {
+            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+            kept.note("owner", fs::chownat(dir, name, Some(uid), Some(gid), nofollow));
+        }
+        let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+        for xattr in &meta.xattrs {
+            let (key, value) = xattr;
+            let set = fs::lsetxattr(&path, OsStr::from_bytes(key), value, XattrFlags::empty());
+            kept.note_xattr(xattr, set);
+        }
+        if let Some(mode) = mode {
+            kept.note("mode", fs::chmodat(dir, name, mode, AtFlags::empty()));
+        }
+        kept.note("times", fs::utimensat(dir, name, &times(meta), nofollow));
+        kept
+    }
+}
+
+fn times(meta: &Meta) -> Timestamps {
+    let spec = |t: FileTime| Timespec { tv_sec: t.secs, tv_nsec: i64::from(t.nanos.min(999_999_999)) };
+    Timestamps { last_access: spec(meta.atime.unwrap_or(meta.mtime)), last_modification: spec(meta.mtime) }
+}
+
+impl Kept {
+    fn note(&mut self, what: &str, result: rustix::io::Result<()>) {
+        if let Err(error) = result {
+            self.lost.push(format!("{what}: {}", io::Error::from(error)));
+        }
+    }
+    fn note_xattr(&mut self, (name, _): &Xattr, result: rustix::io::Result<()>) {
+        if let Err(error) = result {
+            let name = String::from_utf8_lossy(name);
+            self.lost.push(format!("xattr {name}: {}", io::Error::from(error)));
+        }
+    }
+}
+
+/// A file under its temporary name. Removes it unless finished.
+struct OpenFile {
+    root: Arc<Root>,
+    dir: Arc<OwnedFd>,
+    temp: String,
+    name: Vec<u8>,
+    fd: OwnedFd,
+}
+
+impl OpenFile {
+    fn begin(root: Arc<Root>, path: &RelPath, size: u64) -> io::Result<Self> {
+        let (dir, name) = root.place(path)?;
+        let temp = root.temp_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(&*dir, temp.as_str(), flags, Mode::from_raw_mode(0o600))?;
+        let file = OpenFile { root, dir, temp, name, fd };
+        if size > 0 {
+            fs::ftruncate(&file.fd, size)?;
+        }
+        Ok(file)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if !self.root.sparse {
+            return write_all_at(&self.fd, offset, bytes);
+        }
+        // Joins neighbouring blocks that are not all zero, so that ordinary data is still one call.
+        let mut start = 0;
+        for at in (0..bytes.len()).step_by(HOLE_BYTES) {
+            let end = (at + HOLE_BYTES).min(bytes.len());
+            if bytes[at..end].iter().all(|b| *b == 0) {
+                write_all_at(&self.fd, offset + start as u64, &bytes[start..at])?;
+                start = end;
+            }
+        }
+        write_all_at(&self.fd, offset + start as u64, &bytes[start..])
+    }
+
+    fn finish(mut self, meta: &Meta) -> io::Result<Kept> {
+        let kept = self.root.file_meta(&self.fd, meta);
+        fs::renameat(&*self.dir, self.temp.as_str(), &*self.dir, OsStr::from_bytes(&self.name))?;
+        self.temp.clear();
+        Ok(kept)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if !self.temp.is_empty() {
+            let _ = fs::unlinkat(&*self.dir, self.temp.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+fn write_all_at(fd: &OwnedFd, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A large file, written piece by piece.
+struct RealFile {
+    file: Arc<OpenFile>,
+    compute: Arc<dyn Compute>,
+}
+
+#[async_trait]
+impl TargetFile for RealFile {
+    async fn write(&mut self, pieces: Vec<(u64, Bytes)>) -> io::Result<()> {
+        let file = self.file.clone();
+        let write = move || pieces.iter().try_for_each(|(offset, bytes)| file.write_at(*offset, bytes));
+        compute(self.compute.as_ref(), write).await
+    }
+    async fn finish(self: Box<Self>, meta: &Meta) -> io::Result<Kept> {
+        let meta = meta.clone();
+        let RealFile { file, compute: on } = *self;
+        compute(on.as_ref(), move || match Arc::into_inner(file) {
+            Some(file) => file.finish(&meta),
+            // A write was cancelled and its job may still run: the file is not whole.
+            None => Err(io::ErrorKind::Interrupted.into()),
+        })
+        .await
+    }
+}

@@ -1,0 +1,290 @@
+//! A whole cluster in memory for unit tests: catalogue and shards behind the same traits as the real one, nodes that
+//! can be switched off and shards that can be damaged. Never part of a build that ships.
+
+use crate::api::*;
+use crate::error::{Error, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore_core::catalogue::command::PackCommitted;
+use farshore_core::catalogue::{
+    ChunkRecord, PackCommit, PackRecord, RepoRecord, SnapshotRecord, StripeRecord,
+};
+use farshore_core::erasure::CODEC_RS;
+use farshore_core::host::{Host, real};
+use farshore_core::id::*;
+use farshore_core::peer::{Receipt, ShardError, ShardIo, ShardPut, ShardRef};
+use farshore_core::shard::{ShardRange, hash_shard};
+use farshore_core::topology::{Name, NodeRecord, NodeState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A client's host with the real clock, randomness and processors.
+pub fn host() -> Host {
+    real::client_host()
+}
+
+/// Catalogue and nodes.
+pub struct MemoryCluster {
+    nodes: Vec<NodeRecord>,
+    state: Mutex<State>,
+}
+
+/// What it holds; tests may look at it and spoil it.
+#[derive(Default)]
+pub struct State {
+    pub repos: BTreeMap<String, RepoRecord>,
+    pub sessions: BTreeMap<SessionId, RepoId>,
+    pub packs: BTreeMap<PackNo, PackRecord>,
+    pub chunks: BTreeMap<(RepoId, ChunkId), ChunkRecord>,
+    pub snapshots: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
+    pub shards: BTreeMap<(NodeId, ShardId), Bytes>,
+    pub down: BTreeSet<NodeId>,
+    pub next_ordinal: u64,
+    pub clock_ms: u64,
+    /// Calls to `get` that a node answered, and to nodes that are down.
+    pub gets: u64,
+    pub dead_gets: u64,
+}
+
+impl MemoryCluster {
+    /// `per_region` nodes in each of `regions` regions.
+    pub fn new(regions: usize, per_region: usize) -> Arc<Self> {
+        let nodes = (0..regions * per_region)
+            .map(|n| NodeRecord {
+                id: NodeId(n as u64 + 1),
+                name: format!("n{n}").parse().unwrap(),
+                region: format!("test/r{}", n % regions).parse().unwrap(),
+                zone: None,
+                addr: format!("10.0.0.{n}:7000"),
+                capacity: 1 << 40,
+                state: NodeState::Up,
+            })
+            .collect();
+        Arc::new(MemoryCluster { nodes, state: Mutex::default() })
+    }
+
+    /// Everything it holds. Never kept across an await.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Switches nodes off, and all others on.
+    pub fn set_down(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.state().down = nodes.into_iter().collect();
+    }
+
+    /// Flips a byte of every shard a node holds.
+    pub fn rot(&self, node: NodeId) {
+        for ((holder, _), bytes) in self.state().shards.iter_mut().filter(|((holder, _), _)| *holder == node)
+        {
+            assert_eq!(*holder, node);
+            let mut rotten = bytes.to_vec();
+            let middle = rotten.len() / 2;
+            rotten[middle] ^= 1;
+            *bytes = rotten.into();
+        }
+    }
+
+    /// Ids of all nodes.
+    pub fn node_ids(&self) -> Vec<NodeId> {
+        self.nodes.iter().map(|n| n.id).collect()
+    }
+
+    /// Ids of the nodes of one region.
+    pub fn region(&self, region: usize) -> Vec<NodeId> {
+        let label = format!("test/r{region}");
+        self.nodes.iter().filter(|n| n.region.as_str() == label).map(|n| n.id).collect()
+    }
+}
+
+impl State {
+    fn alive(&self, session: SessionId) -> Result<RepoId> {
+        self.sessions.get(&session).copied().ok_or(Error::SessionEnded(session))
+    }
+
+    fn commit_pack(&mut self, repo: RepoId, pack: PackCommit) -> PackCommitted {
+        let known = self.packs.values().find(|p| p.repo == repo && p.id == pack.id).map(|p| p.no);
+        let no = known.unwrap_or(PackNo(self.packs.len() as u64 + 1));
+        if known.is_none() {
+            let (k, m) = (pack.scheme.k() as u8, pack.scheme.m() as u8);
+            let stripe = StripeRecord {
+                id: StripeId::of(repo, pack.id, k, m, CODEC_RS),
+                scheme: pack.scheme,
+                shard_len: pack.shard_len,
+                generation: 1,
+                shards: pack.shards.clone(),
+            };
+            let record = PackRecord {
+                no,
+                id: pack.id,
+                repo,
+                kind: pack.kind,
+                len: pack.len,
+                chunks: pack.chunks.len() as u32,
+                first_ordinal: Ordinal(self.next_ordinal),
+                stripe,
+            };
+            self.packs.insert(no, record);
+        }
+        let ordinals = pack
+            .chunks
+            .iter()
+            .map(|span| {
+                let next = Ordinal(self.next_ordinal);
+                let chunk = self.chunks.entry((repo, span.id)).or_insert(ChunkRecord {
+                    ordinal: next,
+                    pack: no,
+                    offset: span.offset,
+                    len: span.len,
+                });
+                self.next_ordinal += u64::from(chunk.ordinal == next);
+                chunk.ordinal
+            })
+            .collect();
+        PackCommitted { id: pack.id, no, ordinals }
+    }
+}
+
+#[async_trait]
+impl CatalogueApi for MemoryCluster {
+    async fn topology(&self) -> Result<Topology> {
+        let leader = self.nodes.first().map(|n| n.id);
+        Ok(Topology { cluster: ClusterId([9; 16]), nodes: self.nodes.clone(), leader, applied: 1 })
+    }
+    async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord> {
+        let mut state = self.state();
+        let kept = state.repos.entry(repo.name.to_string()).or_insert_with(|| repo.clone());
+        if *kept == repo { Ok(repo) } else { Err(Error::RepositoryExists(repo.name.to_string())) }
+    }
+    async fn get_repository(&self, name: &Name) -> Result<RepoRecord> {
+        let repo = self.state().repos.get(name.as_str()).cloned();
+        repo.ok_or_else(|| Error::RepositoryMissing(name.to_string()))
+    }
+    async fn open_session(&self, repo: RepoId) -> Result<OpenedSession> {
+        let mut state = self.state();
+        let id = SessionId([state.sessions.len() as u8 + 1; 16]);
+        state.sessions.insert(id, repo);
+        Ok(OpenedSession { id, opened: 1 })
+    }
+    async fn renew_session(&self, session: SessionId) -> Result<()> {
+        self.state().alive(session).map(|_| ())
+    }
+    async fn close_session(&self, session: SessionId) -> Result<()> {
+        self.state().sessions.remove(&session);
+        Ok(())
+    }
+    async fn lookup(
+        &self,
+        session: SessionId,
+        repo: RepoId,
+        ids: &[ChunkId],
+    ) -> Result<Vec<Option<Ordinal>>> {
+        let state = self.state();
+        state.alive(session)?;
+        Ok(ids.iter().map(|id| state.chunks.get(&(repo, *id)).map(|c| c.ordinal)).collect())
+    }
+    async fn commit_packs(&self, session: SessionId, packs: Vec<PackCommit>) -> Result<Vec<PackCommitted>> {
+        let mut state = self.state();
+        let repo = state.alive(session)?;
+        Ok(packs.into_iter().map(|pack| state.commit_pack(repo, pack)).collect())
+    }
+    async fn commit_snapshot(
+        &self,
+        session: SessionId,
+        mut snapshot: SnapshotRecord,
+    ) -> Result<SnapshotCommitted> {
+        let mut state = self.state();
+        state.alive(session)?;
+        let live = roaring::RoaringTreemap::deserialize_from(&snapshot.live[..]).unwrap();
+        let known: BTreeSet<u64> = state.chunks.values().map(|c| c.ordinal.0).collect();
+        let gone: Vec<_> = live.iter().filter(|o| !known.contains(o)).map(Ordinal).collect();
+        if !gone.is_empty() {
+            return Err(Error::ChunksGone(gone));
+        }
+        state.clock_ms += 1_000;
+        snapshot.committed_ms = state.clock_ms;
+        let committed_ms = snapshot.committed_ms;
+        state.snapshots.insert((snapshot.repo, snapshot.id), snapshot);
+        Ok(SnapshotCommitted { committed_ms, under_target: 0 })
+    }
+    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
+        // Pages of two, so that every listing in a test turns a page.
+        let state = self.state();
+        let mut rest = state.snapshots.values().filter(|s| s.repo == repo && after.is_none_or(|a| s.id > a));
+        let snapshots = rest.by_ref().take(2).map(|s| SnapshotRecord { live: vec![], ..s.clone() }).collect();
+        Ok(SnapshotPage { snapshots, more: rest.next().is_some() })
+    }
+    async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {
+        let state = self.state();
+        let mut located = Located::default();
+        for id in ids {
+            let chunk = state.chunks.get(&(repo, *id)).copied();
+            located.places.push(chunk.map(|c| ChunkPlace {
+                ordinal: c.ordinal,
+                pack: c.pack,
+                offset: c.offset,
+                len: c.len,
+            }));
+            if let Some(pack) = chunk.and_then(|c| state.packs.get(&c.pack)) {
+                located.packs.insert(pack.no, pack.clone());
+            }
+        }
+        Ok(located)
+    }
+    async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<PackPage> {
+        let state = self.state();
+        let mut rest = state.packs.range(from..).map(|(_, p)| p).filter(|p| p.repo == repo);
+        let packs = rest.by_ref().take(3).cloned().collect();
+        Ok(PackPage { packs, next: rest.next().map(|p| p.no) })
+    }
+    async fn status(&self) -> Result<ClusterStatus> {
+        Err(Error::Protocol("a cluster in memory has no status".into()))
+    }
+}
+
+#[async_trait]
+impl ShardIo for MemoryCluster {
+    async fn put(&self, node: NodeId, shard: ShardPut) -> Result<Receipt, ShardError> {
+        let mut state = self.state();
+        if state.down.contains(&node) {
+            return Err(ShardError::Unreachable(node, "switched off".into()));
+        }
+        let (hash, _) = hash_shard(shard.header.id, &shard.payload);
+        if hash != shard.header.hash {
+            return Err(ShardError::Corrupt(node, shard.header.id, "hash differs".into()));
+        }
+        state.shards.insert((node, shard.header.id), shard.payload);
+        Ok(Receipt { node, shard: shard.header.id, hash })
+    }
+    async fn get(
+        &self,
+        node: NodeId,
+        shard: ShardRef,
+        ranges: &[ShardRange],
+    ) -> Result<Vec<Bytes>, ShardError> {
+        let bytes = self.good_shard(node, shard)?;
+        let cut = |r: &ShardRange| bytes.slice(r.offset as usize..(r.offset + r.len) as usize);
+        Ok(ranges.iter().map(cut).collect())
+    }
+    async fn verify(&self, node: NodeId, shard: ShardRef) -> Result<(), ShardError> {
+        self.good_shard(node, shard).map(|_| ())
+    }
+}
+
+impl MemoryCluster {
+    fn good_shard(&self, node: NodeId, shard: ShardRef) -> Result<Bytes, ShardError> {
+        let mut state = self.state();
+        if state.down.contains(&node) {
+            state.dead_gets += 1;
+            return Err(ShardError::Unreachable(node, "switched off".into()));
+        }
+        state.gets += 1;
+        let bytes = state.shards.get(&(node, shard.id)).cloned();
+        let bytes = bytes.ok_or(ShardError::Missing(node, shard.id))?;
+        if hash_shard(shard.id, &bytes).0 == shard.hash {
+            Ok(bytes)
+        } else {
+            Err(ShardError::Corrupt(node, shard.id, "hash differs".into()))
+        }
+    }
+}
