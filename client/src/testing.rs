@@ -1,6 +1,8 @@
 //! A whole cluster in memory for unit tests: catalogue and shards behind the same traits as the real one, nodes that
 //! can be switched off and shards that can be damaged. Never part of a build that ships.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use crate::api::*;
 use crate::error::{Error, Result};
 use async_trait::async_trait;

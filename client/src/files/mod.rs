@@ -1,8 +1,14 @@
-//! The seam to the trees that are backed up: what a path is, and how a source is listed and read.
+//! The seams to trees of files: what a path is, how a source is listed and read, how a target is written.
+
+pub mod real_target;
+
+pub mod target;
 
 pub mod source;
 
 pub mod meta;
 
 pub use meta::{FileKind, FileTime, Fingerprint, Meta, Stat, Xattr};
+pub use real_target::RealTarget;
 pub use source::{Listed, Listing, Opened, Source, SourceFile};
+pub use target::{RelPath, Target, TargetFile};
