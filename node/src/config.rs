@@ -104,21 +104,6 @@ impl Default for RaftTiming {
     }
 }
 
-/// Memory given to the storage engines, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Caches {
-    /// Block cache of the catalogue and the Raft log. Default 128 MiB.
-    pub catalogue: u64,
-    /// Cache of the shard index. Default 64 MiB.
-    pub index: u64,
-}
-
-impl Default for Caches {
-    fn default() -> Self {
-        Caches { catalogue: 128 << 20, index: 64 << 20 }
-    }
-}
-
 /// A checked configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -146,8 +131,6 @@ pub struct Config {
     pub timing: Timing,
     /// Consensus.
     pub raft: RaftTiming,
-    /// Memory of the engines.
-    pub caches: Caches,
     /// First voters of a new cluster. Never typed: the caller passes it to exactly one node on its first start; it is
     /// ignored once that node has state.
     pub bootstrap: Option<Vec<Seed>>,
@@ -181,8 +164,6 @@ struct Typed {
     timing: TypedTiming,
     #[serde(default)]
     raft: TypedRaft,
-    #[serde(default)]
-    cache: TypedCache,
 }
 
 #[derive(Deserialize)]
@@ -221,13 +202,6 @@ struct TypedRaft {
     snapshot_after: Option<u64>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct TypedCache {
-    catalogue: Option<String>,
-    index: Option<String>,
-}
-
 impl Typed {
     fn check(self) -> Result<Config, ConfigError> {
         let credentials = self.credentials;
@@ -244,7 +218,6 @@ impl Typed {
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
             raft: self.raft.check()?,
-            caches: self.cache.check()?,
             bootstrap: None,
         })
     }
@@ -283,16 +256,6 @@ impl TypedRaft {
             return Err(value("raft.snapshot_after", "must be at least 1"));
         }
         Ok(raft)
-    }
-}
-
-impl TypedCache {
-    fn check(self) -> Result<Caches, ConfigError> {
-        let d = Caches::default();
-        Ok(Caches {
-            catalogue: self.catalogue.map_or(Ok(d.catalogue), |t| size("cache.catalogue", &t))?,
-            index: self.index.map_or(Ok(d.index), |t| size("cache.index", &t))?,
-        })
     }
 }
 

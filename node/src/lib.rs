@@ -2,10 +2,14 @@
 //! lost.
 //!
 //! Read downwards: a module uses only those below it. A node links no decryption code and never sees a plaintext, a
-//! name or a key of a client. Order when complete: run, config, rpc, maintain, plan, raft, catalogue, store, worker,
-//! kv, disk.
+//! name or a key of a client. Order when complete: run, config, rpc, maintain, plan, raft, catalogue, store, identity,
+//! worker, kv, disk.
 
 pub mod config;
+
+pub mod rpc;
+
+pub mod identity;
 
 pub mod worker;
 

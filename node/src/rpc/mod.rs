@@ -1,0 +1,3 @@
+//! What others may ask of a node: four services on one listener, one table of rights, one kind of error.
+
+pub mod auth;
