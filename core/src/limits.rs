@@ -36,6 +36,8 @@ pub const FRAME_BYTES: usize = 256 << 10;
 pub const COMMAND_BYTES_MAX: usize = 6 << 20;
 /// Most rows returned by one page of any listing.
 pub const PAGE_ROWS_MAX: usize = 1_000;
+/// Most nodes a cluster lists.
+pub const NODES_LISTED_MAX: usize = 10_000;
 
 /// Longest name of a repository, node, region or zone, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;

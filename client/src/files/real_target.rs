@@ -225,7 +225,8 @@ impl Root {
         }
         let (lists, plain): (Vec<&Xattr>, Vec<&Xattr>) =
             meta.xattrs.iter().partition(|(name, _)| name.starts_with(b"system.posix_acl"));
-        let set = |(name, value): &Xattr| fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty());
+        let set =
+            |(name, value): &Xattr| fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty());
         plain.into_iter().for_each(|x| kept.note_xattr(x, set(x)));
         kept.note("mode", fs::fchmod(fd, self.mode(meta)));
         lists.into_iter().for_each(|x| kept.note_xattr(x, set(x)));

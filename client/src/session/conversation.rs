@@ -9,7 +9,7 @@ use farshore_core::limits::{CATALOGUE_CALL_MS, RETRY_BUDGET_MS};
 use farshore_core::retry::{Budget, Retry};
 use farshore_proto::channel::connect;
 use farshore_proto::status::ApiError;
-use farshore_proto::tls::{Expect, Tls};
+use farshore_proto::tls::{Expect, Tls, TlsError};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -93,7 +93,8 @@ impl Conversation {
             }
             failed_in_round = 0;
             // Waiting does not mend a certificate.
-            if distrusted.len() >= stops || !budget.pause(self.entropy.as_ref()).await {
+            let hopeless = matches!(error, Attempt::Distrust(_)) && distrusted.len() >= stops;
+            if hopeless || !budget.pause(self.entropy.as_ref()).await {
                 return Err(Failure::GaveUp { tried, last: error });
             }
         }
@@ -164,16 +165,15 @@ async fn attempt<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
     }
 }
 
-/// The channel reports a peer that fails its identity check as "permission denied" below the status.
+/// The channel leaves the TLS error below the status. A broken handshake may be a broken line; the rest is not.
 fn distrust(status: &Status) -> Option<Attempt> {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::PermissionDenied
-        {
-            return Some(Attempt::Distrust(io.to_string()));
+        match error.downcast_ref::<TlsError>() {
+            Some(TlsError::Handshake(_)) => return None,
+            Some(refused) => return Some(Attempt::Distrust(refused.to_string())),
+            None => cause = error.source(),
         }
-        cause = error.source();
     }
     None
 }

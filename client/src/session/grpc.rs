@@ -1,0 +1,286 @@
+//! The catalogue over gRPC. Every answer is converted and checked here; an answer that does not fit its question is a
+//! protocol error and never an index out of range later.
+
+use super::conversation::{Conversation, Failure};
+use crate::api::*;
+use crate::error::{Error, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore_core::catalogue::command::PackCommitted;
+use farshore_core::catalogue::{PackCommit, PackRecord, RepoRecord, SnapshotRecord};
+use farshore_core::host::{Entropy, random};
+use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
+use farshore_core::limits::{COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX};
+use farshore_core::topology::{Name, NodeRecord};
+use farshore_proto::channel::{admin, catalogue};
+use farshore_proto::convert::{common, list, required};
+use farshore_proto::peers::Peers;
+use farshore_proto::status::ApiError;
+use farshore_proto::wire;
+use std::sync::Arc;
+
+/// The catalogue of a cluster, asked through whichever of its nodes answers.
+pub struct GrpcCatalogue {
+    conversation: Conversation,
+    peers: Arc<Peers>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl GrpcCatalogue {
+    /// `peers` learns every node's address from each topology that comes in.
+    pub fn new(conversation: Conversation, peers: Arc<Peers>, entropy: Arc<dyn Entropy>) -> Self {
+        GrpcCatalogue { conversation, peers, entropy }
+    }
+
+    fn learn(&self, topology: &Topology) {
+        self.conversation.learn(topology);
+        for node in &topology.nodes {
+            self.peers.set(node.id, &node.addr);
+        }
+    }
+}
+
+/// One call, spelled out once: the request is cloned for each attempt (its blobs are shared, not copied).
+macro_rules! ask {
+    ($self:ident, $client:ident . $method:ident, $request:expr) => {{
+        let request = $request;
+        $self.conversation.call(move |channel| {
+            let request = request.clone();
+            async move { $client(channel).$method(request).await }
+        })
+    }};
+}
+
+fn bytes(id: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(id)
+}
+
+/// An answer that could not be converted.
+fn odd(error: ApiError) -> Error {
+    Error::Protocol(error.to_string())
+}
+
+/// Fails unless there is one answer per question.
+fn one_each(what: &str, asked: usize, answered: usize) -> Result<()> {
+    if asked == answered {
+        return Ok(());
+    }
+    Err(Error::Protocol(format!("{asked} {what} were asked for and {answered} came")))
+}
+
+/// Too many of something in one call is the caller's mistake.
+fn within(what: &str, count: usize, max: usize) -> Result<()> {
+    if count <= max {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!("{count} {what} in one call, at most {max}")))
+    }
+}
+
+/// What a failed call under a session means.
+fn in_session(session: SessionId) -> impl Fn(Failure) -> Error {
+    move |failure| match failure {
+        Failure::Answer(ApiError::NoSession(_)) => Error::SessionEnded(session),
+        other => other.into(),
+    }
+}
+
+#[async_trait]
+impl CatalogueApi for GrpcCatalogue {
+    async fn topology(&self) -> Result<Topology> {
+        let reply = ask!(self, catalogue.get_topology, wire::GetTopologyRequest {}).await?;
+        let topology = topology_of(reply).map_err(odd)?;
+        self.learn(&topology);
+        Ok(topology)
+    }
+
+    async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord> {
+        let name = repo.name.to_string();
+        let request = wire::CreateRepositoryRequest { repo: Some(repo.into()) };
+        let reply = ask!(self, catalogue.create_repository, request).await;
+        let reply = reply.map_err(|failure| match failure {
+            Failure::Answer(ApiError::Exists(_)) => Error::RepositoryExists(name),
+            other => other.into(),
+        })?;
+        reply.try_into().map_err(odd)
+    }
+
+    async fn get_repository(&self, name: &Name) -> Result<RepoRecord> {
+        let request = wire::GetRepositoryRequest { name: name.to_string() };
+        let reply = ask!(self, catalogue.get_repository, request).await;
+        let reply = reply.map_err(|failure| match failure {
+            Failure::Answer(ApiError::NotFound(_)) => Error::RepositoryMissing(name.to_string()),
+            other => other.into(),
+        })?;
+        reply.try_into().map_err(odd)
+    }
+
+    async fn open_session(&self, repo: RepoId) -> Result<OpenedSession> {
+        // Drawn once, so that an attempt whose answer was lost opens no second session.
+        let id = SessionId(random(self.entropy.as_ref()));
+        let request =
+            wire::OpenSessionRequest { session: bytes(id.as_bytes()), repo: bytes(repo.as_bytes()) };
+        let reply = ask!(self, catalogue.open_session, request).await.map_err(in_session(id))?;
+        Ok(OpenedSession { id, opened: reply.opened })
+    }
+
+    async fn renew_session(&self, session: SessionId) -> Result<()> {
+        let request = wire::RenewSessionRequest { session: bytes(session.as_bytes()) };
+        ask!(self, catalogue.renew_session, request).await.map_err(in_session(session))?;
+        Ok(())
+    }
+
+    async fn close_session(&self, session: SessionId) -> Result<()> {
+        let request = wire::CloseSessionRequest { session: bytes(session.as_bytes()) };
+        ask!(self, catalogue.close_session, request).await.map_err(in_session(session))?;
+        Ok(())
+    }
+
+    async fn lookup(
+        &self,
+        session: SessionId,
+        repo: RepoId,
+        ids: &[ChunkId],
+    ) -> Result<Vec<Option<Ordinal>>> {
+        within("chunks", ids.len(), LOOKUP_CHUNKS_MAX)?;
+        let request = wire::LookupChunksRequest {
+            session: bytes(session.as_bytes()),
+            repo: bytes(repo.as_bytes()),
+            ids: ids.iter().map(|id| bytes(id.as_bytes())).collect(),
+        };
+        let reply = ask!(self, catalogue.lookup_chunks, request).await.map_err(in_session(session))?;
+        one_each("chunks", ids.len(), reply.ordinals_plus_one.len())?;
+        Ok(reply.ordinals_plus_one.into_iter().map(|n| n.checked_sub(1).map(Ordinal)).collect())
+    }
+
+    async fn commit_packs(&self, session: SessionId, packs: Vec<PackCommit>) -> Result<Vec<PackCommitted>> {
+        within("packs", packs.len(), COMMIT_PACKS_MAX)?;
+        let asked: Vec<_> = packs.iter().map(|p| (p.id, p.chunks.len())).collect();
+        let packs = packs.into_iter().map(Into::into).collect();
+        let request = wire::CommitPacksRequest { session: bytes(session.as_bytes()), packs };
+        let reply = ask!(self, catalogue.commit_packs, request).await.map_err(in_session(session))?;
+        let done = list(reply.packs, COMMIT_PACKS_MAX, "packs", PackCommitted::try_from).map_err(odd)?;
+        one_each("packs", asked.len(), done.len())?;
+        if done.iter().zip(&asked).any(|(d, (id, chunks))| d.id != *id || d.ordinals.len() != *chunks) {
+            return Err(Error::Protocol("the committed packs are not the ones sent".into()));
+        }
+        Ok(done)
+    }
+
+    async fn commit_snapshot(
+        &self,
+        session: SessionId,
+        snapshot: SnapshotRecord,
+    ) -> Result<SnapshotCommitted> {
+        let session_id = bytes(session.as_bytes());
+        let request = wire::CommitSnapshotRequest { session: session_id, snapshot: Some(snapshot.into()) };
+        let reply = ask!(self, catalogue.commit_snapshot, request).await.map_err(in_session(session))?;
+        Ok(SnapshotCommitted { committed_ms: reply.committed_ms, under_target: reply.under_target })
+    }
+
+    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
+        let after = after.map(|id| bytes(id.as_bytes())).unwrap_or_default();
+        let request = wire::ListSnapshotsRequest { repo: bytes(repo.as_bytes()), after };
+        let reply = ask!(self, catalogue.list_snapshots, request).await?;
+        let snapshots =
+            list(reply.snapshots, PAGE_ROWS_MAX, "snapshots", SnapshotRecord::try_from).map_err(odd)?;
+        Ok(SnapshotPage { more: reply.more && !snapshots.is_empty(), snapshots })
+    }
+
+    async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {
+        within("chunks", ids.len(), LOOKUP_CHUNKS_MAX)?;
+        let ids: Vec<_> = ids.iter().map(|id| bytes(id.as_bytes())).collect();
+        let asked = ids.len();
+        let request = wire::LocateChunksRequest { repo: bytes(repo.as_bytes()), ids };
+        let reply = ask!(self, catalogue.locate_chunks, request).await?;
+        one_each("chunks", asked, reply.places.len())?;
+        let packs = packs_of(reply.packs, LOOKUP_CHUNKS_MAX, repo)?;
+        let packs: std::collections::BTreeMap<_, _> = packs.into_iter().map(|p| (p.no, p)).collect();
+        let places: Vec<_> = reply.places.into_iter().map(place_of).collect();
+        if places.iter().flatten().any(|place| !packs.contains_key(&place.pack)) {
+            return Err(Error::Protocol("a chunk lies in a pack that is not described".into()));
+        }
+        Ok(Located { places, packs })
+    }
+
+    async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<PackPage> {
+        let request = wire::ListPacksRequest { repo: bytes(repo.as_bytes()), from: from.0 };
+        let reply = ask!(self, catalogue.list_packs, request).await?;
+        let packs = packs_of(reply.packs, PAGE_ROWS_MAX, repo)?;
+        // A page that does not lead on would be asked for for ever.
+        let next = Some(PackNo(reply.next)).filter(|next| reply.next != 0 && *next > from);
+        Ok(PackPage { packs, next })
+    }
+
+    async fn status(&self) -> Result<ClusterStatus> {
+        let reply = ask!(self, admin.status, wire::StatusRequest {}).await?;
+        status_of(reply).map_err(odd)
+    }
+}
+
+fn topology_of(reply: wire::Topology) -> Result<Topology, ApiError> {
+    Ok(Topology {
+        cluster: ClusterId::from_slice(&reply.cluster)?,
+        nodes: list(reply.nodes, NODES_LISTED_MAX, "nodes", NodeRecord::try_from)?,
+        leader: common::opt_node_id(reply.leader),
+        applied: reply.applied,
+    })
+}
+
+fn packs_of(packs: Vec<wire::Pack>, max: usize, repo: RepoId) -> Result<Vec<PackRecord>> {
+    let packs = list(packs, max, "packs", PackRecord::try_from).map_err(odd)?;
+    if packs.iter().any(|pack| pack.repo != repo) {
+        return Err(Error::Protocol("a pack of another repository came back".into()));
+    }
+    Ok(packs)
+}
+
+fn place_of(place: wire::ChunkPlace) -> Option<ChunkPlace> {
+    place.found.then_some(ChunkPlace {
+        ordinal: Ordinal(place.ordinal),
+        pack: PackNo(place.pack),
+        offset: place.offset,
+        len: place.len,
+    })
+}
+
+fn status_of(reply: wire::StatusReply) -> Result<ClusterStatus, ApiError> {
+    let repair = reply.repair.unwrap_or_default();
+    Ok(ClusterStatus {
+        cluster: ClusterId::from_slice(&reply.cluster)?,
+        answering: NodeId(reply.answering),
+        leader: common::opt_node_id(reply.leader),
+        term: reply.term,
+        applied: reply.applied,
+        stale: reply.stale,
+        nodes: list(reply.nodes, NODES_LISTED_MAX, "nodes", node_status_of)?,
+        repair: RepairStatus {
+            queued: repair.queued,
+            running: repair.running,
+            rebuilt: repair.rebuilt,
+            failed: repair.failed,
+            last_error: repair.last_error,
+            bad_found: repair.bad_found,
+        },
+        packs: reply.packs,
+        under_target: reply.under_target,
+        endangered: reply.endangered,
+        unreadable: reply.unreadable,
+        survives_region: reply.survives_region,
+        fatal_regions: reply.fatal_regions,
+        catalogue_ms: reply.catalogue_ms,
+        state_hash: reply.state_hash.to_vec(),
+    })
+}
+
+fn node_status_of(status: wire::NodeStatus) -> Result<NodeStatus, ApiError> {
+    Ok(NodeStatus {
+        node: required(status.node, "node")?.try_into()?,
+        voter: status.voter,
+        used: status.used,
+        free: status.free,
+        shards: status.shards,
+        silent_ms: status.silent_ms,
+        grace_left_ms: status.grace_left_ms,
+    })
+}
