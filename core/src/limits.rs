@@ -83,6 +83,8 @@ pub const CATALOGUE_CALL_MS: u64 = 10_000;
 pub const CONNECT_MS: u64 = 3_000;
 /// Deadline for one frame of a shard stream to make progress.
 pub const SHARD_STALL_MS: u64 = 10_000;
+/// Deadline for a node to re-read one whole shard.
+pub const SHARD_VERIFY_MS: u64 = 60_000;
 /// A client gives up on the whole cluster after retrying this long without one success.
 pub const RETRY_BUDGET_MS: u64 = 60_000;
 /// A session that is not renewed for this long is expired by the leader.

@@ -2,6 +2,8 @@
 //!
 //! Read downwards: a module uses only those below it. Nothing here decides anything about backups or placement.
 
+pub mod shard_client;
+
 pub mod peers;
 
 pub mod channel;
