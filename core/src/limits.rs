@@ -57,6 +57,22 @@ pub const ADDR_BYTES_MAX: usize = 260;
 pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 /// Most key slots of a repository.
 pub const KEY_SLOTS_MAX: usize = 32;
+/// Largest key slot, in bytes.
+pub const KEY_SLOT_BYTES_MAX: usize = 4 << 10;
+/// Largest sealed configuration of a repository, in bytes.
+pub const REPO_CONFIG_BYTES_MAX: usize = 64 << 10;
+/// Longest `host:port` of a node, in bytes.
+pub const NODE_ADDR_BYTES_MAX: usize = 280;
+/// A page of rows that may be large, such as snapshots, ends after this many bytes.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Rows of packs under target that one snapshot commit looks at; beyond it the reply is a lower bound.
+pub const UNDER_TARGET_LOOKS_MAX: usize = 16_384;
+/// Most packs in one recheck.
+pub const RECHECK_PACKS_MAX: usize = 1_024;
+/// A page of a catalogue image ends after this many bytes.
+pub const IMAGE_PAGE_BYTES: usize = 512 << 10;
+/// Rows read at a time for an image, and removed at a time from a dead catalogue.
+pub const IMAGE_ROWS_READ: usize = 256;
 
 /// Most bytes of a pack that a reader asks for and holds at a time.
 pub const FETCH_BATCH_BYTES: u64 = 8 << 20;
@@ -153,5 +169,7 @@ const _: () = assert!(SNAPSHOT_SEALED_BYTES_MAX + SNAPSHOT_BITMAP_BYTES_MAX < CO
 const _: () = assert!(COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(SMALL_FILE_BYTES_MAX < WINDOW_SMALL_BYTES_MAX && WINDOW_SMALL_BYTES_MAX < WINDOW_BYTES_MAX);
 const _: () = assert!(WINDOW_BYTES_MAX / SMALL_FILE_BYTES_MAX <= 512, "larger files are open while being written");
+const _: () = assert!(PAGE_BYTES_MAX + SNAPSHOT_SEALED_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(IMAGE_PAGE_BYTES + SNAPSHOT_BITMAP_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(SESSION_RENEW_MS * 3 < SESSION_LEASE_MS);
 const _: () = assert!(WORKER_PAUSE_MIN_MS < WORKER_PAUSE_MAX_MS);

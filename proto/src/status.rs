@@ -166,8 +166,8 @@ impl From<Refusal> for ApiError {
             Refusal::ChunksGone(gone) => ApiError::ChunksGone(gone),
             Refusal::BelowFloor(..) => ApiError::BelowFloor(text),
             Refusal::Stale(generation) => ApiError::Stale(generation),
-            // The node sweeps by itself; then there is room for the new copy.
-            Refusal::StillCondemned => ApiError::TooBusy(text),
+            // The node sweeps, or is emptied, by itself; then the same call succeeds.
+            Refusal::StillCondemned | Refusal::NotEmpty(_) => ApiError::TooBusy(text),
         }
     }
 }

@@ -45,6 +45,9 @@ pub enum Command {
     /// The copy of shard `index` held by `node` is missing or corrupt: it no longer counts. Ignored unless `node` is
     /// its recorded holder.
     ShardBad { pack: PackNo, index: u8, node: NodeId },
+    /// Looks again whether packs are at full strength and corrects the list of those that are not: needed after a node
+    /// was lost, came back or moved, since no pack is rewritten for that.
+    Recheck { packs: Vec<PackNo> },
     /// A node has deleted condemned copies.
     Swept { copies: Vec<Condemned> },
 }
@@ -89,6 +92,9 @@ pub enum Refusal {
     /// The node is not in the expected state, or may not move to the new one.
     #[error("node {0} is {word}, so this change of state is refused", word = .1.word())]
     BadTransition(NodeId, NodeState),
+    /// The draining node still holds shards.
+    #[error("node {0} still holds shards; wait until it is drained")]
+    NotEmpty(NodeId),
     /// The repository name or id is taken.
     #[error("repository {0} already exists")]
     RepoExists(String),

@@ -10,6 +10,8 @@ pub mod fjall;
 
 pub mod sled;
 
+pub mod memory;
+
 mod sync;
 
 use async_trait::async_trait;

@@ -1,0 +1,219 @@
+//! `CommitPacks`: each pack is checked whole before anything of it is written.
+
+use super::super::error::CatalogueError;
+use super::super::read::Read;
+use super::super::tables::*;
+use super::super::tx::Tx;
+use super::{Outcome, Stop, shards};
+use farshore_core::catalogue::command::PackCommitted;
+use farshore_core::catalogue::{
+    ChunkRecord, ChunkSpan, PackCommit, PackRecord, Refusal, Reply, ShardRecord, StripeRecord,
+};
+use farshore_core::erasure::CODEC_RS;
+use farshore_core::id::{ChunkId, NodeId, Ordinal, PackNo, RepoId, SessionId, ShardId, StripeId};
+use farshore_core::limits::{COMMIT_PACKS_MAX, NODES_MAX, PACK_BYTES_MAX, PACK_CHUNKS_MAX, SHARD_BYTES_MAX};
+use farshore_core::topology::{NodeRecord, NodeState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most nodes named in a refusal.
+const NAMED_NODES_MAX: usize = 8;
+
+pub(super) fn commit(tx: &mut Tx, session: SessionId, packs: &[PackCommit]) -> Outcome {
+    if packs.len() > COMMIT_PACKS_MAX {
+        return Err(malformed(format!("more than {COMMIT_PACKS_MAX} packs at once")));
+    }
+    let session = tx.get::<Sessions>(&session)?.ok_or(Refusal::NoSession(session))?;
+    let repo = tx.get::<Repos>(&session.repo)?.ok_or(Refusal::NoRepo)?;
+    let mut committed = Vec::with_capacity(packs.len());
+    for pack in packs {
+        check_shape(pack)?;
+        committed.push(match tx.get::<PackIds>(&(repo.id, pack.id))? {
+            Some(no) => again(tx, repo.id, pack, no)?,
+            None => {
+                check_shards(tx, repo.id, pack, repo.policy.floor_nodes)?;
+                record(tx, repo.id, pack)?
+            }
+        });
+    }
+    Ok(Reply::PacksCommitted { packs: committed })
+}
+
+fn malformed(what: impl Into<String>) -> Stop {
+    Refusal::Malformed(what.into()).into()
+}
+
+/// What can be checked without looking anything up.
+fn check_shape(pack: &PackCommit) -> Result<(), Stop> {
+    if pack.len == 0 || pack.len > PACK_BYTES_MAX as u64 {
+        return Err(malformed(format!("pack {} has {} bytes", pack.id, pack.len)));
+    }
+    if pack.chunks.is_empty() || pack.chunks.len() > PACK_CHUNKS_MAX {
+        return Err(malformed(format!("pack {} has {} chunks", pack.id, pack.chunks.len())));
+    }
+    check_table(pack.len, &pack.chunks).map_err(|what| malformed(format!("pack {}: {what}", pack.id)))?;
+    if pack.shards.len() != pack.scheme.n() {
+        return Err(malformed(format!("pack {} has {} shards", pack.id, pack.shards.len())));
+    }
+    if pack.shard_len != pack.scheme.shard_len(pack.len) || pack.shard_len > SHARD_BYTES_MAX as u64 {
+        return Err(malformed(format!("pack {} has shards of {} bytes", pack.id, pack.shard_len)));
+    }
+    if pack.shards.iter().any(|shard| shard.hash.0 == [0; 32]) {
+        return Err(malformed(format!("pack {} lacks the hash of a shard", pack.id)));
+    }
+    Ok(())
+}
+
+/// The chunk table ascends, no chunk overlaps the next or the end of the pack, and no id comes twice.
+fn check_table(pack_len: u64, chunks: &[ChunkSpan]) -> Result<(), &'static str> {
+    let mut free_from = 0;
+    let mut ids = BTreeSet::<ChunkId>::new();
+    for chunk in chunks {
+        let end = u64::from(chunk.offset) + u64::from(chunk.len);
+        if chunk.len == 0 || u64::from(chunk.offset) < free_from || end > pack_len {
+            return Err("chunks are empty, overlap, or end beyond the pack");
+        }
+        if !ids.insert(chunk.id) {
+            return Err("a chunk comes twice");
+        }
+        free_from = end;
+    }
+    Ok(())
+}
+
+/// The holders exist, none still has to sweep an older copy, and the write floor holds.
+fn check_shards(tx: &Tx, repo: RepoId, pack: &PackCommit, floor_nodes: u8) -> Result<(), Stop> {
+    let nodes = shards::holders(tx, &pack.shards)?;
+    let stripe = stripe_id(repo, pack);
+    for (index, shard) in (0u8..).zip(&pack.shards) {
+        let Some(node) = shard.node else { continue };
+        if !nodes.contains_key(&node) {
+            return Err(Refusal::NoNode(node).into());
+        }
+        if tx.has::<Condemneds>(&(node, ShardId { stripe, index }))? {
+            return Err(Refusal::StillCondemned.into());
+        }
+    }
+    let left = left_after_worst_nodes(&pack.shards, &nodes, floor_nodes);
+    if left < pack.scheme.k() {
+        return Err(Refusal::BelowFloor(pack.id, explain_floor(tx, pack, left, floor_nodes)?).into());
+    }
+    Ok(())
+}
+
+/// Shards that would remain if the `worst` nodes that hold most of them were lost. Shards on nodes that do not count
+/// are gone already.
+fn left_after_worst_nodes(shards: &[ShardRecord], nodes: &BTreeMap<NodeId, NodeRecord>, worst: u8) -> usize {
+    let mut held = BTreeMap::<NodeId, usize>::new();
+    for node in shards.iter().filter_map(|shard| shard.node) {
+        if nodes.get(&node).is_some_and(|node| node.state.counts()) {
+            *held.entry(node).or_default() += 1;
+        }
+    }
+    let mut held = held.into_values().collect::<Vec<_>>();
+    held.sort_unstable();
+    held.iter().rev().skip(worst.into()).sum()
+}
+
+fn explain_floor(tx: &Tx, pack: &PackCommit, left: usize, floor_nodes: u8) -> Result<String, CatalogueError> {
+    let held = pack.shards.iter().filter(|shard| shard.node.is_some()).count();
+    let nodes = tx.scan::<Nodes>(&Span::all(), NODES_MAX)?;
+    let away = nodes.into_iter().filter(|(_, node)| node.state != NodeState::Up);
+    let mut away = away.map(|(_, node)| format!("{} ({})", node.name, node.state.word())).collect::<Vec<_>>();
+    let more = away.len().saturating_sub(NAMED_NODES_MAX);
+    away.truncate(NAMED_NODES_MAX);
+    let away = match (away.is_empty(), more) {
+        (true, _) => "all nodes are up".into(),
+        (false, 0) => format!("not up: {}", away.join(", ")),
+        (false, more) => format!("not up: {} and {more} more", away.join(", ")),
+    };
+    let (n, k) = (pack.scheme.n(), pack.scheme.k());
+    Ok(format!(
+        "{held} of {n} shards are held, {left} would be left after losing nodes: {floor_nodes}, needed are {k}; {away}"
+    ))
+}
+
+fn stripe_id(repo: RepoId, pack: &PackCommit) -> StripeId {
+    let (k, m, _) = pack.scheme.into();
+    StripeId::of(repo, pack.id, k, m, CODEC_RS)
+}
+
+/// The pack is known already: the same answer as the first time.
+fn again(tx: &Tx, repo: RepoId, pack: &PackCommit, no: PackNo) -> Result<PackCommitted, Stop> {
+    let known = tx.get::<Packs>(&no)?.ok_or(CatalogueError::Torn("a pack id names no pack"))?;
+    let other = || malformed(format!("pack {} is known with other contents", pack.id));
+    if known.len != pack.len || known.kind != pack.kind || known.chunks as usize != pack.chunks.len() {
+        return Err(other());
+    }
+    let mut ordinals = Vec::with_capacity(pack.chunks.len());
+    for span in &pack.chunks {
+        ordinals.push(tx.get::<Chunks>(&(repo, span.id))?.ok_or_else(other)?.ordinal);
+    }
+    Ok(PackCommitted { id: pack.id, no, ordinals })
+}
+
+fn record(tx: &mut Tx, repo: RepoId, pack: &PackCommit) -> Result<PackCommitted, Stop> {
+    let no = tx.state.next_pack;
+    let first_ordinal = tx.get::<NextOrdinals>(&repo)?.unwrap_or_default();
+    let ordinals = record_chunks(tx, repo, no, first_ordinal, &pack.chunks)?;
+    let chunks = pack.chunks.len() as u32;
+    let stripe = StripeRecord {
+        id: stripe_id(repo, pack),
+        scheme: pack.scheme,
+        shard_len: pack.shard_len,
+        generation: 0,
+        shards: pack.shards.clone(),
+    };
+    let row =
+        PackRecord { no, id: pack.id, repo, kind: pack.kind, len: pack.len, chunks, first_ordinal, stripe };
+    tx.state.next_pack = PackNo(no.0 + 1);
+    tx.state.pack_bytes += row.len;
+    tx.put::<NextOrdinals>(&repo, &Ordinal(first_ordinal.0 + u64::from(chunks)))?;
+    tx.put::<PackIds>(&(repo, pack.id), &no)?;
+    tx.put::<Stripes>(&row.stripe.id, &no)?;
+    tx.put::<OrdinalPacks>(&(repo, first_ordinal), &no)?;
+    shards::put_pack(tx, None, &row)?;
+    Ok(PackCommitted { id: pack.id, no, ordinals })
+}
+
+/// Every chunk of the table uses up one ordinal, so that a pack's ordinals are consecutive; a chunk that another pack
+/// brought first keeps the place and the ordinal it has.
+fn record_chunks(
+    tx: &mut Tx,
+    repo: RepoId,
+    pack: PackNo,
+    first: Ordinal,
+    chunks: &[ChunkSpan],
+) -> Result<Vec<Ordinal>, Stop> {
+    let mut ordinals = Vec::with_capacity(chunks.len());
+    for (at, span) in (first.0..).zip(chunks) {
+        let known = tx.get::<Chunks>(&(repo, span.id))?;
+        let ordinal = known.map_or(Ordinal(at), |known| known.ordinal);
+        if known.is_none() {
+            let row = ChunkRecord { ordinal, pack, offset: span.offset, len: span.len };
+            tx.put::<Chunks>(&(repo, span.id), &row)?;
+        }
+        ordinals.push(ordinal);
+    }
+    Ok(ordinals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(id: u8, offset: u32, len: u32) -> ChunkSpan {
+        ChunkSpan { id: ChunkId([id; 32]), offset, len }
+    }
+
+    #[test]
+    fn chunk_tables() {
+        assert!(check_table(10, &[span(1, 0, 4), span(2, 4, 6)]).is_ok());
+        assert!(check_table(12, &[span(1, 1, 4), span(2, 6, 6)]).is_ok(), "gaps are allowed");
+        assert!(check_table(10, &[span(1, 0, 4), span(2, 3, 6)]).is_err());
+        assert!(check_table(10, &[span(1, 4, 4), span(2, 0, 4)]).is_err());
+        assert!(check_table(10, &[span(1, 0, 0)]).is_err());
+        assert!(check_table(10, &[span(1, 0, 11)]).is_err());
+        assert!(check_table(10, &[span(1, u32::MAX, u32::MAX)]).is_err());
+        assert!(check_table(10, &[span(1, 0, 4), span(1, 4, 4)]).is_err());
+    }
+}

@@ -1,0 +1,140 @@
+//! The replicated catalogue: a pure state machine over its own tables in Kv. No clock, no randomness, no I/O but its
+//! tables; ids and times are inside the commands (`farshore_core::catalogue::Command` says what each does).
+//!
+//! One writer applies log entries through a [`Tx`]; any number of readers ask a [`View`], which is the state after one
+//! applied entry and does not change. A whole catalogue travels as an image (`image.rs`), staged beside the live rows
+//! under the next generation and installed by one batch.
+
+pub mod image;
+
+pub mod safety;
+
+pub mod view;
+
+mod tx;
+
+mod apply;
+
+mod live;
+
+mod read;
+
+mod migrate;
+
+mod tables;
+
+mod error;
+
+pub use error::CatalogueError;
+pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
+pub use live::LiveSet;
+pub use safety::{Safety, SafetyScan};
+pub use tables::{NoteKey, StateHash};
+pub use tx::Tx;
+pub use view::{Counts, Page, View};
+
+use crate::kv::record::{self, Records};
+use farshore_core::host::Kv;
+use farshore_core::host::kv::KvRead;
+use read::{Read, Stored};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tables::*;
+
+/// The catalogue of one replica. Clones share it.
+#[derive(Clone)]
+pub struct Catalogue {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    records: Records,
+    live: Mutex<Live>,
+}
+
+/// What the writer needs at hand. Readers take it from their own frozen view.
+struct Live {
+    generation: Generation,
+    head: Head,
+    state: State,
+    /// Raised by every commit and every installed image, so that a transaction notices that it is out of date.
+    change: u64,
+    /// An image is being staged under the next generation.
+    staging: bool,
+}
+
+impl Inner {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Catalogue {
+    /// Opens the catalogue in this store, or an empty one if there is none.
+    pub fn open(kv: Arc<dyn Kv>) -> Result<Self, CatalogueError> {
+        let records = Records::new(kv);
+        let (generation, head, state) = load(&records)?;
+        let live = Mutex::new(Live { generation, head, state, change: 0, staging: false });
+        Ok(Catalogue { inner: Arc::new(Inner { records, live }) })
+    }
+
+    /// Begins a transaction. There is one writer: a second transaction that overlaps fails to commit.
+    pub fn begin(&self) -> Tx {
+        Tx::new(self.inner.clone())
+    }
+
+    /// The state after the last committed transaction. Cheap; later changes do not show.
+    pub fn view(&self) -> Result<View, CatalogueError> {
+        let records = self.inner.records.freeze()?;
+        let (generation, head, state) = load(&records)?;
+        Ok(View::new(records, generation, head, state))
+    }
+
+    /// What the Raft glue kept under `key`.
+    pub fn note(&self, key: NoteKey) -> Result<Option<Vec<u8>>, CatalogueError> {
+        self.view()?.note(key)
+    }
+
+    /// Log index of the last entry applied and committed; 0 before the first.
+    pub fn applied(&self) -> u64 {
+        self.inner.live().head.applied
+    }
+
+    /// Waits until everything committed so far survives a power loss.
+    pub async fn flush(&self) -> Result<(), CatalogueError> {
+        Ok(self.inner.records.flush().await?)
+    }
+
+    /// Removes up to `page` rows that belong to no live catalogue: what an installed image replaced, or an interrupted
+    /// one left. Returns how many; call again until it is 0.
+    pub fn drop_old_generation(&self, page: usize) -> Result<usize, CatalogueError> {
+        // Held to the end: no image may begin to stage rows between the look and the removal.
+        let live = self.inner.live();
+        let mut dead = vec![(0, live.generation)];
+        if !live.staging {
+            dead.push((live.generation + 1, ROOT));
+        }
+        let mut batch = Vec::new();
+        for table in TABLES {
+            for (from, to) in &dead {
+                let (from, to) = (from.to_be_bytes(), to.to_be_bytes());
+                let rows = self.inner.records.scan(table, &from, &to, page.saturating_sub(batch.len()))?;
+                batch.extend(rows.into_iter().map(|row| record::delete(table, row.key)));
+            }
+        }
+        let dropped = batch.len();
+        if dropped > 0 {
+            self.inner.records.write(batch)?;
+        }
+        drop(live);
+        Ok(dropped)
+    }
+}
+
+/// Generation, head and state of the live catalogue; those of an empty one if the store is new.
+fn load<K: KvRead + ?Sized>(records: &Records<K>) -> Result<(Generation, Head, State), CatalogueError> {
+    let root = Stored { records, generation: ROOT }.get::<Root>(&RootKey)?.unwrap_or(0);
+    let stored = Stored { records, generation: root };
+    let head = stored.get::<Heads>(&HeadKey)?.unwrap_or_default();
+    let state = stored.get::<States>(&StateKey)?.unwrap_or_default();
+    Ok((root, head, state))
+}

@@ -1,0 +1,302 @@
+//! Read-only questions to the catalogue at one applied entry. Every listing comes in pages, so that memory stays
+//! bounded however large the catalogue is.
+
+use super::error::CatalogueError;
+use super::read::{Payload, Read, Stored};
+use super::tables::*;
+use crate::kv::record::{FrozenRecords, Row};
+use farshore_core::catalogue::{
+    ChunkRecord, Condemned, PackRecord, RepoRecord, SessionRecord, SnapshotRecord,
+};
+use farshore_core::host::kv::Table;
+use farshore_core::id::{
+    ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
+};
+use farshore_core::limits::{NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use farshore_core::topology::NodeRecord;
+
+/// The catalogue after one applied entry. Cheap to make; does not change.
+pub struct View {
+    records: FrozenRecords,
+    generation: Generation,
+    head: Head,
+    state: State,
+}
+
+/// Part of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page<T, K> {
+    /// In key order.
+    pub rows: Vec<T>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<K>,
+}
+
+/// Exact numbers of rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Nodes, in any state.
+    pub nodes: u64,
+    /// Repositories.
+    pub repos: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Bytes of all packs before coding.
+    pub pack_bytes: u64,
+    /// Distinct chunks.
+    pub chunks: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Packs listed as below full strength. Packs of a node that was lost join the list as the planner looks at them.
+    pub under_target: u64,
+    /// Copies still to be swept.
+    pub condemned: u64,
+}
+
+impl View {
+    pub(crate) fn new(records: FrozenRecords, generation: Generation, head: Head, state: State) -> Self {
+        View { records, generation, head, state }
+    }
+
+    /// Log index of the last entry that is in this view; 0 before the first.
+    pub fn applied(&self) -> u64 {
+        self.head.applied
+    }
+    /// Equal on all replicas with the same applied index.
+    pub fn state_hash(&self) -> StateHash {
+        self.head.hash
+    }
+    /// The cluster, once it is formed.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.state.cluster
+    }
+    /// Catalogue time in Unix milliseconds.
+    pub fn time_ms(&self) -> u64 {
+        self.state.time_ms
+    }
+    /// Exact numbers of rows.
+    pub fn counts(&self) -> Counts {
+        let rows = |table| self.state.rows_of(table);
+        Counts {
+            nodes: rows(Nodes::TABLE),
+            repos: rows(Repos::TABLE),
+            sessions: rows(Sessions::TABLE),
+            packs: rows(Packs::TABLE),
+            pack_bytes: self.state.pack_bytes,
+            chunks: rows(Chunks::TABLE),
+            snapshots: rows(Snapshots::TABLE),
+            under_target: rows(UnderTargets::TABLE),
+            condemned: rows(Condemneds::TABLE),
+        }
+    }
+    /// What the Raft glue kept.
+    pub fn note(&self, key: NoteKey) -> Result<Option<Vec<u8>>, CatalogueError> {
+        self.get::<Notes>(&key)
+    }
+
+    /// Every node, by id.
+    pub fn nodes(&self) -> Result<Vec<NodeRecord>, CatalogueError> {
+        Ok(values(self.scan::<Nodes>(&Span::all(), NODES_MAX)?))
+    }
+    /// One node.
+    pub fn node(&self, id: NodeId) -> Result<Option<NodeRecord>, CatalogueError> {
+        self.get::<Nodes>(&id)
+    }
+
+    /// Repositories after `after`, by id.
+    pub fn repos(
+        &self,
+        after: Option<RepoId>,
+        limit: usize,
+    ) -> Result<Page<RepoRecord, RepoId>, CatalogueError> {
+        let rows = self.page::<Repos>(Span::after(after.as_ref()), limit)?;
+        Ok(paged(rows, limit, |repo| repo.id))
+    }
+    /// One repository.
+    pub fn repo(&self, id: RepoId) -> Result<Option<RepoRecord>, CatalogueError> {
+        self.get::<Repos>(&id)
+    }
+    /// One repository by its name.
+    pub fn repo_by_name(&self, name: &str) -> Result<Option<RepoRecord>, CatalogueError> {
+        match self.get::<RepoNames>(&NameKey(name.into()))? {
+            Some(id) => self.repo(id),
+            None => Ok(None),
+        }
+    }
+
+    /// Open sessions after `after`, by id.
+    pub fn sessions(
+        &self,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Page<SessionRecord, SessionId>, CatalogueError> {
+        let rows = self.page::<Sessions>(Span::after(after.as_ref()), limit)?;
+        Ok(paged(rows, limit, |session| session.id))
+    }
+    /// One session, if it is open.
+    pub fn session(&self, id: SessionId) -> Result<Option<SessionRecord>, CatalogueError> {
+        self.get::<Sessions>(&id)
+    }
+
+    /// Where chunks lie: one answer per id, in order.
+    pub fn lookup(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Vec<Option<ChunkRecord>>, CatalogueError> {
+        ids.iter().map(|id| self.get::<Chunks>(&(repo, *id))).collect()
+    }
+
+    /// One pack.
+    pub fn pack(&self, no: PackNo) -> Result<Option<PackRecord>, CatalogueError> {
+        self.get::<Packs>(&no)
+    }
+    /// One pack by what it holds.
+    pub fn pack_by_id(&self, repo: RepoId, id: PackId) -> Result<Option<PackRecord>, CatalogueError> {
+        self.pack_at(self.get::<PackIds>(&(repo, id))?)
+    }
+    /// The pack that a stripe codes.
+    pub fn pack_of_stripe(&self, stripe: StripeId) -> Result<Option<PackRecord>, CatalogueError> {
+        self.pack_at(self.get::<Stripes>(&stripe)?)
+    }
+    /// Packs of every repository from number `from` on.
+    pub fn all_packs(&self, from: PackNo, limit: usize) -> Result<Page<PackRecord, PackNo>, CatalogueError> {
+        let rows = self.page::<Packs>(Span::from(&from), limit)?;
+        Ok(paged(rows, limit, |pack| PackNo(pack.no.0 + 1)))
+    }
+    /// Packs of one repository from number `from` on.
+    pub fn packs(
+        &self,
+        repo: RepoId,
+        from: PackNo,
+        limit: usize,
+    ) -> Result<Page<PackRecord, PackNo>, CatalogueError> {
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let mut span = Span::within(&repo);
+        if let Some(first) = self.pack(from)?.filter(|pack| pack.repo == repo) {
+            span = span.starting(&(repo, first.first_ordinal));
+        }
+        let mut rows = Vec::new();
+        while rows.len() < limit {
+            // Numbers and ordinals of a repository ascend together, so rows below `from` only come first.
+            let found = self.scan::<OrdinalPacks>(&span, limit)?;
+            let Some((last, _)) = found.last() else { break };
+            span = span.beyond(last);
+            for (_, no) in found.into_iter().filter(|(_, no)| *no >= from) {
+                rows.extend(self.pack(no)?);
+            }
+        }
+        let more = rows.len() >= limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|pack| PackNo(pack.no.0 + 1));
+        Ok(Page { rows, next })
+    }
+
+    /// Snapshots of a repository after `after`, by id; their live sets only if asked for.
+    pub fn snapshots(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        limit: usize,
+        with_live: bool,
+    ) -> Result<Page<SnapshotRecord, SnapshotId>, CatalogueError> {
+        let mut span = Span::within(&repo);
+        if let Some(after) = after {
+            span = span.beyond(&(repo, after));
+        }
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let mut page = Page { rows: Vec::new(), next: None };
+        let mut bytes = 0;
+        while page.rows.len() < limit {
+            let Some((key, mut row)) = self.scan::<Snapshots>(&span, 1)?.pop() else { return Ok(page) };
+            if with_live {
+                row.live = self.live(&key)?;
+            }
+            bytes += row.sealed.len() + row.live.len();
+            if bytes > PAGE_BYTES_MAX && !page.rows.is_empty() {
+                break;
+            }
+            span = span.beyond(&key);
+            page.rows.push(row);
+        }
+        page.next = page.rows.last().map(|row| row.id);
+        Ok(page)
+    }
+    /// One snapshot with its live set.
+    pub fn snapshot(&self, repo: RepoId, id: SnapshotId) -> Result<Option<SnapshotRecord>, CatalogueError> {
+        let Some(row) = self.get::<Snapshots>(&(repo, id))? else { return Ok(None) };
+        Ok(Some(SnapshotRecord { live: self.live(&(repo, id))?, ..row }))
+    }
+    fn live(&self, key: &(RepoId, SnapshotId)) -> Result<Vec<u8>, CatalogueError> {
+        self.get::<LiveSets>(key)?.ok_or(CatalogueError::Torn("a snapshot lacks its live set"))
+    }
+
+    /// Packs listed as below full strength, from number `from` on.
+    pub fn under_target(&self, from: PackNo, limit: usize) -> Result<Page<PackNo, PackNo>, CatalogueError> {
+        let rows = self.scan::<UnderTargets>(&Span::from(&from), limit)?;
+        let rows = rows.into_iter().map(|(no, _)| no).collect();
+        Ok(paged(rows, limit, |no| PackNo(no.0 + 1)))
+    }
+    /// Packs of which a node is the recorded holder of a shard, and a bit for each shard index, from number `from` on.
+    pub fn packs_held_by(
+        &self,
+        node: NodeId,
+        from: PackNo,
+        limit: usize,
+    ) -> Result<Page<(PackNo, u32), PackNo>, CatalogueError> {
+        let rows = self.scan::<Holders>(&Span::within(&node).starting(&(node, from)), limit)?;
+        let rows = rows.into_iter().map(|((_, no), held)| (no, held)).collect();
+        Ok(paged(rows, limit, |(no, _)| PackNo(no.0 + 1)))
+    }
+    /// Copies that a node should delete, after `after`.
+    pub fn condemned(
+        &self,
+        node: NodeId,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Page<Condemned, ShardId>, CatalogueError> {
+        let mut span = Span::within(&node);
+        if let Some(after) = after {
+            span = span.beyond(&(node, after));
+        }
+        let rows = self.scan::<Condemneds>(&span, limit)?;
+        let rows = rows.into_iter().map(|((node, shard), ())| Condemned { node, shard }).collect();
+        Ok(paged(rows, limit, |copy| copy.shard))
+    }
+    /// Whether this copy is to be deleted.
+    pub fn is_condemned(&self, copy: Condemned) -> Result<bool, CatalogueError> {
+        self.has::<Condemneds>(&(copy.node, copy.shard))
+    }
+
+    /// Next ordinal of a repository: every ordinal below it was given out.
+    pub fn next_ordinal(&self, repo: RepoId) -> Result<Ordinal, CatalogueError> {
+        Ok(self.get::<NextOrdinals>(&repo)?.unwrap_or_default())
+    }
+
+    fn pack_at(&self, no: Option<PackNo>) -> Result<Option<PackRecord>, CatalogueError> {
+        no.map_or(Ok(None), |no| self.pack(no))
+    }
+    fn page<R: Rows>(&self, span: Span, limit: usize) -> Result<Vec<R::Value>, CatalogueError> {
+        Ok(values(self.scan::<R>(&span, limit)?))
+    }
+    fn stored(&self) -> Stored<'_, dyn farshore_core::host::KvRead> {
+        Stored { records: &self.records, generation: self.generation }
+    }
+}
+
+fn values<K, V>(rows: Vec<(K, V)>) -> Vec<V> {
+    rows.into_iter().map(|(_, value)| value).collect()
+}
+
+/// A full page may have a next one; a short page is the last.
+fn paged<T, K>(rows: Vec<T>, limit: usize, next: impl Fn(&T) -> K) -> Page<T, K> {
+    let next = rows.last().filter(|_| rows.len() >= limit.min(PAGE_ROWS_MAX)).map(next);
+    Page { rows, next }
+}
+
+impl Read for View {
+    fn raw_get(&self, table: Table, key: &[u8]) -> Result<Option<Payload>, CatalogueError> {
+        self.stored().raw_get(table, key)
+    }
+    fn raw_scan(&self, table: Table, span: &Span, limit: usize) -> Result<Vec<Row>, CatalogueError> {
+        self.stored().raw_scan(table, span, limit.min(PAGE_ROWS_MAX.max(NODES_MAX)))
+    }
+}
