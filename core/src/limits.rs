@@ -57,10 +57,6 @@ pub const ADDR_BYTES_MAX: usize = 260;
 pub const ROW_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 /// Most key slots of a repository.
 pub const KEY_SLOTS_MAX: usize = 32;
-/// Largest key slot, in bytes.
-pub const KEY_SLOT_BYTES_MAX: usize = 4 << 10;
-/// Largest sealed configuration of a repository, in bytes.
-pub const REPO_CONFIG_BYTES_MAX: usize = 64 << 10;
 /// Longest `host:port` of a node, in bytes.
 pub const NODE_ADDR_BYTES_MAX: usize = 280;
 /// A page of rows that may be large, such as snapshots, ends after this many bytes.
