@@ -163,8 +163,10 @@ const _: () = assert!(PACK_BYTES_MAX <= SHARD_BYTES_MAX, "k = 1 makes a shard as
 const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_SEALED_BYTES_MAX + SNAPSHOT_BITMAP_BYTES_MAX < COMMAND_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
-const _: () = assert!(SMALL_FILE_BYTES_MAX < WINDOW_SMALL_BYTES_MAX && WINDOW_SMALL_BYTES_MAX < WINDOW_BYTES_MAX);
-const _: () = assert!(WINDOW_BYTES_MAX / SMALL_FILE_BYTES_MAX <= 512, "larger files are open while being written");
+const _: () =
+    assert!(SMALL_FILE_BYTES_MAX < WINDOW_SMALL_BYTES_MAX && WINDOW_SMALL_BYTES_MAX < WINDOW_BYTES_MAX);
+const _: () =
+    assert!(WINDOW_BYTES_MAX / SMALL_FILE_BYTES_MAX <= 512, "larger files are open while being written");
 const _: () = assert!(PAGE_BYTES_MAX + SNAPSHOT_SEALED_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(IMAGE_PAGE_BYTES + SNAPSHOT_BITMAP_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(SESSION_RENEW_MS * 3 < SESSION_LEASE_MS);
