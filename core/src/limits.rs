@@ -156,6 +156,13 @@ pub const WORKER_PAUSE_MAX_MS: u64 = 10_000;
 /// A stopping node gives its workers this long to finish the unit they are in.
 pub const WORKER_STOP_MS: u64 = 5_000;
 
+/// Deadline of one append of log entries to another replica; a large command over a slow link takes its time.
+pub const RAFT_APPEND_MS: u64 = 30_000;
+/// A catalogue image that makes no progress for this long is given up, on either side.
+pub const RAFT_IMAGE_STALL_MS: u64 = 60_000;
+/// Commands one node has under way at a time; more wait.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
+
 const _: () = assert!(STRIPE_WIDTH_DEFAULT <= STRIPE_SHARDS_MAX);
 const _: () = assert!(STRIPE_SHARDS_MAX <= 255, "shard indexes are one byte and the code has 255 points");
 const _: () = assert!(PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX + (1 << 20) <= PACK_BYTES_MAX);

@@ -9,6 +9,8 @@ pub mod config;
 
 pub mod rpc;
 
+pub mod raft;
+
 pub mod catalogue;
 
 pub mod identity;

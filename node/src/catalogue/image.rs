@@ -28,6 +28,7 @@ pub struct ImageRow {
 pub type ImagePage = Vec<ImageRow>;
 
 /// Streams the catalogue as it was when this began.
+#[derive(Clone)]
 pub struct ImageWriter {
     records: FrozenRecords,
     generation: Generation,
@@ -158,16 +159,27 @@ impl ImageReader {
         Ok(())
     }
 
-    /// Checks the whole image and installs it, atomically; durable after the next flush of the store. Afterwards call
-    /// [`Catalogue::drop_old_generation`] until it answers 0.
-    pub fn finish(self, rows: u64, hash: StateHash) -> Result<(), CatalogueError> {
+    /// Checks the whole image against what its sender promised, installing nothing.
+    pub fn check(&self, rows: u64, hash: StateHash) -> Result<(), CatalogueError> {
         if self.rows != rows {
             return Err(CatalogueError::BadImage(format!("{} rows arrived of {rows}", self.rows)));
         }
-        let head = self.head.unwrap_or_default();
-        if self.hash != hash || head.hash != hash {
+        if self.hash != hash || self.head.unwrap_or_default().hash != hash {
             return Err(CatalogueError::BadImage(format!("its rows hash to {}, not to {hash}", self.hash)));
         }
+        Ok(())
+    }
+
+    /// What the sender's Raft glue had kept.
+    pub fn note(&self, key: NoteKey) -> Result<Option<Vec<u8>>, CatalogueError> {
+        Stored { records: &self.catalogue.inner.records, generation: self.generation }.get::<Notes>(&key)
+    }
+
+    /// Checks the whole image and installs it, atomically; durable after the next flush of the store. Afterwards call
+    /// [`Catalogue::drop_old_generation`] until it answers 0.
+    pub fn finish(self, rows: u64, hash: StateHash) -> Result<(), CatalogueError> {
+        self.check(rows, hash)?;
+        let head = self.head.unwrap_or_default();
         let records = &self.catalogue.inner.records;
         let state =
             Stored { records, generation: self.generation }.get::<States>(&StateKey)?.unwrap_or_default();

@@ -1,0 +1,267 @@
+//! Raft messages to other nodes. Every call has a deadline; a node that cannot be reached is left alone for a moment.
+//!
+//! openraft drops an append that takes longer than a heartbeat interval and sends it again. A large command would
+//! never get through a slow link that way, so an append runs in its own task: the next attempt that starts at the same
+//! entry joins it, and an empty append goes along so that the follower knows its leader lives.
+
+use super::image::{Image, Moved};
+use super::types::{LogId, MESSAGE_VERSION, Snapshot, Types, Vote, open_message, seal_message};
+use farshore_core::host::task::Owned;
+use farshore_core::id::NodeId;
+use farshore_core::limits::{RAFT_APPEND_MS, RAFT_IMAGE_STALL_MS};
+use farshore_proto::channel;
+use farshore_proto::peers::Peers;
+use farshore_proto::wire::RaftMessage;
+use farshore_proto::wire::raft_client::RaftClient;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+type Append = AppendEntriesRequest<Types>;
+type Appended = AppendEntriesResponse<u64>;
+type CallError = RPCError<u64, BasicNode, RaftError<u64>>;
+type ImageError = StreamingError<Types, Fatal<u64>>;
+
+/// When each node was last heard of, in either direction; names the missing when there is no quorum.
+#[derive(Clone, Default)]
+pub struct Heard(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
+
+impl Heard {
+    /// Notes a sign of life.
+    pub fn note(&self, node: NodeId) {
+        self.0.lock().expect("no holder of this lock panics").insert(node, Instant::now());
+    }
+    /// Whether the node was heard of within `span`.
+    pub fn within(&self, node: NodeId, span: Duration) -> bool {
+        self.0
+            .lock()
+            .expect("no holder of this lock panics")
+            .get(&node)
+            .is_some_and(|at| at.elapsed() <= span)
+    }
+}
+
+/// Makes links; openraft asks for one per node and task.
+pub struct Network {
+    pub(super) peers: Arc<Peers>,
+    pub(super) heard: Heard,
+    /// Pause before an unreachable node is tried again.
+    pub(super) pause: Duration,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        let target = NodeId(target);
+        // The membership's address may be older than what the catalogue says; it only serves to get started.
+        if self.peers.addr(target).is_none() {
+            self.peers.set(target, &node.addr);
+        }
+        Link { target, peers: self.peers.clone(), heard: self.heard.clone(), pause: self.pause, flight: None }
+    }
+}
+
+/// The way to one node.
+pub struct Link {
+    target: NodeId,
+    peers: Arc<Peers>,
+    heard: Heard,
+    pause: Duration,
+    flight: Option<Flight>,
+}
+
+/// An append under way.
+struct Flight {
+    vote: Vote,
+    prev: Option<LogId>,
+    last: LogId,
+    answer: oneshot::Receiver<Result<Appended, Status>>,
+    _task: Owned,
+}
+
+impl Flight {
+    /// Whether this append is a prefix of that one.
+    fn serves(&self, append: &Append) -> bool {
+        self.vote == append.vote
+            && self.prev == append.prev_log_id
+            && append.entries.iter().any(|entry| entry.log_id == self.last)
+    }
+}
+
+impl Link {
+    fn client(&self) -> Result<RaftClient<Channel>, Status> {
+        let channel = self.peers.channel(self.target);
+        channel.map(channel::raft).ok_or_else(|| Status::unavailable("no address is known for this node"))
+    }
+
+    /// Sends an append and waits for its answer.
+    fn append(
+        &self,
+        append: &Append,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Appended, Status>> + Send + 'static {
+        let client = self.client();
+        let body = seal_message(MESSAGE_VERSION, append);
+        let (heard, target) = (self.heard.clone(), self.target);
+        async move {
+            let mut client = client?;
+            let answer = within(ttl, client.append(RaftMessage { body })).await?;
+            heard.note(target);
+            answered(answer)
+        }
+    }
+
+    /// Waits for the append under way, starting it if there is none that serves.
+    async fn fly(&mut self, append: Append, ttl: Duration) -> Result<Appended, Status> {
+        let joined = self.flight.as_ref().is_some_and(|flight| flight.serves(&append));
+        if !joined {
+            self.flight = self.launch(&append);
+        }
+        let Some(flight) = &mut self.flight else { return self.append(&append, ttl).await };
+        let flown_last = flight.last;
+        let last = append.entries.last().map(|entry| entry.log_id);
+        let landed = if joined {
+            let beat = self.append(&Append { entries: Vec::new(), ..append }, ttl);
+            let flight = self.flight.as_mut().expect("it was there a line ago");
+            tokio::select! {
+                biased;
+                landed = &mut flight.answer => landed,
+                // Only news that the leader is deposed may cut the waiting short.
+                deposed = deposed(beat) => return Ok(deposed),
+            }
+        } else {
+            (&mut flight.answer).await
+        };
+        self.flight = None;
+        match landed.unwrap_or_else(|_| Err(Status::cancelled("append task ended")))? {
+            Appended::Success if Some(flown_last) != last => Ok(Appended::PartialSuccess(Some(flown_last))),
+            other => Ok(other),
+        }
+    }
+
+    fn launch(&self, append: &Append) -> Option<Flight> {
+        let last = append.entries.last()?.log_id;
+        let (send, answer) = oneshot::channel();
+        let call = self.append(append, Duration::from_millis(RAFT_APPEND_MS));
+        let task = Owned::spawn(async move {
+            // Nobody listens any more if the link was dropped or another append took over.
+            let _ = send.send(call.await);
+        });
+        Some(Flight { vote: append.vote, prev: append.prev_log_id, last, answer, _task: task })
+    }
+
+    async fn send_image(&self, vote: Vote, snapshot: Snapshot) -> Result<SnapshotResponse<u64>, ImageError> {
+        let Image::Frozen(image) = *snapshot.snapshot else {
+            let wrong = Status::internal("only an image of this replica can be sent");
+            return Err(StreamingError::Unreachable(Unreachable::new(&wrong)));
+        };
+        let mut client = self.client().map_err(image_error)?;
+        let open = seal_message(MESSAGE_VERSION, &(vote, snapshot.meta));
+        let moved = Moved::default();
+        let (failed, failure) = oneshot::channel();
+        let parts = image.parts(open, moved.clone(), failed);
+        let answer = tokio::select! {
+            biased;
+            answer = client.install_snapshot(parts) => answer,
+            Ok(error) = failure => return Err(StreamingError::StorageError(error)),
+            () = moved.stalled(Duration::from_millis(RAFT_IMAGE_STALL_MS)) => Err(Status::deadline_exceeded("image stalled")),
+        };
+        let answer = answer.map_err(image_error)?;
+        self.heard.note(self.target);
+        let vote = open_message(MESSAGE_VERSION, &answer.into_inner().body)
+            .map_err(|e| image_error(Status::internal(e.to_string())))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+}
+
+/// Ends only if the answer tells of a newer leader. Cancel-safe: the answer is not needed otherwise.
+async fn deposed(beat: impl Future<Output = Result<Appended, Status>>) -> Appended {
+    match beat.await {
+        Ok(higher @ Appended::HigherVote(_)) => higher,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Bounds a call on our side too: the far side may never see the deadline in the header.
+pub(super) async fn within<T>(
+    ttl: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(ttl, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+    }
+}
+
+fn answered<T: for<'a> Deserialize<'a>>(answer: RaftMessage) -> Result<T, Status> {
+    open_message(MESSAGE_VERSION, &answer.body).map_err(|e| Status::internal(e.to_string()))
+}
+
+/// A slow answer is worth another try at once; anything else wants a pause first.
+fn call_error(status: Status) -> CallError {
+    match status.code() {
+        Code::DeadlineExceeded => RPCError::Network(NetworkError::new(&status)),
+        _ => RPCError::Unreachable(Unreachable::new(&status)),
+    }
+}
+fn image_error(status: Status) -> ImageError {
+    StreamingError::Unreachable(Unreachable::new(&status))
+}
+
+impl RaftNetwork<Types> for Link {
+    async fn append_entries(&mut self, append: Append, option: RPCOption) -> Result<Appended, CallError> {
+        let ttl = option.hard_ttl();
+        if append.entries.is_empty() {
+            return self.append(&append, ttl).await.map_err(call_error);
+        }
+        self.fly(append, ttl).await.map_err(call_error)
+    }
+
+    async fn vote(
+        &mut self,
+        vote: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, CallError> {
+        let call = async {
+            let mut client = self.client()?;
+            let body = seal_message(MESSAGE_VERSION, &vote);
+            let answer = within(option.hard_ttl(), client.vote(RaftMessage { body })).await?;
+            self.heard.note(self.target);
+            answered(answer)
+        };
+        call.await.map_err(call_error)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, ImageError> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_image(vote, snapshot) => sent,
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.pause))
+    }
+}
