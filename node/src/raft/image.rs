@@ -2,7 +2,7 @@
 //! holds more than a page in memory, and a stream that breaks installs nothing.
 
 use super::types::{
-    MESSAGE_VERSION, SnapshotMeta, StorageError, StoredMembership, Vote, open_message, seal_message,
+    LogId, MESSAGE_VERSION, SnapshotMeta, StorageError, StoredMembership, Vote, open_message, seal_message,
 };
 use crate::catalogue::{
     Catalogue, CatalogueError, ImagePage, ImageReader, ImageRow, ImageWriter, NoteKey, StateHash,
