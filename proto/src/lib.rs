@@ -27,3 +27,6 @@ mod exec;
 pub mod wire {
     tonic::include_proto!("farshore.v1");
 }
+
+#[cfg(test)]
+mod testing;

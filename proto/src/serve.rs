@@ -190,3 +190,7 @@ pub fn admin<T: Admin>(service: Arc<T>) -> AdminServer<T> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
+
+#[cfg(test)]
+#[path = "serve_test.rs"]
+mod tests;

@@ -258,3 +258,85 @@ fn from_code(code: Code, text: &str) -> ApiError {
         | Code::DataLoss => ApiError::Unreachable(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::id::{PackId, SessionId};
+    use proptest::prelude::*;
+
+    fn error() -> impl Strategy<Value = ApiError> {
+        let text = "[ -~äß€]{0,60}";
+        prop_oneof![
+            text.prop_map(ApiError::NotFound),
+            text.prop_map(ApiError::Exists),
+            text.prop_map(ApiError::NoSession),
+            proptest::collection::vec(any::<u64>().prop_map(Ordinal), 0..40).prop_map(ApiError::ChunksGone),
+            text.prop_map(ApiError::BelowFloor),
+            text.prop_map(ApiError::NoQuorum),
+            text.prop_map(ApiError::Denied),
+            text.prop_map(ApiError::Invalid),
+            any::<u64>().prop_map(ApiError::Stale),
+            text.prop_map(ApiError::TooBusy),
+            text.prop_map(ApiError::Missing),
+            text.prop_map(ApiError::Corrupt),
+            text.prop_map(ApiError::Full),
+            text.prop_map(ApiError::Unreachable),
+            text.prop_map(ApiError::Internal),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn errors_survive_a_status_and_its_headers(error in error()) {
+            let status = Status::from(error.clone());
+            let headers = status.clone().into_http::<()>().into_parts().0.headers;
+            prop_assert_eq!(ApiError::from_status(status), error.clone());
+            let read = Status::from_header_map(&headers).unwrap();
+            prop_assert_eq!(ApiError::from_status(read), error);
+        }
+
+        #[test]
+        fn a_rubbish_trailer_falls_back_to_the_code(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let mut trailer = MetadataMap::new();
+            trailer.insert_bin(ERROR_TRAILER, MetadataValue::from_bytes(&bytes));
+            let status = Status::with_metadata(Code::PermissionDenied, "no", trailer);
+            prop_assert!(matches!(ApiError::from_status(status), ApiError::Denied(_)));
+        }
+    }
+
+    #[test]
+    fn a_status_without_trailer_is_read_by_its_code() {
+        let read = |code| ApiError::from_status(Status::new(code, "x"));
+        for code in
+            [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown, Code::Internal]
+        {
+            assert!(matches!(read(code), ApiError::Unreachable(_)), "{code:?}");
+        }
+        for code in [Code::OutOfRange, Code::ResourceExhausted, Code::Unimplemented] {
+            assert!(matches!(read(code), ApiError::Invalid(_)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_keep_what_callers_act_on() {
+        assert_eq!(ApiError::from(Refusal::Stale(4)), ApiError::Stale(4));
+        assert_eq!(
+            ApiError::from(Refusal::ChunksGone(vec![Ordinal(1)])),
+            ApiError::ChunksGone(vec![Ordinal(1)])
+        );
+        assert!(matches!(ApiError::from(Refusal::NoSession(SessionId([0; 16]))), ApiError::NoSession(_)));
+        assert!(matches!(
+            ApiError::from(Refusal::BelowFloor(PackId([0; 32]), "3 of 4".into())),
+            ApiError::BelowFloor(_)
+        ));
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        let text = "€".repeat(ERROR_TEXT_BYTES_MAX);
+        let status = Status::from(ApiError::Invalid(text));
+        assert!(status.message().len() <= ERROR_TEXT_BYTES_MAX && status.message().ends_with('€'));
+    }
+}

@@ -342,3 +342,7 @@ impl TimeProvider for Calendar {
         Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.now_ms())))
     }
 }
+
+#[cfg(test)]
+#[path = "tls_test.rs"]
+mod tests;

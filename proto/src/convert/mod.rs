@@ -58,3 +58,6 @@ pub fn list<W, C>(
 fn narrow<T: TryFrom<u32>>(wide: u32, what: &str) -> Result<T, ApiError> {
     T::try_from(wide).map_err(|_| ApiError::Invalid(format!("{what} {wide} is out of range")))
 }
+
+#[cfg(test)]
+mod convert_test;

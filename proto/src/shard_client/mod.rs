@@ -203,3 +203,6 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod shard_client_test;
