@@ -287,7 +287,7 @@ fn decode<T: for<'a> Deserialize<'a>>(
 
 fn meta<T: for<'a> Deserialize<'a>>(records: &Records, key: &[u8]) -> Result<Option<T>, RaftStoreError> {
     let Some((version, payload)) = records.get(META, key)? else { return Ok(None) };
-    decode("a Raft state record", version, &payload)
+    decode("a Raft state record", version, &payload).map(Some)
 }
 
 /// The entry in a row that must be the one at `index`.

@@ -17,6 +17,12 @@ pub mod mark;
 
 pub mod types;
 
+#[cfg(test)]
+mod store_test;
+
+#[cfg(test)]
+mod testkit;
+
 pub use log::RaftStoreError;
 
 use crate::catalogue::Catalogue;
