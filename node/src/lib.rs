@@ -18,3 +18,5 @@ pub mod identity;
 pub mod worker;
 
 pub mod kv;
+
+pub mod disk;
