@@ -13,6 +13,8 @@ pub mod raft;
 
 pub mod catalogue;
 
+pub mod store;
+
 pub mod identity;
 
 pub mod worker;

@@ -34,6 +34,9 @@ pub enum KvError {
         /// What is wrong.
         what: String,
     },
+    /// Somebody else has it open; nothing is wrong with it.
+    #[error("store is in use by this or another process")]
+    InUse,
     /// A key that no store takes.
     #[error("a key of {0} bytes cannot be stored: 1 to {KV_KEY_BYTES_MAX} are allowed")]
     BadKey(usize),
@@ -42,9 +45,12 @@ pub enum KvError {
     Unsupported(&'static str),
 }
 
-/// What a batch comes to: the last change of each key, in key order, `None` for a removed one. Every engine applies
-/// this instead of the batch, so that they agree on a key that is changed twice.
-pub fn settle(batch: Vec<KvOp>) -> Result<BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>, KvError> {
+/// The last change of each key, in key order; `None` for a removed one.
+pub type Changes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+
+/// What a batch comes to: every engine applies this instead of the batch, so that they agree on a key that is
+/// changed twice.
+pub fn settle(batch: Vec<KvOp>) -> Result<Changes, KvError> {
     let mut changes = BTreeMap::new();
     for op in batch {
         let (table, key, value) = match op {

@@ -90,7 +90,7 @@ fn open_locked(path: &Path, cache_bytes: u64) -> Result<Database, KvError> {
             Err(_) => return Err(KvError::Io("the database is damaged: opening it panicked".into())),
         }
     }
-    Err(KvError::Io("the database is in use by another process".into()))
+    Err(KvError::InUse)
 }
 
 fn table_options() -> KeyspaceCreateOptions {

@@ -48,7 +48,7 @@ impl RealKv {
 
     fn refuse_if_open(&self, role: KvRole) -> Result<(), KvError> {
         if self.is_open(role) {
-            return Err(KvError::Io(format!("the {role:?} store is already open in this process")));
+            return Err(KvError::InUse);
         }
         Ok(())
     }
@@ -116,7 +116,9 @@ mod tests {
         let kv = RealKv::new(dir.path().join("data"));
         for role in [KvRole::Catalogue, KvRole::Index] {
             let store = kv.open(role).await.unwrap();
-            assert!(kv.open(role).await.is_err());
+            assert!(matches!(kv.open(role).await, Err(KvError::InUse)));
+            let other_process = RealKv::new(dir.path().join("data"));
+            assert!(matches!(other_process.open(role).await, Err(KvError::InUse)));
             drop(store);
             kv.open(role).await.unwrap();
         }

@@ -45,7 +45,7 @@ impl SledStore {
 
 /// Opens, waiting a moment for a lock that is about to go.
 fn open_locked(config: &sled::Config, broken: &AtomicBool) -> Result<sled::Db, KvError> {
-    for _ in 1..LOCK_TRIES {
+    for _ in 0..LOCK_TRIES {
         match guarded(broken, || config.open()) {
             // The engine has no word of its own for a lock.
             Err(KvError::Io(what)) if what.contains("could not acquire lock") => {
@@ -54,7 +54,7 @@ fn open_locked(config: &sled::Config, broken: &AtomicBool) -> Result<sled::Db, K
             opened => return opened,
         }
     }
-    guarded(broken, || config.open())
+    Err(KvError::InUse)
 }
 
 /// Runs a call into the engine; a panic in it is an error, and so is every call after that.

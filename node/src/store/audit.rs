@@ -1,0 +1,105 @@
+//! The audit at every start: squares the index with the files and finishes or undoes what a crash left half done. It
+//! reads headers only; whole shards are the scrubber's work. It removes temp files, and never a shard.
+
+use super::index::{self, Entry, Index};
+use super::{StoreError, TEMP_DIR, id_of_name, shard_dir};
+use farshore_core::host::Host;
+use farshore_core::id::{ClusterId, ShardId};
+use farshore_core::limits::PAGE_ROWS_MAX;
+use farshore_core::shard::{SHARD_HEADER_BYTES, ShardHeader, file_len};
+use std::collections::BTreeMap;
+
+/// What the audit found and did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AuditReport {
+    /// Shards now in the index, bad ones included.
+    pub shards: u64,
+    /// Bytes of their files.
+    pub used: u64,
+    /// Files that had no entry and were taken in by their header, bad ones included.
+    pub adopted: u64,
+    /// Unfinished uploads removed.
+    pub temps_removed: u64,
+    /// Files below `shards/` that are no shards; left alone.
+    pub strangers: u64,
+    /// Shards the index knew whose file is gone. The catalogue should be told.
+    pub missing: Vec<ShardId>,
+    /// Shards whose file is damaged, now or already before. The catalogue should be told.
+    pub bad: Vec<ShardId>,
+    /// The index was unreadable, or empty although there are shards, and was made anew: `missing` cannot tell what was
+    /// lost, and the sessions of the shards are forgotten.
+    pub rebuilt: bool,
+}
+
+/// Squares index and files, one directory at a time so that memory stays small.
+pub(super) async fn audit(host: &Host, cluster: ClusterId, index: &Index) -> Result<AuditReport, StoreError> {
+    let mut report = AuditReport::default();
+    remove_temps(host, &mut report).await?;
+    for first in 0..=u8::MAX {
+        let mut entries = entries_under(index, first)?;
+        let mut changes = vec![];
+        for name in host.disk.list(&shard_dir(first)).await? {
+            let Some(id) = id_of_name(&name).filter(|id| id.stripe.0[0] == first) else {
+                report.strangers += 1;
+                continue;
+            };
+            let len = host.disk.len(&super::file_name(id)).await?.unwrap_or(0);
+            let entry = match entries.remove(&id) {
+                Some(entry) if entry.file_len == len && entry.payload_len > 0 => entry,
+                // Cut, grown, unreadable before, or replaced just before a crash: the file itself is asked again.
+                Some(old) => {
+                    let entry = Entry { session: old.session, ..adopt(host, cluster, id, len).await? };
+                    changes.push(index::set(id, &entry));
+                    entry
+                }
+                None => {
+                    report.adopted += 1;
+                    let entry = adopt(host, cluster, id, len).await?;
+                    changes.push(index::set(id, &entry));
+                    entry
+                }
+            };
+            report.shards += 1;
+            report.used += entry.file_len;
+            if entry.bad {
+                report.bad.push(id);
+            }
+        }
+        changes.extend(entries.keys().map(|id| index::forget(*id)));
+        report.missing.extend(entries.into_keys());
+        index.write(changes)?;
+    }
+    report.rebuilt = !index.is_formed()? && report.adopted > 0;
+    index.set_formed()?;
+    index.flush().await?;
+    Ok(report)
+}
+
+async fn remove_temps(host: &Host, report: &mut AuditReport) -> Result<(), StoreError> {
+    for name in host.disk.list(TEMP_DIR).await? {
+        host.disk.remove(&format!("{TEMP_DIR}/{name}")).await?;
+        report.temps_removed += 1;
+    }
+    Ok(host.disk.sync_dir(TEMP_DIR).await?)
+}
+
+fn entries_under(index: &Index, first: u8) -> Result<BTreeMap<ShardId, Entry>, StoreError> {
+    let mut entries = BTreeMap::new();
+    loop {
+        let after = entries.last_key_value().map(|(id, _)| *id);
+        let page = index.list_under(first, after, PAGE_ROWS_MAX)?;
+        if page.is_empty() {
+            return Ok(entries);
+        }
+        entries.extend(page);
+    }
+}
+
+/// The entry that a file's header asks for. The payload is checked when it is read.
+async fn adopt(host: &Host, cluster: ClusterId, id: ShardId, len: u64) -> Result<Entry, StoreError> {
+    let bytes = host.disk.read(&super::file_name(id), 0, SHARD_HEADER_BYTES).await?;
+    let header =
+        ShardHeader::decode(&bytes).ok().filter(|header| header.id == id && header.cluster == cluster);
+    let Some(header) = header else { return Ok(Entry::unreadable(len)) };
+    Ok(Entry { file_len: len, bad: len != file_len(header.payload_len), ..Entry::of(&header, None, 0) })
+}

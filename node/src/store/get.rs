@@ -1,0 +1,219 @@
+//! Reading a shard: nothing leaves before it has been checked against the recorded hash.
+
+use super::{ShardStore, StoreError, file_name};
+use bytes::Bytes;
+use farshore_core::host::compute;
+use farshore_core::id::{ShardHash, ShardId};
+use farshore_core::limits::{FRAME_BYTES, SHARD_BLOCK_BYTES, SHARD_RANGES_MAX};
+use farshore_core::shard::{
+    SHARD_HEADER_BYTES, ShardHeader, ShardRange, ShardSums, block_count, block_span, blocks_for, file_len,
+    sums_len, sums_offset,
+};
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Blocks read, checked and handed out at a time.
+const BLOCKS_PER_PIECE: u64 = (FRAME_BYTES / SHARD_BLOCK_BYTES) as u64;
+const _: () = assert!(BLOCKS_PER_PIECE > 0);
+
+/// Verified blocks of one shard, a piece at a time, ascending and each block once.
+pub struct Reader {
+    store: Arc<ShardStore>,
+    id: ShardId,
+    hash: ShardHash,
+    sums: Arc<ShardSums>,
+    /// Runs of blocks still to be read.
+    runs: VecDeque<Range<u64>>,
+}
+
+impl ShardStore {
+    /// Opens a shard for reading the blocks that hold `ranges`. Header and sums are read and checked against `hash`
+    /// here, blocks by [`Reader::next`].
+    pub async fn read(
+        self: &Arc<Self>,
+        id: ShardId,
+        hash: ShardHash,
+        ranges: &[ShardRange],
+    ) -> Result<Reader, StoreError> {
+        let entry = self.index.get(id)?.ok_or(StoreError::Missing(id))?;
+        if entry.bad {
+            return Err(StoreError::Corrupt(id, "found damaged before".into()));
+        }
+        if entry.hash != hash {
+            return Err(StoreError::Corrupt(id, "it has another hash than the catalogue records".into()));
+        }
+        let runs = runs_of(entry.payload_len, ranges)?;
+        self.open_reader(id, hash, entry.payload_len, runs).await
+    }
+
+    /// All blocks that hold `ranges`, in pieces of up to [`FRAME_BYTES`], and the sums to check them with.
+    pub async fn get_blocks(
+        self: &Arc<Self>,
+        id: ShardId,
+        hash: ShardHash,
+        ranges: &[ShardRange],
+    ) -> Result<(ShardSums, Vec<(u64, Bytes)>), StoreError> {
+        let mut reader = self.read(id, hash, ranges).await?;
+        let mut pieces = vec![];
+        while let Some(piece) = reader.next().await? {
+            pieces.push(piece);
+        }
+        Ok((reader.sums().clone(), pieces))
+    }
+
+    /// Reads a whole shard and compares it with `hash`, also one that was found damaged before. The outcome is
+    /// remembered.
+    pub async fn verify(self: &Arc<Self>, id: ShardId, hash: ShardHash) -> Result<(), StoreError> {
+        let entry = self.index.get(id)?.ok_or(StoreError::Missing(id))?;
+        if entry.hash != hash {
+            return Err(StoreError::Corrupt(id, "it has another hash than the catalogue records".into()));
+        }
+        let whole = std::iter::once(0..block_count(entry.payload_len)).collect();
+        let mut reader = self.open_reader(id, hash, entry.payload_len, whole).await?;
+        while reader.next().await?.is_some() {}
+        self.mark(id, hash, false).await
+    }
+
+    async fn open_reader(
+        self: &Arc<Self>,
+        id: ShardId,
+        hash: ShardHash,
+        payload_len: u64,
+        runs: VecDeque<Range<u64>>,
+    ) -> Result<Reader, StoreError> {
+        let opened = self.open_sums(id, hash, payload_len).await;
+        let sums = Arc::new(self.noted(id, hash, opened).await?);
+        Ok(Reader { store: self.clone(), id, hash, sums, runs })
+    }
+
+    /// The checked block sums of a shard.
+    async fn open_sums(
+        &self,
+        id: ShardId,
+        hash: ShardHash,
+        payload_len: u64,
+    ) -> Result<ShardSums, StoreError> {
+        let name = file_name(id);
+        let len = self.host.disk.len(&name).await?.ok_or(StoreError::Missing(id))?;
+        if len != file_len(payload_len) {
+            let need = file_len(payload_len);
+            return Err(StoreError::Corrupt(id, format!("its file has {len} bytes instead of {need}")));
+        }
+        let corrupt = |what: &dyn ToString| StoreError::Corrupt(id, what.to_string());
+        let bytes = self.read_at(id, 0, SHARD_HEADER_BYTES).await?;
+        let header = ShardHeader::decode(&bytes).map_err(|e| corrupt(&e))?;
+        if (header.id, header.hash, header.payload_len, header.cluster)
+            != (id, hash, payload_len, self.cluster)
+        {
+            return Err(corrupt(&"its header describes another shard"));
+        }
+        // At most 32 bytes for each 64 KiB of a payload of bounded length.
+        let bytes = self.read_at(id, sums_offset(payload_len), sums_len(payload_len) as usize).await?;
+        let sums = ShardSums::decode(&bytes, payload_len).map_err(|e| corrupt(&e))?;
+        if sums.root(id) != hash {
+            return Err(corrupt(&"its block sums do not make its hash"));
+        }
+        Ok(sums)
+    }
+
+    /// Exactly `len` bytes of a shard's file.
+    async fn read_at(&self, id: ShardId, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        match self.host.disk.read(&file_name(id), offset, len).await {
+            Ok(bytes) if bytes.len() == len => Ok(bytes),
+            Ok(_) => Err(StoreError::Corrupt(id, "its file is too short".into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
+            Err(e) if is_damage(&e) => Err(StoreError::Corrupt(id, format!("its file cannot be read: {e}"))),
+            Err(e) => Err(StoreError::Io(e)),
+        }
+    }
+
+    /// Remembers damage that a read has come upon, so that the shard is not offered again and may be replaced.
+    async fn noted<T>(
+        &self,
+        id: ShardId,
+        hash: ShardHash,
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match &outcome {
+            Err(StoreError::Corrupt(_, why)) => {
+                tracing::warn!(shard = %id, why, "shard is damaged");
+                self.mark(id, hash, true).await?;
+            }
+            Err(StoreError::Missing(_)) => {
+                let lock = self.lock_of(id);
+                let _held = lock.lock().await;
+                // It may have been put again meanwhile.
+                if self.host.disk.len(&file_name(id)).await?.is_none() {
+                    self.drop_entry(id)?;
+                }
+            }
+            _ => {}
+        }
+        outcome
+    }
+}
+
+/// Whether a read error says that the medium is damaged, and not that the process is short of something.
+fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// The blocks that hold the ranges, sorted and merged so that no block is read twice.
+fn runs_of(payload_len: u64, ranges: &[ShardRange]) -> Result<VecDeque<Range<u64>>, StoreError> {
+    if ranges.len() > SHARD_RANGES_MAX {
+        return Err(StoreError::Refused(format!("more than {SHARD_RANGES_MAX} ranges")));
+    }
+    let outside =
+        || StoreError::Refused(format!("a range is empty or leaves the payload of {payload_len} bytes"));
+    let blocks = ranges.iter().map(|range| blocks_for(payload_len, *range).ok_or_else(outside));
+    let mut runs = blocks.collect::<Result<Vec<_>, _>>()?;
+    runs.sort_by_key(|run| run.start);
+    let mut merged = VecDeque::<Range<u64>>::new();
+    for run in runs {
+        match merged.back_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => merged.push_back(run),
+        }
+    }
+    Ok(merged)
+}
+
+impl Reader {
+    /// Sums of all blocks of the shard; their root is the hash asked for.
+    pub fn sums(&self) -> &ShardSums {
+        &self.sums
+    }
+
+    /// The next checked blocks: number of the first, and their bytes, up to [`FRAME_BYTES`]. `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, StoreError> {
+        let Some(run) = self.runs.front_mut() else { return Ok(None) };
+        let first = run.start;
+        let piece = first..run.end.min(first + BLOCKS_PER_PIECE);
+        run.start = piece.end;
+        if run.is_empty() {
+            self.runs.pop_front();
+        }
+        let checked = self.checked(piece).await;
+        let bytes = self.store.noted(self.id, self.hash, checked).await?;
+        Ok(Some((first, bytes)))
+    }
+
+    async fn checked(&self, piece: Range<u64>) -> Result<Bytes, StoreError> {
+        let spans = piece.clone().map_while(|block| block_span(self.sums.payload_len, block));
+        let len = spans.map(|span| span.len).sum::<u64>() as usize;
+        let offset = SHARD_HEADER_BYTES as u64 + piece.start * SHARD_BLOCK_BYTES as u64;
+        let bytes = self.store.read_at(self.id, offset, len).await?;
+        let (sums, checking) = (self.sums.clone(), bytes.clone());
+        let bad = compute(self.store.host.compute.as_ref(), move || {
+            let mut blocks = piece.zip(checking.chunks(SHARD_BLOCK_BYTES));
+            blocks.find(|(no, block)| !sums.verify_block(*no as usize, block)).map(|(no, _)| no)
+        });
+        match bad.await {
+            None => Ok(bytes),
+            Some(no) => Err(StoreError::Corrupt(self.id, format!("block {no} does not have its sum"))),
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! The shard store on the real disk and the real index, and on a disk that dies at its n-th call.
+#![expect(clippy::disallowed_methods, reason = "damage is done behind the store's back")]
+
+use super::*;
+use crate::disk::RealDisk;
+use crate::kv::RealKv;
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore_core::erasure::Scheme;
+use farshore_core::host::real::{OsEntropy, Processors, SystemClock, TcpNet};
+use farshore_core::host::{Disk, DiskFile, Space};
+use farshore_core::id::{PackId, RepoId, SessionId};
+use farshore_core::shard::{PackInfo, ShardHeader, ShardRange, file_len, hash_shard};
+use proptest::prelude::*;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+const ROOMY: StoreOptions = StoreOptions { capacity: 1 << 30, reserve: 0 };
+
+/// A data directory and stores opened on it, one at a time.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench { dir: tempfile::tempdir().unwrap() }
+    }
+    fn host(&self, disk: impl Disk + 'static) -> Host {
+        Host {
+            disk: Arc::new(disk),
+            kv: Arc::new(RealKv::new(self.dir.path())),
+            net: Arc::new(TcpNet),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(OsEntropy),
+            compute: Arc::new(Processors::new()),
+        }
+    }
+    async fn open_with(&self, options: StoreOptions) -> (Arc<ShardStore>, AuditReport) {
+        let host = self.host(RealDisk::new(self.dir.path()));
+        ShardStore::open(&host, CLUSTER, options).await.unwrap()
+    }
+    async fn open(&self) -> (Arc<ShardStore>, AuditReport) {
+        self.open_with(ROOMY).await
+    }
+    fn path(&self, id: ShardId) -> PathBuf {
+        self.dir.path().join(file_name(id))
+    }
+    fn temps(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join(TEMP_DIR)).map_or(0, Iterator::count)
+    }
+}
+
+/// A shard whose payload follows from a seed.
+fn shard(seed: u8, pack_len: u64, k: u8) -> (ShardHeader, Vec<u8>) {
+    let info = PackInfo {
+        cluster: CLUSTER,
+        repo: RepoId([2; 16]),
+        pack: PackId([seed; 32]),
+        pack_len,
+        scheme: Scheme::new(k, 2, 2).unwrap(),
+    };
+    let len = info.scheme.shard_len(pack_len) as usize;
+    let payload: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8 ^ seed).collect();
+    let hash = hash_shard(info.shard(1), &payload).0;
+    (info.header(1, hash), payload)
+}
+
+async fn put(store: &Arc<ShardStore>, header: &ShardHeader, payload: &[u8]) -> Result<ShardHash, StoreError> {
+    let mut put = store.begin_put(header.clone(), Some(SessionId([5; 16]))).await?;
+    for piece in payload.chunks(100_000) {
+        put.write(Bytes::copy_from_slice(piece)).await?;
+    }
+    put.finish().await
+}
+
+async fn get(store: &Arc<ShardStore>, header: &ShardHeader) -> Result<Vec<u8>, StoreError> {
+    let whole = ShardRange { offset: 0, len: header.payload_len };
+    let (sums, pieces) = store.get_blocks(header.id, header.hash, &[whole]).await?;
+    assert_eq!(sums.root(header.id), header.hash);
+    Ok(pieces.into_iter().flat_map(|(_, bytes)| bytes).collect())
+}
+
+/// Waits until dropped puts have cleaned up behind themselves.
+async fn settled(bench: &Bench, store: &ShardStore) {
+    for _ in 0..500 {
+        if bench.temps() == 0 && store.stats().reserved == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    panic!("{} temp files and {} reserved bytes stay", bench.temps(), store.stats().reserved);
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn any_range_of_any_shard_comes_back(
+        pack_len in 1u64..900_000, k in 1u8..4, seed: u8, at: prop::sample::Index, len: prop::sample::Index,
+    ) {
+        block_on(async {
+            let bench = Bench::new();
+            let (store, _) = bench.open().await;
+            let (header, payload) = shard(seed, pack_len, k);
+            assert_eq!(put(&store, &header, &payload).await.unwrap(), header.hash);
+            assert_eq!(get(&store, &header).await.unwrap(), payload);
+            let offset = at.index(payload.len());
+            let len = 1 + len.index(payload.len() - offset);
+            let range = ShardRange { offset: offset as u64, len: len as u64 };
+            let (sums, pieces) = store.get_blocks(header.id, header.hash, &[range, range]).await.unwrap();
+            let blocks = sums.blocks_for(range).unwrap();
+            assert_eq!(pieces[0].0, blocks.start as u64);
+            let bytes: Vec<u8> = pieces.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+            let skip = offset - blocks.start * (64 << 10);
+            assert_eq!(bytes[skip..skip + len], payload[offset..offset + len]);
+            assert_eq!(store.stats(), Stats { shards: 1, used: file_len(header.payload_len), reserved: 0 });
+            store.verify(header.id, header.hash).await.unwrap();
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_shard_survives_reopening_with_its_entry() {
+    let bench = Bench::new();
+    let (store, report) = bench.open().await;
+    assert_eq!(report, AuditReport::default());
+    let (header, payload) = shard(1, 300_000, 2);
+    put(&store, &header, &payload).await.unwrap();
+    let entry = store.entry(header.id).unwrap().unwrap();
+    drop(store);
+    let (store, report) = bench.open().await;
+    let used = file_len(header.payload_len);
+    assert_eq!(report, AuditReport { shards: 1, used, ..AuditReport::default() });
+    assert_eq!(store.entry(header.id).unwrap(), Some(entry.clone()));
+    assert_eq!(store.list(None, 10).unwrap(), [(header.id, entry)]);
+    assert_eq!(store.list(Some(header.id), 10).unwrap(), []);
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+}
+
+#[tokio::test]
+async fn every_flipped_byte_is_found_and_a_mended_file_is_good_again() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 60, 1);
+    put(&store, &header, &payload).await.unwrap();
+    let path = bench.path(header.id);
+    let good = std::fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x10;
+        std::fs::write(&path, bytes).unwrap();
+        let found = get(&store, &header).await;
+        assert!(matches!(found, Err(StoreError::Corrupt(..))), "byte {at}: {found:?}");
+        assert!(store.entry(header.id).unwrap().unwrap().bad);
+        assert!(matches!(store.verify(header.id, header.hash).await, Err(StoreError::Corrupt(..))));
+        std::fs::write(&path, &good).unwrap();
+        store.verify(header.id, header.hash).await.unwrap();
+    }
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+}
+
+#[tokio::test]
+async fn a_file_of_another_length_is_bad_now_and_after_a_start_and_can_be_replaced() {
+    for change in [-1i64, 1] {
+        let bench = Bench::new();
+        let (store, _) = bench.open().await;
+        let (header, payload) = shard(1, 100_000, 1);
+        put(&store, &header, &payload).await.unwrap();
+        let len = file_len(header.payload_len).checked_add_signed(change).unwrap();
+        std::fs::OpenOptions::new().write(true).open(bench.path(header.id)).unwrap().set_len(len).unwrap();
+        assert!(matches!(get(&store, &header).await, Err(StoreError::Corrupt(..))));
+        drop(store);
+        let (store, report) = bench.open().await;
+        assert_eq!((report.bad, report.used), (vec![header.id], len));
+        assert!(matches!(get(&store, &header).await, Err(StoreError::Corrupt(..))));
+        put(&store, &header, &payload).await.unwrap();
+        assert_eq!(get(&store, &header).await.unwrap(), payload);
+        assert_eq!(store.stats(), Stats { shards: 1, used: file_len(header.payload_len), reserved: 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_lost_file_is_reported_missing() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let shards: Vec<_> = (0..3).map(|seed| shard(seed, 1000, 1)).collect();
+    for (header, payload) in &shards {
+        put(&store, header, payload).await.unwrap();
+    }
+    std::fs::remove_file(bench.path(shards[0].0.id)).unwrap();
+    assert!(matches!(get(&store, &shards[0].0).await, Err(StoreError::Missing(_))));
+    assert_eq!(store.stats().shards, 2, "a read that finds nothing corrects the count");
+    std::fs::remove_file(bench.path(shards[1].0.id)).unwrap();
+    drop(store);
+    let (store, report) = bench.open().await;
+    assert_eq!((report.missing, report.shards), (vec![shards[1].0.id], 1));
+    assert_eq!(store.stats().used, file_len(shards[2].0.payload_len));
+}
+
+#[tokio::test]
+async fn the_index_is_rebuilt_from_the_files() {
+    for damage in ["gone", "rubbish", "other settings"] {
+        let bench = Bench::new();
+        let (store, _) = bench.open().await;
+        let (header, payload) = shard(1, 500_000, 1);
+        put(&store, &header, &payload).await.unwrap();
+        let stats = store.stats();
+        drop(store);
+        std::fs::write(bench.dir.path().join(shard_dir(0)).with_extension("note"), "no shard").unwrap();
+        std::fs::write(bench.path(header.id).with_file_name("note"), "no shard").unwrap();
+        let index = bench.dir.path().join("index");
+        match damage {
+            "gone" => std::fs::remove_dir_all(&index).unwrap(),
+            // The engine takes this for an empty store and says nothing.
+            "rubbish" => {
+                let len = std::fs::metadata(index.join("db")).unwrap().len() as usize;
+                std::fs::write(index.join("db"), vec![0xa5; len]).unwrap();
+            }
+            // The engine refuses this.
+            _ => std::fs::write(
+                index.join("conf"),
+                "segment_size: 1024\nuse_compression: false\nversion: 0.1\n",
+            )
+            .unwrap(),
+        }
+        let (store, report) = bench.open().await;
+        assert_eq!((report.rebuilt, report.adopted, report.strangers), (true, 1, 1), "{damage}");
+        assert_eq!(store.stats(), stats);
+        assert_eq!(get(&store, &header).await.unwrap(), payload);
+    }
+}
+
+#[tokio::test]
+async fn files_that_are_not_what_their_name_says_are_bad() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 1000, 1);
+    put(&store, &header, &payload).await.unwrap();
+    drop(store);
+    let other = ShardId { index: 2, ..header.id };
+    std::fs::copy(bench.path(header.id), bench.path(other)).unwrap();
+    let empty = ShardId { index: 0, ..header.id };
+    std::fs::write(bench.path(empty), b"").unwrap();
+    for _ in 0..2 {
+        let (store, report) = bench.open().await;
+        assert_eq!((report.bad, report.missing, report.shards), (vec![empty, other], vec![], 3));
+        assert!(store.get_blocks(other, header.hash, &[]).await.is_err());
+        assert_eq!(get(&store, &header).await.unwrap(), payload);
+    }
+}
+
+#[tokio::test]
+async fn wrong_shards_are_refused_and_leave_nothing() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 200_000, 1);
+    let refused = |outcome: Result<ShardHash, StoreError>| matches!(outcome, Err(StoreError::Refused(_)));
+
+    let foreign = ShardHeader { cluster: ClusterId([8; 16]), ..header.clone() };
+    assert!(refused(put(&store, &foreign, &payload).await));
+    let outside = ShardHeader { payload_len: header.payload_len + 64, ..header.clone() };
+    assert!(refused(put(&store, &outside, &payload).await));
+    let mut flipped = payload.clone();
+    flipped[100_000] ^= 1;
+    assert!(refused(put(&store, &header, &flipped).await));
+    assert!(refused(put(&store, &header, &payload[..payload.len() - 1]).await));
+    assert!(refused(put(&store, &header, &[&payload[..], b"x"].concat()).await));
+    settled(&bench, &store).await;
+    assert!(matches!(get(&store, &header).await, Err(StoreError::Missing(_))));
+    assert_eq!(store.stats(), Stats::default());
+
+    put(&store, &header, &payload).await.unwrap();
+    let (hash, _) = hash_shard(header.id, &flipped);
+    assert!(refused(put(&store, &ShardHeader { hash, ..header.clone() }, &flipped).await), "never replaced");
+    let range = |offset, len| [ShardRange { offset, len }];
+    for bad in [range(0, 0), range(header.payload_len, 1), range(u64::MAX, 2), range(0, u64::MAX)] {
+        let outcome = store.get_blocks(header.id, header.hash, &bad).await;
+        assert!(matches!(outcome, Err(StoreError::Refused(_))));
+    }
+    let outcome = store.get_blocks(header.id, hash, &range(0, 1)).await;
+    assert!(matches!(outcome, Err(StoreError::Corrupt(..))), "another hash than ours");
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_early_and_a_dropped_put_gives_its_room_back() {
+    let bench = Bench::new();
+    let ((first, payload), (second, _)) = (shard(1, 100_000, 1), shard(2, 100_000, 1));
+    let capacity = file_len(first.payload_len) * 2 - 1;
+    let (store, _) = bench.open_with(StoreOptions { capacity, reserve: 0 }).await;
+    let mut dropped = store.begin_put(second.clone(), None).await.unwrap();
+    dropped.write(Bytes::from_static(b"a few bytes")).await.unwrap();
+    assert!(matches!(put(&store, &first, &payload).await, Err(StoreError::Full { .. })), "room is promised");
+    assert_eq!(bench.temps(), 1);
+    drop(dropped);
+    settled(&bench, &store).await;
+    put(&store, &first, &payload).await.unwrap();
+    assert!(matches!(store.begin_put(second.clone(), None).await, Err(StoreError::Full { .. })));
+    put(&store, &first, &payload).await.expect("a repeated put needs no room");
+    store.remove(first.id).await.unwrap();
+    store.begin_put(second, None).await.unwrap();
+    drop(store);
+    let (store, _) = bench.open_with(StoreOptions { capacity: u64::MAX, reserve: u64::MAX }).await;
+    assert!(
+        matches!(put(&store, &first, &payload).await, Err(StoreError::Full { .. })),
+        "the reserve is kept"
+    );
+}
+
+#[tokio::test]
+async fn a_removed_shard_is_gone_for_good_and_can_come_again() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 1000, 1);
+    store.remove(header.id).await.expect("removing nothing is no error");
+    put(&store, &header, &payload).await.unwrap();
+    store.remove(header.id).await.unwrap();
+    assert!(matches!(get(&store, &header).await, Err(StoreError::Missing(_))));
+    assert_eq!(store.stats(), Stats::default());
+    drop(store);
+    let (store, report) = bench.open().await;
+    assert_eq!(report, AuditReport::default());
+    put(&store, &header, &payload).await.unwrap();
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+}
+
+#[tokio::test]
+async fn a_receipt_for_a_repeated_put_is_true() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 1000, 1);
+    put(&store, &header, &payload).await.unwrap();
+
+    // Removed while the second put is on its way: no receipt.
+    let mut again = store.begin_put(header.clone(), None).await.unwrap();
+    again.write(payload.clone().into()).await.unwrap();
+    store.remove(header.id).await.unwrap();
+    assert!(matches!(again.finish().await, Err(StoreError::Raced(_))));
+    put(&store, &header, &payload).await.unwrap();
+
+    // Rotten without anybody having noticed: no receipt, and the next put mends it.
+    let mut bytes = std::fs::read(bench.path(header.id)).unwrap();
+    bytes[300] ^= 1;
+    std::fs::write(bench.path(header.id), bytes).unwrap();
+    assert!(matches!(put(&store, &header, &payload).await, Err(StoreError::Raced(_))));
+    put(&store, &header, &payload).await.unwrap();
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+
+    // Repair does not take a shard away from its session.
+    let mut repair = store.begin_put(header.clone(), None).await.unwrap();
+    repair.write(payload.clone().into()).await.unwrap();
+    repair.finish().await.unwrap();
+    assert_eq!(store.entry(header.id).unwrap().unwrap().session, Some(SessionId([5; 16])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 200_000, 1);
+    let mut tasks = vec![];
+    for n in 0..24 {
+        let (store, header, payload) = (store.clone(), header.clone(), payload.clone());
+        tasks.push(task::spawn(async move {
+            match n % 3 {
+                0 => store.remove(header.id).await.unwrap(),
+                1 => match put(&store, &header, &payload).await {
+                    Ok(_) | Err(StoreError::Raced(_)) => {}
+                    Err(e) => panic!("{e}"),
+                },
+                _ => match get(&store, &header).await {
+                    Ok(bytes) => assert_eq!(bytes, payload),
+                    Err(StoreError::Missing(_)) => {}
+                    Err(e) => panic!("{e}"),
+                },
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let held = bench.path(header.id).exists();
+    assert_eq!(store.entry(header.id).unwrap().is_some(), held);
+    let stats = store.stats();
+    assert_eq!((stats.shards, stats.used), if held { (1, file_len(header.payload_len)) } else { (0, 0) });
+    settled(&bench, &store).await;
+}
+
+/// A disk that stops for good at its n-th call, in the middle of an append.
+#[derive(Clone)]
+struct MortalDisk {
+    disk: RealDisk,
+    calls_left: Arc<AtomicI64>,
+}
+
+impl MortalDisk {
+    fn live(&self) -> io::Result<()> {
+        if self.calls_left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            return Err(io::Error::other("the process has died"));
+        }
+        Ok(())
+    }
+}
+
+struct MortalFile(Box<dyn DiskFile>, MortalDisk);
+
+#[async_trait]
+impl DiskFile for MortalFile {
+    async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
+        let died = self.1.live();
+        let len = if died.is_err() { bytes.len() / 2 } else { bytes.len() };
+        self.0.append(bytes.slice(..len)).await?;
+        died
+    }
+    async fn sync(&mut self) -> io::Result<()> {
+        self.1.live()?;
+        self.0.sync().await
+    }
+}
+
+#[async_trait]
+impl Disk for MortalDisk {
+    async fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.live()?;
+        Ok(Box::new(MortalFile(self.disk.create(name).await?, self.clone())))
+    }
+    async fn read(&self, name: &str, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.live()?;
+        self.disk.read(name, offset, len).await
+    }
+    async fn len(&self, name: &str) -> io::Result<Option<u64>> {
+        self.live()?;
+        self.disk.len(name).await
+    }
+    async fn write_slot(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.live()?;
+        self.disk.write_slot(name, offset, bytes).await
+    }
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.live()?;
+        self.disk.rename(from, to).await
+    }
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        self.live()?;
+        self.disk.remove(name).await
+    }
+    async fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.live()?;
+        self.disk.sync_dir(dir).await
+    }
+    async fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.live()?;
+        self.disk.list(dir).await
+    }
+    async fn space(&self) -> io::Result<Space> {
+        self.live()?;
+        self.disk.space().await
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent() {
+    let (kept, kept_payload) = shard(1, 1000, 1);
+    let (header, payload) = shard(2, 150_000, 1);
+    let mut outcomes = (0, 0);
+    for calls in 0.. {
+        let bench = Bench::new();
+        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
+        let disk = MortalDisk { disk: RealDisk::new(bench.dir.path()), calls_left: calls_left.clone() };
+        let (store, _) = ShardStore::open(&bench.host(disk), CLUSTER, ROOMY).await.unwrap();
+        put(&store, &kept, &kept_payload).await.unwrap();
+        calls_left.store(calls, Ordering::SeqCst);
+        let acknowledged = put(&store, &header, &payload).await.is_ok();
+        let removed = acknowledged && store.remove(kept.id).await.is_ok();
+        drop(store);
+
+        let (store, report) = loop {
+            // A task of the dead process may still hold the index for a moment.
+            let host = bench.host(RealDisk::new(bench.dir.path()));
+            match ShardStore::open(&host, CLUSTER, ROOMY).await {
+                Err(StoreError::Index(KvError::InUse)) => {}
+                opened => break opened.unwrap(),
+            }
+        };
+        assert_eq!((bench.temps(), &report.bad), (0, &vec![]), "died at call {calls}");
+        match get(&store, &header).await {
+            Ok(bytes) => assert_eq!(bytes, payload, "died at call {calls}"),
+            Err(StoreError::Missing(_)) => {
+                assert!(!acknowledged, "died at call {calls}: a receipt was false")
+            }
+            Err(e) => panic!("died at call {calls}: {e}"),
+        }
+        match get(&store, &kept).await {
+            Ok(bytes) => assert!(bytes == kept_payload && !removed),
+            Err(e) => assert!(matches!(e, StoreError::Missing(_)) && acknowledged),
+        }
+        let held = store.list(None, 10).unwrap();
+        let used = held.iter().map(|(_, entry)| entry.file_len).sum();
+        assert_eq!(store.stats(), Stats { shards: held.len() as u64, used, reserved: 0 });
+        if removed {
+            break;
+        }
+        if acknowledged { outcomes.0 += 1 } else { outcomes.1 += 1 }
+    }
+    assert!(outcomes.0 > 0 && outcomes.1 > 4, "the deaths were not spread over the put: {outcomes:?}");
+}
