@@ -9,6 +9,8 @@ pub mod config;
 
 pub mod rpc;
 
+pub mod plan;
+
 pub mod raft;
 
 pub mod catalogue;

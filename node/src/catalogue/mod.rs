@@ -25,6 +25,12 @@ mod tables;
 
 mod error;
 
+#[cfg(test)]
+mod catalogue_test;
+
+#[cfg(test)]
+mod model;
+
 pub use error::CatalogueError;
 pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
 pub use live::LiveSet;

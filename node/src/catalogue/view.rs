@@ -12,7 +12,7 @@ use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
 };
-use farshore_core::limits::{NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use farshore_core::limits::{NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
 use farshore_core::topology::NodeRecord;
 
 /// The catalogue after one applied entry. Cheap to make; does not change.
@@ -235,6 +235,10 @@ impl View {
         let rows = rows.into_iter().map(|(no, _)| no).collect();
         Ok(paged(rows, limit, |no| PackNo(no.0 + 1)))
     }
+    /// Whether a pack is listed as below full strength.
+    pub fn is_under_target(&self, no: PackNo) -> Result<bool, CatalogueError> {
+        self.has::<UnderTargets>(&no)
+    }
     /// Packs of which a node is the recorded holder of a shard, and a bit for each shard index, from number `from` on.
     pub fn packs_held_by(
         &self,
@@ -260,6 +264,15 @@ impl View {
         let rows = self.scan::<Condemneds>(&span, limit)?;
         let rows = rows.into_iter().map(|((node, shard), ())| Condemned { node, shard }).collect();
         Ok(paged(rows, limit, |copy| copy.shard))
+    }
+    /// Copies of one stripe's shards that a node should delete.
+    pub fn condemned_of_stripe(
+        &self,
+        node: NodeId,
+        stripe: StripeId,
+    ) -> Result<Vec<Condemned>, CatalogueError> {
+        let rows = self.scan::<Condemneds>(&Span::within(&(node, stripe)), STRIPE_SHARDS_MAX)?;
+        Ok(rows.into_iter().map(|((node, shard), ())| Condemned { node, shard }).collect())
     }
     /// Whether this copy is to be deleted.
     pub fn is_condemned(&self, copy: Condemned) -> Result<bool, CatalogueError> {

@@ -1,0 +1,44 @@
+//! Planners: pure functions from what a leader sees to what should be done. They propose and never do; whoever carries a
+//! task out proves it by a command that the catalogue may still refuse. A plan is data: print it, assert on it.
+
+pub mod look;
+
+pub mod repair;
+
+pub use look::RepairScan;
+pub use repair::{PlanView, RepairPlan, plan_repair};
+
+use farshore_core::id::{NodeId, PackNo};
+
+/// Something to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Task {
+    /// Make shard `index` of a pack durable on a node that should hold it, then record it.
+    Rebuild(Rebuild),
+}
+
+/// One shard to be made durable elsewhere. By itself it leaves its stripe better off, whatever becomes of other tasks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rebuild {
+    /// Which pack.
+    pub pack: PackNo,
+    /// Generation of its stripe that the plan was made for. Another generation makes the task void: plan again.
+    pub generation: u64,
+    /// Which shard.
+    pub index: u8,
+    /// Good shards and who holds them, by index; at least k. If `index` is among them, its copy can simply be moved.
+    pub from_holders: Vec<(u8, NodeId)>,
+    /// Who shall hold it.
+    pub to: NodeId,
+    /// What comes first.
+    pub priority: Priority,
+}
+
+/// How urgent a task is; the smaller, the more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Priority {
+    /// Good shards beyond k that would be left after the worst further loss of one region; negative if too few.
+    pub spare_after_region: i16,
+    /// Good shards beyond k now.
+    pub spare: i16,
+}

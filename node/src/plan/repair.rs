@@ -1,0 +1,158 @@
+//! Stripes below full strength → rebuild tasks, most endangered first. Pure.
+//!
+//! Every task must make its stripe strictly better by itself (see `Standing`). So a stripe that is as good as it can be
+//! gives no task, however far from its target it is, and carrying tasks out always comes to an end.
+
+use super::{Priority, Rebuild, Task};
+use farshore_core::catalogue::{Condemned, PackRecord};
+use farshore_core::id::{NodeId, PackNo, ShardId};
+use farshore_core::placement::{Candidate, assign};
+use farshore_core::topology::{NodeRecord, NodeState, Region};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the planner looks at: some packs, and all that bears on them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PlanView {
+    /// Every node.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Packs that may need work.
+    pub packs: Vec<PackRecord>,
+    /// Those of them that the catalogue lists as under target.
+    pub listed: BTreeSet<PackNo>,
+    /// Copies of their shards that are still to be swept: no node gets back what it has to delete.
+    pub condemned: BTreeSet<Condemned>,
+}
+
+/// What should be done about the packs of a [`PlanView`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RepairPlan {
+    /// Most urgent first.
+    pub tasks: Vec<Task>,
+    /// Packs with fewer than k good shards: nothing can be done until a holder comes back.
+    pub unreadable: Vec<PackNo>,
+    /// Packs that are listed as under target and are not, or the other way round: to be proposed as a recheck.
+    pub recheck: Vec<PackNo>,
+}
+
+/// Plans for every pack of the view, and keeps the `limit` most urgent tasks.
+pub fn plan_repair(view: &PlanView, limit: usize) -> RepairPlan {
+    let mut plan = RepairPlan::default();
+    let mut tasks = Vec::new();
+    for pack in &view.packs {
+        let at_target = pack.stripe.at_target(|id| view.region(id));
+        if at_target == view.listed.contains(&pack.no) {
+            plan.recheck.push(pack.no);
+        }
+        let good = view.good_holders(pack);
+        if good.len() < pack.stripe.scheme.k() {
+            plan.unreadable.push(pack.no);
+        } else {
+            tasks.extend(view.plan_pack(pack, good));
+        }
+    }
+    tasks.sort_by_key(|task| (task.priority, task.pack, task.index));
+    plan.tasks = tasks.into_iter().take(limit).map(Task::Rebuild).collect();
+    plan
+}
+
+impl PlanView {
+    /// Region of a node that counts.
+    fn region(&self, id: NodeId) -> Option<&Region> {
+        self.nodes.get(&id).filter(|node| node.state.counts()).map(|node| &node.region)
+    }
+
+    fn good_holders(&self, pack: &PackRecord) -> Vec<(u8, NodeId)> {
+        let good = |(index, node): (u8, Option<NodeId>)| {
+            Some((index, node.filter(|id| self.region(*id).is_some())?))
+        };
+        (0u8..).zip(pack.stripe.shards.iter().map(|shard| shard.node)).filter_map(good).collect()
+    }
+
+    /// One task for each shard whose move to its assigned node is an improvement by itself. They are alternatives as
+    /// much as companions: the first to be recorded raises the generation, and the rest are planned anew.
+    fn plan_pack(&self, pack: &PackRecord, good: Vec<(u8, NodeId)>) -> Vec<Rebuild> {
+        let stripe = &pack.stripe;
+        let mut held = vec![None; stripe.shards.len()];
+        for (index, node) in &good {
+            held[usize::from(*index)] = Some(*node);
+        }
+        let barred = |node, index: u8| {
+            let stays = held.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));
+            let takes = self.nodes.get(&node).is_some_and(|node| node.state.takes_shards());
+            let shard = ShardId { stripe: stripe.id, index };
+            !stays && (!takes || self.condemned.contains(&Condemned { node, shard }))
+        };
+        let wanted = assign(stripe.id, stripe.scheme, &self.candidates(&good), &held, &barred).nodes;
+        let now = Standing::of(self, &held, stripe.scheme.spread());
+        let priority = self.priority(stripe.scheme.k(), &good);
+        let mut tasks = Vec::new();
+        for (index, to) in (0u8..).zip(wanted) {
+            let Some(to) = to.filter(|to| held[usize::from(index)] != Some(*to)) else { continue };
+            let mut then = held.clone();
+            then[usize::from(index)] = Some(to);
+            if Standing::of(self, &then, stripe.scheme.spread()) < now {
+                let from_holders = good.clone();
+                let (pack, generation) = (pack.no, stripe.generation);
+                tasks.push(Rebuild { pack, generation, index, from_holders, to, priority });
+            }
+        }
+        tasks
+    }
+
+    /// Nodes that take shards, and silent holders, who keep what they have. A draining holder keeps nothing.
+    fn candidates(&self, good: &[(u8, NodeId)]) -> Vec<Candidate> {
+        let holders = good.iter().map(|(_, node)| *node).collect::<BTreeSet<_>>();
+        let keeps = |node: &&NodeRecord| {
+            node.state.takes_shards() || (holders.contains(&node.id) && node.state != NodeState::Draining)
+        };
+        let candidate = |node: &NodeRecord| Candidate {
+            id: node.id,
+            region: node.region.clone(),
+            capacity: node.capacity,
+        };
+        self.nodes.values().filter(keeps).map(candidate).collect()
+    }
+
+    fn priority(&self, k: usize, good: &[(u8, NodeId)]) -> Priority {
+        let mut by_region = BTreeMap::<&Region, i16>::new();
+        for region in good.iter().filter_map(|(_, node)| self.region(*node)) {
+            *by_region.entry(region).or_default() += 1;
+        }
+        let spare = good.len() as i16 - k as i16;
+        Priority { spare_after_region: spare - by_region.values().max().copied().unwrap_or(0), spare }
+    }
+}
+
+/// How far a stripe is from its target; compared field by field, less is better. The order of the fields is the order
+/// of the levels in `farshore_core::placement`.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Standing {
+    /// Shards that nobody holds.
+    missing: usize,
+    /// Sum of squares of shards per node: least when no node is doubled up, and when doubling is even.
+    on_nodes: usize,
+    /// Sum of squares of shards above the spread limit, by region.
+    crowded: usize,
+    /// Shards on nodes that are being emptied.
+    draining: usize,
+}
+
+impl Standing {
+    fn of(view: &PlanView, held: &[Option<NodeId>], spread: u8) -> Self {
+        let mut by_node = BTreeMap::<NodeId, usize>::new();
+        let mut by_region = BTreeMap::<&Region, usize>::new();
+        let mut draining = 0;
+        for node in held.iter().flatten().filter_map(|id| view.nodes.get(id)) {
+            *by_node.entry(node.id).or_default() += 1;
+            *by_region.entry(&node.region).or_default() += 1;
+            draining += usize::from(node.state == NodeState::Draining);
+        }
+        let above = by_region.values().map(|held| held.saturating_sub(spread.into()));
+        Standing {
+            missing: held.iter().filter(|node| node.is_none()).count(),
+            on_nodes: by_node.values().map(|held| held * held).sum::<usize>(),
+            crowded: above.map(|above| above * above).sum(),
+            draining,
+        }
+    }
+}
