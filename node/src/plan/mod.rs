@@ -8,6 +8,9 @@ pub mod repair;
 pub use look::RepairScan;
 pub use repair::{PlanView, RepairPlan, plan_repair};
 
+#[cfg(test)]
+mod plan_test;
+
 use farshore_core::id::{NodeId, PackNo};
 
 /// Something to be done.
