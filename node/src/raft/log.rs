@@ -138,12 +138,9 @@ impl LogStore {
         let Some(last) = entries.last().map(|e| e.log_id) else { return Ok(()) };
         let ends = self.reader.ends();
         let first = entries.first().map_or(0, |e| e.log_id.index);
-        let mut expected = if ends.last.is_some() { ends.next() } else { first };
-        for entry in &entries {
-            if entry.log_id.index != expected {
-                return Err(RaftStoreError::Hole(expected));
-            }
-            expected += 1;
+        let expected = if ends.last.is_some() { ends.next() } else { first };
+        if let Some((_, hole)) = entries.iter().zip(expected..).find(|(e, index)| e.log_id.index != *index) {
+            return Err(RaftStoreError::Hole(hole));
         }
         let batch = entries.iter().map(|e| put(LOG, key(e.log_id.index), VERSION, &encode(e))).collect();
         self.reader.records.write(batch)?;

@@ -60,7 +60,8 @@ impl Machine {
         }));
     }
 
-    fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Reply>, StorageError> {
+    /// Applies all entries, or says at which one this replica got stuck.
+    fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Reply>, (LogId, ApplyError)> {
         let mut replies = Vec::with_capacity(entries.len());
         for batch in entries.chunks(TX_ENTRIES_MAX) {
             let mut tx = self.catalogue.begin();
@@ -72,7 +73,7 @@ impl Machine {
             }
             let Some(last) = last else { continue };
             let commit = tx.note(NoteKey::Applied, seal_note(&Some(last))).and_then(|()| tx.commit());
-            commit.map_err(|e| StorageIOError::apply(last, &e))?;
+            commit.map_err(|e| (last, e.into()))?;
         }
         Ok(replies)
     }
@@ -145,7 +146,7 @@ impl RaftStateMachine<Types> for Machine {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        self.apply_all(&entries)
+        self.apply_all(&entries).map_err(|(at, e)| StorageIOError::apply(at, &e).into())
     }
 
     /// The view is frozen here, between two batches, and not when the builder runs.

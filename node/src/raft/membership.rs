@@ -134,7 +134,7 @@ impl Consensus {
         };
         // A former voter stays as a learner: its shards may still be there.
         let changed = self.inner.replica.change_membership(change, true);
-        match tokio::time::timeout_at(super::deadline(), changed).await {
+        match tokio::time::timeout_at(self.deadline(), changed).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::Fatal(e))) => Err(MembershipError::Stopped(e.to_string())),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {

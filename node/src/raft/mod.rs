@@ -18,6 +18,9 @@ pub mod mark;
 pub mod types;
 
 #[cfg(test)]
+mod cluster_test;
+
+#[cfg(test)]
 mod store_test;
 
 #[cfg(test)]
@@ -71,6 +74,8 @@ pub struct RaftTuning {
     pub snapshot_logs: u64,
     /// Entries kept although an image has them, so that a replica slightly behind needs no image.
     pub keep_logs: u64,
+    /// Deadline of a command or of a confirmed read, the search for a leader included, in milliseconds.
+    pub call_ms: u64,
 }
 
 impl Default for RaftTuning {
@@ -81,6 +86,7 @@ impl Default for RaftTuning {
             election_max_ms: 2_000,
             snapshot_logs: 5_000,
             keep_logs: 1_000,
+            call_ms: CATALOGUE_CALL_MS,
         }
     }
 }
@@ -231,7 +237,7 @@ impl Consensus {
     pub async fn propose(&self, command: Command) -> Result<Reply, ConsensusError> {
         let body = seal_message(COMMAND_VERSION, &command);
         check_size(body.len())?;
-        let deadline = deadline();
+        let deadline = self.deadline();
         let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
         let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
         self.until(deadline, || async {
@@ -247,7 +253,7 @@ impl Consensus {
     /// The index that a read must have applied in order to see all that was acknowledged before this call; returns
     /// once this node's replica has applied it.
     pub async fn read_index(&self) -> Result<u64, ConsensusError> {
-        let deadline = deadline();
+        let deadline = self.deadline();
         let index = self.until(deadline, || async {
             match self.leader() {
                 Some(node) if node == self.inner.own => self.confirm_here(deadline).await,
@@ -282,7 +288,7 @@ impl Consensus {
         check_size(body.len())?;
         let command =
             open_message(COMMAND_VERSION, body).map_err(|e| ConsensusError::Invalid(e.to_string()))?;
-        let deadline = deadline();
+        let deadline = self.deadline();
         let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
         let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
         self.propose_here(command, deadline).await.map_err(Attempt::into_error)
@@ -290,7 +296,7 @@ impl Consensus {
 
     /// One attempt to confirm that this node leads; the index a read must have applied.
     pub async fn confirm_once(&self) -> Result<u64, ConsensusError> {
-        self.confirm_here(deadline()).await.map_err(Attempt::into_error)
+        self.confirm_here(self.deadline()).await.map_err(Attempt::into_error)
     }
 
     /// Receives an image from the leader of `vote` and installs it, whole or not at all. Answers with this replica's
@@ -375,6 +381,11 @@ impl Consensus {
         if let Err(e) = self.inner.replica.shutdown().await {
             tracing::error!(error = %e, "shut down Raft");
         }
+    }
+
+    /// When a call that begins now has to end.
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.inner.tuning.call_ms)
     }
 
     /// Repeats an attempt until it succeeds, cannot succeed, or time is up.
@@ -498,9 +509,6 @@ impl Attempt {
     }
 }
 
-fn deadline() -> Instant {
-    Instant::now() + Duration::from_millis(CATALOGUE_CALL_MS)
-}
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }

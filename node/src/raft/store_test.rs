@@ -1,6 +1,5 @@
 //! openraft's own suite for log and state machine, on both stores, and what it does not ask: that a log which lost a
 //! promise, an entry or its mark is refused, and that everything survives a restart.
-#![expect(clippy::disallowed_methods, reason = "tests stand outside the seams")]
 
 use super::image::Image;
 use super::log::{LogStore, RaftStoreError};

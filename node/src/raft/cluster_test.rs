@@ -1,0 +1,310 @@
+//! Whole replicas over loopback TLS: they elect, pass commands on, survive their leader, catch up by log and by image,
+//! and say whom they miss.
+#![expect(clippy::disallowed_methods, reason = "tests stand outside the seams")]
+
+use super::membership::MembershipError;
+use super::testkit::SlotDisk;
+use super::{Consensus, ConsensusError, RaftTuning};
+use crate::catalogue::Catalogue;
+use crate::kv::memory::MemoryKv;
+use crate::rpc::raft::{HeartbeatSink, RaftService};
+use async_trait::async_trait;
+use farshore_core::catalogue::{Command, Reply, SnapshotKind, SnapshotRecord};
+use farshore_core::host::real::{NoStorage, OsEntropy, Processors, SystemClock, TcpNet};
+use farshore_core::host::{ByteStream, Host, Kv, Listener, Net, WallClock};
+use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId, SnapshotId};
+use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_proto::peers::Peers;
+use farshore_proto::pki::{Authority, Validity};
+use farshore_proto::serve;
+use farshore_proto::status::ApiError;
+use farshore_proto::tls::{Credentials, Tls};
+use farshore_proto::wire::HeartbeatRequest;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tonic::service::Routes;
+
+struct NoHeartbeats;
+#[async_trait]
+impl HeartbeatSink for NoHeartbeats {
+    async fn beat(&self, _: NodeId, _: HeartbeatRequest) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+fn tuning() -> RaftTuning {
+    RaftTuning {
+        heartbeat_ms: 100,
+        election_min_ms: 500,
+        election_max_ms: 1_000,
+        snapshot_logs: 20,
+        keep_logs: 5,
+        call_ms: 5_000,
+    }
+}
+
+/// What outlives a node: its key, its stores and its address.
+struct Seat {
+    id: NodeId,
+    tls: Arc<Tls>,
+    addr: String,
+    kv: Arc<dyn Kv>,
+    disk: SlotDisk,
+    net: Arc<dyn Net>,
+}
+
+/// A running node.
+struct Node {
+    raft: Consensus,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+async fn seats(n: usize, net: Arc<dyn Net>) -> Vec<Seat> {
+    let validity = Validity::days(SystemClock.now_ms(), 1);
+    let authority = Authority::create(ClusterId([7; 16]), validity).unwrap();
+    let mut seats = Vec::new();
+    for _ in 0..n {
+        let issued = authority.issue_node(validity).unwrap();
+        let credentials = Credentials {
+            cluster: authority.cluster(),
+            ca_pem: authority.ca_cert_pem().into(),
+            cert_pem: issued.cert_pem,
+            key_pem: issued.key_pem,
+        };
+        let tls = Arc::new(Tls::new(&credentials, Arc::new(SystemClock)).unwrap());
+        // Nobody else takes a loopback port between the two listens, unless by very bad luck.
+        let addr = TcpNet.listen("127.0.0.1:0").await.unwrap().local_addr();
+        let (kv, disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+        seats.push(Seat { id: issued.id, tls, addr, kv, disk, net: net.clone() });
+    }
+    seats
+}
+
+impl Seat {
+    async fn start(&self, all: &[Seat], tuning: RaftTuning) -> Node {
+        let host = Host {
+            disk: Arc::new(self.disk.clone()),
+            kv: Arc::new(NoStorage),
+            net: self.net.clone(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(OsEntropy),
+            compute: Arc::new(Processors::new()),
+        };
+        let peers = Arc::new(Peers::new(self.net.clone(), self.tls.clone()));
+        all.iter().for_each(|seat| peers.set(seat.id, &seat.addr));
+        let catalogue = Catalogue::open(self.kv.clone()).unwrap();
+        let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, tuning).await.unwrap();
+        let service = Arc::new(RaftService::new(raft.clone(), Arc::new(NoHeartbeats)));
+        let listener: Box<dyn Listener> = TcpNet.listen(&self.addr).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = serve::serve(listener, self.tls.clone(), Routes::new(serve::raft(service)), async {
+            let _ = stopped.await;
+        });
+        tokio::spawn(serving);
+        Node { raft, stop: Some(stop) }
+    }
+    fn record(&self, n: usize) -> NodeRecord {
+        NodeRecord {
+            id: self.id,
+            name: format!("n{n}").parse().unwrap(),
+            region: format!("p/r{n}").parse().unwrap(),
+            zone: None,
+            addr: self.addr.clone(),
+            capacity: 1,
+            state: NodeState::Up,
+        }
+    }
+}
+
+impl Node {
+    async fn kill(mut self) {
+        drop(self.stop.take());
+        self.raft.shutdown().await;
+    }
+    async fn put(&self, seat: &Seat, n: usize) -> Result<Reply, ConsensusError> {
+        self.raft.propose(Command::PutNode { node: seat.record(n) }).await
+    }
+    fn picture(&self) -> (u64, String) {
+        let view = self.raft.catalogue().view().unwrap();
+        (view.applied(), view.state_hash().to_string())
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never came true: {what}");
+}
+
+fn follower<'a>(nodes: &[&'a Node]) -> &'a Node {
+    nodes.iter().find(|node| !node.raft.is_leader()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_outlives_its_leader_and_takes_back_the_laggard_by_image() {
+    let seats = seats(4, Arc::new(TcpNet)).await;
+    let mut nodes = Vec::new();
+    for seat in &seats[..3] {
+        nodes.push(seat.start(&seats, tuning()).await);
+    }
+    let voters: Vec<_> = seats[..3].iter().map(|seat| (seat.id, seat.addr.clone())).collect();
+    assert!(nodes[0].raft.bootstrap(&voters).await.unwrap());
+    assert!(!nodes[0].raft.bootstrap(&voters).await.unwrap(), "a cluster is formed once");
+
+    // Every node takes commands, whoever leads, and reads what was acknowledged anywhere.
+    let form = Command::FormCluster { cluster: ClusterId([7; 16]) };
+    assert_eq!(nodes[2].raft.propose(form).await.unwrap(), Reply::Done);
+    for (n, node) in nodes.iter().enumerate() {
+        assert_eq!(node.put(&seats[n], n).await.unwrap(), Reply::Done);
+    }
+    for node in &nodes {
+        let index = node.raft.read_index().await.unwrap();
+        let view = node.raft.catalogue().view().unwrap();
+        assert!(view.applied() >= index);
+        assert_eq!(view.nodes().unwrap().len(), 3);
+    }
+    let refused = follower(&nodes.iter().collect::<Vec<_>>()).raft.admit(seats[3].id, &seats[3].addr).await;
+    assert!(matches!(refused, Err(MembershipError::Later(_))), "{refused:?}");
+
+    // The leader dies; the rest goes on.
+    let dead = nodes.iter().position(|node| node.raft.is_leader()).unwrap();
+    nodes.remove(dead).kill().await;
+    let rest: Vec<&Node> = nodes.iter().collect();
+    for n in 10..60 {
+        assert_eq!(follower(&rest).put(&seats[0], n).await.unwrap(), Reply::Done);
+    }
+
+    // The dead one comes back with its old stores, too far behind for the log.
+    let back = seats[dead].start(&seats, tuning()).await;
+    let target = rest[0].raft.read_index().await.unwrap();
+    eventually("the old leader caught up", || back.raft.standing().applied >= target).await;
+    back.raft.read_index().await.unwrap();
+    assert_eq!(back.raft.catalogue().view().unwrap().nodes().unwrap(), {
+        rest[0].raft.read_index().await.unwrap();
+        rest[0].raft.catalogue().view().unwrap().nodes().unwrap()
+    });
+    let purged = back.raft.replica().metrics().borrow().purged.map_or(0, |id| id.index);
+    assert!(purged > 10, "it caught up by image, so its log begins late: {purged}");
+
+    // A new node becomes a learner as soon as the catalogue knows it.
+    let fourth = seats[3].start(&seats, tuning()).await;
+    assert_eq!(rest[0].put(&seats[3], 3).await.unwrap(), Reply::Done);
+    let all = [rest[0], rest[1], &back];
+    let leader = all.iter().find(|node| node.raft.is_leader()).unwrap();
+    leader.raft.read_index().await.unwrap();
+    let known = leader.raft.catalogue().view().unwrap().nodes().unwrap();
+    assert!(leader.raft.reconcile(&known).await.unwrap());
+    assert!(!leader.raft.reconcile(&known).await.unwrap());
+    assert_eq!(fourth.put(&seats[1], 99).await.unwrap(), Reply::Done);
+    fourth.raft.read_index().await.unwrap();
+    assert!(fourth.raft.standing().learners.contains(&seats[3].id));
+    eventually("all replicas agree", || all.iter().all(|node| node.picture() == fourth.picture())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_the_silent_are_named_and_a_deposed_time_is_bounded() {
+    let seats = seats(3, Arc::new(TcpNet)).await;
+    let tuning = RaftTuning { call_ms: 3_000, ..tuning() };
+    let mut nodes = Vec::new();
+    for seat in &seats {
+        nodes.push(seat.start(&seats, tuning.clone()).await);
+    }
+    let voters: Vec<_> = seats.iter().map(|seat| (seat.id, seat.addr.clone())).collect();
+    nodes[0].raft.bootstrap(&voters).await.unwrap();
+    let form = Command::FormCluster { cluster: ClusterId([7; 16]) };
+    nodes[0].raft.propose(form.clone()).await.unwrap();
+    nodes.pop().unwrap().kill().await;
+    nodes.pop().unwrap().kill().await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let Err(ConsensusError::NoQuorum(why)) = nodes[0].raft.propose(form).await else {
+        panic!("no quorum is left")
+    };
+    assert!(why.contains(&seats[1].id.to_string()) && why.contains(&seats[2].id.to_string()), "{why}");
+    assert!(!why.contains(&seats[0].id.to_string()), "{why}");
+    assert!(matches!(nodes[0].raft.read_index().await, Err(ConsensusError::NoQuorum(_))));
+    nodes[0].raft.shutdown().await;
+    let form = Command::FormCluster { cluster: ClusterId([8; 16]) };
+    assert!(matches!(nodes[0].raft.propose(form).await, Err(ConsensusError::Stopped(_))));
+}
+
+/// A network on which every byte takes its time.
+struct SlowNet {
+    bytes_per_ms: usize,
+}
+
+#[async_trait]
+impl Net for SlowNet {
+    async fn dial(&self, addr: &str) -> io::Result<Box<dyn ByteStream>> {
+        let (mut from_far, mut to_far) = tokio::io::split(TcpNet.dial(addr).await?);
+        let (near, ours) = tokio::io::duplex(64 << 10);
+        let (mut from_near, mut to_near) = tokio::io::split(ours);
+        let pace = self.bytes_per_ms;
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 16 << 10];
+            while let Ok(n @ 1..) = from_near.read(&mut buffer).await {
+                tokio::time::sleep(Duration::from_millis((n / pace) as u64)).await;
+                if to_far.write_all(&buffer[..n]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut from_far, &mut to_near).await;
+        });
+        Ok(Box::new(near))
+    }
+    async fn listen(&self, addr: &str) -> io::Result<Box<dyn Listener>> {
+        TcpNet.listen(addr).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_command_gets_through_a_slow_link_without_an_election() {
+    // Three megabytes at two a second: fifteen heartbeats long, and longer than the longest election timeout.
+    let seats = seats(3, Arc::new(SlowNet { bytes_per_ms: 2_000 })).await;
+    let mut nodes = Vec::new();
+    for seat in &seats {
+        nodes.push(seat.start(&seats, RaftTuning { call_ms: 20_000, ..tuning() }).await);
+    }
+    let voters: Vec<_> = seats.iter().map(|seat| (seat.id, seat.addr.clone())).collect();
+    nodes[0].raft.bootstrap(&voters).await.unwrap();
+    let form = Command::FormCluster { cluster: ClusterId([7; 16]) };
+    nodes[0].raft.propose(form).await.unwrap();
+    let leader = nodes.iter().find(|node| node.raft.is_leader()).unwrap();
+    let term = leader.raft.standing().leadership.term;
+    let snapshot = SnapshotRecord {
+        id: SnapshotId([1; 32]),
+        repo: RepoId([1; 16]),
+        kind: SnapshotKind::Full,
+        parent: None,
+        group: [0; 16],
+        committed_ms: 0,
+        sealed: Vec::new(),
+        live: vec![0x5a; 3 << 20],
+    };
+    let large = Command::CommitSnapshot { session: SessionId([1; 16]), snapshot };
+    let reply = leader.raft.propose(large).await.unwrap();
+    assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
+    assert_eq!(leader.raft.standing().leadership.term, term, "nobody stood for election meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oversized_commands_never_reach_the_log() {
+    let seats = seats(1, Arc::new(TcpNet)).await;
+    let node = seats[0].start(&seats, tuning()).await;
+    node.raft.bootstrap(&[(seats[0].id, seats[0].addr.clone())]).await.unwrap();
+    node.raft.propose(Command::FormCluster { cluster: ClusterId([7; 16]) }).await.unwrap();
+    let before = node.raft.standing().last_log;
+    let many = vec![SessionId([3; 16]); farshore_core::limits::COMMAND_BYTES_MAX / 16];
+    let refused = node.raft.propose(Command::EndSessions { sessions: many }).await;
+    assert!(matches!(refused, Err(ConsensusError::Invalid(_))), "{refused:?}");
+    assert!(matches!(node.raft.propose_once(&[1, 200]).await, Err(ConsensusError::Invalid(_))));
+    assert_eq!(node.raft.standing().last_log, before);
+}
