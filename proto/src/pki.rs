@@ -201,3 +201,39 @@ fn set_validity(params: &mut CertificateParams, validity: Validity) {
     params.not_before = at(validity.not_before_ms);
     params.not_after = at(validity.not_after_ms);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::identify;
+
+    fn signed(authority: &Authority, key: &KeyPair, who: &Caller) -> CertificateDer<'static> {
+        let pem = authority.sign(key, who, &[], &[], Validity::ten_years(0)).unwrap();
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_node_id_without_its_key_is_refused_even_if_signed() {
+        let cluster = ClusterId([1; 16]);
+        let authority = Authority::create(cluster, Validity::ten_years(0)).unwrap();
+        let key = new_key().unwrap();
+        let id = NodeId::of_public_key(&key.subject_public_key_info());
+        assert_eq!(identify(&signed(&authority, &key, &Caller::Node(id)), cluster), Ok(Caller::Node(id)));
+        let other = Caller::Node(NodeId(id.0 ^ 1));
+        assert!(identify(&signed(&authority, &key, &other), cluster).is_err());
+    }
+
+    #[test]
+    fn names_that_say_too_much_are_refused() {
+        let cluster = ClusterId([1; 16]);
+        let authority = Authority::create(cluster, Validity::ten_years(0)).unwrap();
+        let key = new_key().unwrap();
+        let named = |name: &str| identify(&signed(&authority, &key, &Caller::Client(name.into())), cluster);
+        assert_eq!(named("laptop"), Ok(Caller::Client("laptop".into())));
+        for bad in ["", "a/b", "..", "a b", "a?b", &"x".repeat(129)] {
+            assert!(named(bad).is_err(), "{bad:?}");
+        }
+        let of_authority = CertificateDer::from_pem_slice(authority.ca_cert_pem().as_bytes()).unwrap();
+        assert!(identify(&of_authority, cluster).is_err());
+    }
+}

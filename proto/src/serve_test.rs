@@ -93,9 +93,12 @@ async fn an_oversized_message_is_refused_with_a_typed_error() {
     let (id, node) = world.node();
     let _served = world.serve(ADDR, node, Store::with(Mood::Honest)).await;
     let channel = dial(&world, world.client("laptop"), Expect::Node(id));
-    let shard = crate::wire::ShardRef { repo: vec![0; MESSAGE_BYTES_MAX + 1].into(), ..Default::default() };
-    let request = VerifyRequest { shard: Some(shard) };
-    let error = ApiError::from_status(shards(channel.clone()).verify(request).await.unwrap_err());
+    let request = async |len: usize| {
+        let shard = crate::wire::ShardRef { repo: vec![0; len].into(), ..Default::default() };
+        shards(channel.clone()).verify(VerifyRequest { shard: Some(shard) }).await
+    };
+    request(MESSAGE_BYTES_MAX - 100).await.unwrap();
+    let error = ApiError::from_status(request(MESSAGE_BYTES_MAX + 1).await.unwrap_err());
     assert!(matches!(error, ApiError::Invalid(_)), "{error:?}");
     call(&channel).await.unwrap();
 }
