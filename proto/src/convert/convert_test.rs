@@ -226,6 +226,18 @@ proptest! {
 }
 
 #[test]
+fn numbers_have_limits() {
+    let stripe: bytes::Bytes = vec![0; 16].into();
+    let index = |index| ShardId::try_from(wire::ShardId { stripe: stripe.clone(), index });
+    assert!(index(31).is_ok());
+    assert!(index(32).is_err() && index(256).is_err());
+    assert!(Policy::try_from(wire::Policy { regions: 256, ..Default::default() }).is_err());
+    assert!(
+        raft::Row::try_from(wire::SnapshotRow { table: 256, key: stripe.clone(), value: stripe }).is_err()
+    );
+}
+
+#[test]
 fn lists_have_limits() {
     assert!(catalogue::chunk_ids(vec![vec![0; 32].into(); LOOKUP_CHUNKS_MAX]).is_ok());
     assert!(catalogue::chunk_ids(vec![vec![0; 32].into(); LOOKUP_CHUNKS_MAX + 1]).is_err());
