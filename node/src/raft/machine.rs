@@ -67,8 +67,7 @@ impl Machine {
             let mut tx = self.catalogue.begin();
             let mut last = None;
             for entry in batch {
-                let reply = apply_one(&mut tx, entry).map_err(|e| StorageIOError::apply(entry.log_id, &e))?;
-                replies.push(reply);
+                replies.push(apply_one(&mut tx, entry).map_err(|e| (entry.log_id, e))?);
                 last = Some(entry.log_id);
             }
             let Some(last) = last else { continue };
