@@ -15,6 +15,8 @@ pub mod crypto;
 
 pub mod files;
 
+pub mod progress;
+
 pub mod error;
 
 #[cfg(test)]

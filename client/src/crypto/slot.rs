@@ -2,7 +2,7 @@
 //! bounded before any memory is taken or time spent: a hostile slot must not stop a client.
 
 use super::chunk::{SALT_BYTES, SEAL_BYTES, open, seal};
-use super::keys::{MasterKey, wipe};
+use super::keys::{MasterKey, message_key, wipe};
 use argon2::{Algorithm, Argon2, Params, Version};
 use farshore_core::host::{Entropy, random};
 use farshore_core::limits::KEY_SLOTS_MAX;
@@ -89,8 +89,8 @@ pub fn wrap(master: &MasterKey, passphrase: &[u8], kdf: KdfParams, entropy: &dyn
     let mut key = stretch(params, passphrase, &salt)?;
     let mut wrapped = vec![0; SALT_BYTES];
     wrapped.extend_from_slice(&master.0);
-    // The key is fresh because the argon2 salt is; the salt of the seal is only there to share its form.
-    seal(&key, &slot, random(entropy), &mut wrapped);
+    let salt = random(entropy);
+    seal(&message_key(&key, &[&salt]), &slot, salt, &mut wrapped);
     wipe(&mut key);
     slot.extend_from_slice(&wrapped);
     Some(slot)
@@ -115,7 +115,8 @@ pub fn open_slots(slots: &[Vec<u8>], passphrase: &[u8]) -> Result<MasterKey, Wro
 fn open_slot(slot: Slot<'_>, passphrase: &[u8]) -> Option<MasterKey> {
     let mut key = stretch(slot.params, passphrase, slot.salt)?;
     let mut wrapped = slot.wrapped.to_vec();
-    let master = open(&key, slot.head, &mut wrapped).ok().and_then(|plain| plain.first_chunk().copied());
+    let message = message_key(&key, &[slot.wrapped.get(..SALT_BYTES)?]);
+    let master = open(&message, slot.head, &mut wrapped).ok().and_then(|plain| plain.first_chunk().copied());
     wipe(&mut key);
     wrapped.fill(0);
     master.map(MasterKey)

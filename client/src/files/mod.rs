@@ -4,11 +4,14 @@ pub mod real_target;
 
 pub mod target;
 
+pub mod real_source;
+
 pub mod source;
 
 pub mod meta;
 
 pub use meta::{FileKind, FileTime, Fingerprint, Meta, Stat, Xattr};
+pub use real_source::RealSource;
 pub use real_target::RealTarget;
 pub use source::{Listed, Listing, Opened, Source, SourceFile};
 pub use target::{RelPath, Target, TargetFile};

@@ -1,0 +1,296 @@
+//! A backup, read this first: base → scan → keep → read → tree → dedup → seal → pack → stripe → upload → commit.
+//!
+//! Every stage is one file and one future; bounded channels join them, and the first error ends them all. Stages wait
+//! only for the stage behind them or for memory that the stages behind them free, so they cannot block each other in a
+//! circle. CPU work goes through `Compute`. Memory does not grow with the source or the repository: it is the sum of
+//! the limits below and two packs on their way with one of each kind filling.
+
+pub mod base;
+pub mod chunk;
+pub mod commit;
+pub mod dedup;
+pub mod lease;
+pub mod ledger;
+pub mod live;
+pub mod pack;
+pub mod read;
+pub mod report;
+pub mod scan;
+pub mod seal;
+pub mod stripe;
+pub mod tree;
+pub mod upload;
+
+#[cfg(test)]
+mod backup_test;
+
+use crate::api::{CatalogueApi, SnapshotCommitted, Topology};
+use crate::crypto::RepoKeys;
+use crate::error::{Error, Result};
+use crate::files::Source;
+use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo};
+use crate::progress::Progress;
+use base::{Base, Keep};
+use chunk::Chunker;
+use commit::Commit;
+use dedup::Dedup;
+use farshore_core::catalogue::{RepoRecord, SnapshotKind, SnapshotRecord};
+use farshore_core::erasure::Scheme;
+use farshore_core::health::NodeHealth;
+use farshore_core::host::{Host, random};
+use farshore_core::id::{ChunkId, SessionId, SnapshotId};
+use farshore_core::peer::ShardIo;
+use farshore_core::policy;
+use lease::Lease;
+use ledger::Ledger;
+use pack::Fill;
+use read::Read;
+use report::Report;
+use scan::Scan;
+use seal::Seal;
+use std::sync::Arc;
+use stripe::Coding;
+use tokio::sync::{Semaphore, mpsc};
+use tree::Tree;
+use upload::Upload;
+
+/// Plaintext of chunks between reading and sealing, in bytes; several times the largest chunk.
+const ROOM_BYTES: usize = 16 << 20;
+/// Packs being coded and sent. With 4+2 each takes about one and a half times its size.
+const PACKS_ON_THEIR_WAY: usize = 2;
+/// Steps and pieces waiting between two stages; they are small.
+const STEPS_WAITING: usize = 1_024;
+/// Chunks waiting between two stages; their bytes are bounded by the room.
+const CHUNKS_WAITING: usize = 2_048;
+/// Sealed jobs waiting for a pack.
+const SEALED_WAITING: usize = 2;
+/// Runs made before giving up on chunks or sessions that vanish during a run.
+const ATTEMPTS: usize = 3;
+
+const _: () = assert!(ROOM_BYTES > farshore_core::limits::CHUNK_BYTES_MAX);
+
+/// Everything a backup works with.
+#[derive(Clone)]
+pub struct Context {
+    /// Clock, randomness, processors.
+    pub host: Host,
+    /// The catalogue.
+    pub catalogue: Arc<dyn CatalogueApi>,
+    /// The nodes' shards.
+    pub shards: Arc<dyn ShardIo>,
+    /// Which nodes failed lately.
+    pub health: Arc<NodeHealth>,
+    /// The repository.
+    pub repo: RepoRecord,
+    /// Its keys.
+    pub keys: RepoKeys,
+    /// Its settings.
+    pub config: RepoConfig,
+    /// Reads tree chunks, for the parent's tree.
+    pub chunks: Arc<dyn ChunkSource>,
+    /// The tree to back up.
+    pub source: Arc<dyn Source>,
+    /// Who watches.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// What to back up and what to say about it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Absolute paths without `.`, `..` and doubled slashes (`files::real_source::absolute`).
+    pub paths: Vec<Vec<u8>>,
+    /// How; a run that finds nothing to build on is full whatever is asked.
+    pub kind: SnapshotKind,
+    /// Host name.
+    pub host_name: String,
+    /// Who runs it.
+    pub user: String,
+    /// Free labels.
+    pub tags: Vec<String>,
+    /// Offset of local time from UTC in minutes, if known.
+    pub utc_offset_min: Option<i16>,
+    /// Compression, if not the repository's own.
+    pub compression: Option<Compression>,
+}
+
+/// What a run did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// The new snapshot.
+    pub snapshot: SnapshotId,
+    /// Its description, counts and unreadable paths included.
+    pub info: SnapshotInfo,
+    /// Catalogue time of the commit, Unix milliseconds.
+    pub committed_ms: u64,
+    /// Code of its new packs.
+    pub scheme: Scheme,
+    /// Packs of this run with shards that repair owes.
+    pub degraded_packs: u64,
+    /// All packs of the snapshot below full strength, as the catalogue counts.
+    pub under_target: u32,
+}
+
+/// Makes a snapshot. Unreadable paths do not end it: they are in the summary. A session that ends or chunks that vanish
+/// meanwhile begin it again; what is stored already is not sent twice.
+pub async fn run(ctx: &Context, options: &Options) -> Result<Summary> {
+    if options.paths.is_empty() {
+        return Err(Error::Invalid("nothing to back up: name at least one path".into()));
+    }
+    for _ in 1..ATTEMPTS {
+        match attempt(ctx, options).await {
+            Err(error @ (Error::SessionEnded(_) | Error::ChunksGone(_))) => {
+                tracing::warn!(%error, "backup begins again");
+            }
+            done => return done,
+        }
+    }
+    attempt(ctx, options).await
+}
+
+async fn attempt(ctx: &Context, options: &Options) -> Result<Summary> {
+    let topology = ctx.catalogue.topology().await?;
+    let scheme =
+        policy::compile(&ctx.repo.policy, &topology.nodes).map_err(|e| Error::Policy(e.to_string()))?;
+    let lease = Lease::open(&ctx.catalogue, ctx.repo.id).await?;
+    let run = Run {
+        ctx,
+        options,
+        topology,
+        scheme,
+        session: lease.id(),
+        report: Report::new(ctx.progress.clone()),
+    };
+    let done = run.snapshot().await;
+    lease.close().await;
+    done
+}
+
+/// One attempt.
+struct Run<'a> {
+    ctx: &'a Context,
+    options: &'a Options,
+    topology: Topology,
+    scheme: Scheme,
+    session: SessionId,
+    report: Report,
+}
+
+impl Run<'_> {
+    async fn snapshot(&self) -> Result<Summary> {
+        let Options { kind, host_name, paths, .. } = self.options;
+        let group = self.ctx.keys.group(host_name, paths);
+        let base = base::choose(self.ctx, *kind, group).await?;
+        let ledger = Ledger::default();
+        let scan_start_ms = self.ctx.host.clock.now_ms();
+        let root = self.flow(base.as_ref(), &ledger).await?;
+        let id = SnapshotId(random(&*self.ctx.host.entropy));
+        let (info, degraded_packs) = self.describe(root, base.as_ref(), scan_start_ms);
+        let committed = self.commit(id, &info, group, &ledger).await?;
+        let SnapshotCommitted { committed_ms, under_target } = committed;
+        Ok(Summary { snapshot: id, info, committed_ms, scheme: self.scheme, degraded_packs, under_target })
+    }
+
+    /// The stages, joined. Gives the top node of the root directory once every chunk of it has an ordinal.
+    async fn flow(&self, base: Option<&Base>, ledger: &Ledger) -> Result<ChunkId> {
+        let Run { ctx, report, session, .. } = self;
+        let (repo, keys, catalogue) = (ctx.repo.id, &ctx.keys, &*ctx.catalogue);
+        let room = Arc::new(Semaphore::new(ROOM_BYTES));
+        let slots = Arc::new(Semaphore::new(PACKS_ON_THEIR_WAY));
+        let (scanned_in, scanned) = mpsc::channel(STEPS_WAITING);
+        let (kept_in, kept) = mpsc::channel(STEPS_WAITING);
+        let (pieces_in, pieces) = mpsc::channel(STEPS_WAITING);
+        let (chunks_in, chunks) = mpsc::channel(CHUNKS_WAITING);
+        let (new_in, new) = mpsc::channel(CHUNKS_WAITING);
+        let (sealed_in, sealed) = mpsc::channel(SEALED_WAITING);
+        let (full_in, full) = mpsc::channel(PACKS_ON_THEIR_WAY);
+        let (uploaded_in, uploaded) = mpsc::channel(PACKS_ON_THEIR_WAY);
+
+        let scan = Scan { source: &*ctx.source, chunks: ctx.chunks.clone(), base, report, out: scanned_in };
+        let keep = Keep { catalogue, session: *session, repo, chunks: ctx.chunks.clone(), ledger };
+        let read = Read {
+            source: ctx.source.clone(),
+            compute: ctx.host.compute.clone(),
+            keys: keys.clone(),
+            chunker: Chunker::new(keys.gear_table().into(), ctx.config.chunks),
+            min: ctx.config.chunks.min as usize,
+            room: room.clone(),
+            report,
+            out: pieces_in,
+        };
+        let tree = Tree { keys: keys.clone(), room: room.clone(), report, out: chunks_in };
+        let dedup = Dedup {
+            catalogue,
+            session: *session,
+            repo,
+            ledger,
+            report,
+            room,
+            room_bytes: ROOM_BYTES,
+            out: new_in,
+        };
+        let compression = self.options.compression.unwrap_or(ctx.config.compression());
+        let seal = Seal { host: &ctx.host, keys: keys.clone(), compression, out: sealed_in };
+        let fill = Fill { target: ctx.config.pack_bytes as usize, slots, out: full_in };
+        let coding = Coding { cluster: self.topology.cluster, repo, session: *session, scheme: self.scheme };
+        let upload = Upload { ctx, topology: &self.topology, coding, out: uploaded_in };
+        let commit = Commit { catalogue, session: *session, ledger, report };
+
+        let (_, _, _, root, ..) = tokio::try_join!(
+            scan.run(&self.options.paths),
+            keep.run(scanned, kept_in),
+            read.run(kept),
+            tree.run(pieces),
+            dedup.run(chunks),
+            seal.run(new),
+            fill.run(sealed),
+            upload.run(full),
+            commit.run(uploaded),
+        )?;
+        assert_eq!(ledger.pending(), 0, "every chunk that was claimed is present or was committed");
+        Ok(root)
+    }
+
+    fn describe(&self, root: ChunkId, base: Option<&Base>, scan_start_ms: u64) -> (SnapshotInfo, u64) {
+        let (stats, unreadable, degraded) = self.report.close();
+        let options = self.options;
+        let info = SnapshotInfo {
+            time_ms: scan_start_ms,
+            utc_offset_min: options.utc_offset_min,
+            host: options.host_name.clone(),
+            user: options.user.clone(),
+            paths: options.paths.clone(),
+            tags: options.tags.clone(),
+            root,
+            // Without a parent every byte was read, which is what full means.
+            kind: if base.is_some() { options.kind } else { SnapshotKind::Full },
+            parent: base.map(|base| base.id),
+            base: base.and_then(Base::full),
+            program: concat!("farshore ", env!("CARGO_PKG_VERSION")).into(),
+            scan_start_ms,
+            scan_end_ms: self.ctx.host.clock.now_ms(),
+            stats,
+            unreadable,
+        };
+        (info, degraded)
+    }
+
+    async fn commit(
+        &self,
+        id: SnapshotId,
+        info: &SnapshotInfo,
+        group: [u8; 16],
+        ledger: &Ledger,
+    ) -> Result<SnapshotCommitted> {
+        let record = SnapshotRecord {
+            id,
+            repo: self.ctx.repo.id,
+            kind: info.kind,
+            parent: info.parent,
+            group,
+            committed_ms: 0,
+            sealed: info.seal(&self.ctx.keys, &id, &*self.ctx.host.entropy)?,
+            live: ledger.take_live().encode()?,
+        };
+        self.ctx.catalogue.commit_snapshot(self.session, record).await
+    }
+}
