@@ -201,6 +201,24 @@ fn doubled_shards_move_when_nodes_come_back() {
 }
 
 #[test]
+fn nodes_are_drained_by_moves_that_keep_the_spread() {
+    // Each region has one free node, and the assignment may want the two shards to change regions.
+    let mut states = [NodeState::Up; 9];
+    (states[2], states[4]) = (NodeState::Draining, NodeState::Draining);
+    for no in 0..50 {
+        let mut full = placed([0, 1, 2, 3, 4, 5]);
+        full.stripe.id.0[..8].copy_from_slice(&(no * 0x1234_5678_9abc_defu64).to_le_bytes());
+        let mut view = view(3, &states, vec![full]);
+        for _ in 0..2 {
+            let task = rebuilds(&view).remove(0);
+            assert!(carry_out(&mut view, &task));
+            assert!(view.packs[0].stripe.at_target(|id| view.nodes.get(&id).map(|node| &node.region)));
+        }
+        assert!(rebuilds(&view).is_empty());
+    }
+}
+
+#[test]
 fn the_most_endangered_stripe_comes_first() {
     let scheme = Scheme::new(4, 2, 2).unwrap();
     let one = pack(1, scheme, &[Some(0), Some(1), Some(2), Some(3), Some(4), None]);

@@ -83,18 +83,25 @@ impl PlanView {
             !stays && (!takes || self.condemned.contains(&Condemned { node, shard }))
         };
         let wanted = assign(stripe.id, stripe.scheme, &self.candidates(&good), &held, &barred).nodes;
+        let changed = (0u8..).zip(wanted).filter(|(index, to)| held[usize::from(*index)] != *to);
+        let changed = changed.filter_map(|(index, to)| Some((index, to?))).collect::<Vec<_>>();
         let now = Standing::of(self, &held, stripe.scheme.spread());
-        let priority = self.priority(stripe.scheme.k(), &good);
-        let mut tasks = Vec::new();
-        for (index, to) in (0u8..).zip(wanted) {
-            let Some(to) = to.filter(|to| held[usize::from(index)] != Some(*to)) else { continue };
+        let improves = |index: u8, to: NodeId| {
             let mut then = held.clone();
             then[usize::from(index)] = Some(to);
-            if Standing::of(self, &then, stripe.scheme.spread()) < now {
-                let from_holders = good.clone();
-                let (pack, generation) = (pack.no, stripe.generation);
-                tasks.push(Rebuild { pack, generation, index, from_holders, to, priority });
-            }
+            !barred(to, index) && Standing::of(self, &then, stripe.scheme.spread()) < now
+        };
+        let priority = self.priority(stripe.scheme.k(), &good);
+        let mut tasks = Vec::new();
+        for (index, own) in &changed {
+            // Two moves may be good together and bad alone, such as two shards that change regions; then one that takes
+            // the other's place is good alone.
+            let others = changed.iter().map(|(_, to)| *to);
+            let Some(to) = [*own].into_iter().chain(others).find(|to| improves(*index, *to)) else {
+                continue;
+            };
+            let (pack, generation, index, from_holders) = (pack.no, stripe.generation, *index, good.clone());
+            tasks.push(Rebuild { pack, generation, index, from_holders, to, priority });
         }
         tasks
     }
