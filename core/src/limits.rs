@@ -135,9 +135,6 @@ pub const ERROR_ORDINALS_MAX: usize = 512;
 pub const ERROR_TEXT_BYTES_MAX: usize = 1_024;
 /// Shard uploads a node works on at a time; more wait.
 pub const PUTS_IN_FLIGHT_MAX: usize = 64;
-/// Verified frames of one shard read that wait for the network.
-pub const GET_FRAMES_QUEUED_MAX: usize = 4;
-
 /// Most nodes of one cluster; bounds the address book, the health table and the topology answer.
 pub const NODES_MAX: usize = 1_024;
 /// Bad shards waiting to be reported to the catalogue; more are found again by the next scrub.
@@ -148,6 +145,19 @@ pub const REBUILDS_IN_FLIGHT_MAX: usize = 4;
 pub const REBUILDS_QUEUED_MAX: usize = 1_024;
 /// Copies one sweep deletes before it tells the catalogue.
 pub const SWEEP_COPIES_MAX: usize = 256;
+
+/// Bytes of a node's disk that shards never take, so that catalogue, index and logs can go on when it is full.
+pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
+
+/// Catalogues up to this many packs are looked at afresh for each status; larger ones in the background.
+pub const STATUS_PACKS_AT_ONCE_MAX: u64 = 10_000;
+
+/// A leader that cannot confirm itself within this time answers a status as unconfirmed.
+pub const STATUS_CONFIRM_MS: u64 = 2_000;
+/// First pause before a failed rebuild is planned again.
+pub const REBUILD_PAUSE_MIN_MS: u64 = 1_000;
+/// Longest such pause.
+pub const REBUILD_PAUSE_MAX_MS: u64 = 60_000;
 
 /// First pause of a failing background worker.
 pub const WORKER_PAUSE_MIN_MS: u64 = 100;

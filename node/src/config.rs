@@ -1,6 +1,7 @@
 //! What an operator may say about one node: as typed in TOML, and checked. Reading files is the caller's affair;
 //! nothing here touches the disk.
 
+use crate::raft::RaftTuning;
 use farshore_core::id::{ClusterId, NodeId};
 use farshore_core::limits::{NODES_MAX, SESSION_LEASE_MS};
 use farshore_core::topology::{Name, Region};
@@ -80,30 +81,6 @@ impl Default for Timing {
     }
 }
 
-/// Consensus: how fast leaders are replaced, and how long the log grows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RaftTiming {
-    /// The leader speaks at least this often. Default 250 ms, several times the round trip between continents.
-    pub heartbeat: Duration,
-    /// Shortest silence after which a follower stands for election. Default 1 s: four heartbeats.
-    pub election_min: Duration,
-    /// Longest such silence; drawn at random between the two, so that votes rarely split. Default 2 s.
-    pub election_max: Duration,
-    /// Log entries after which a snapshot is due and the log may be cut. Default 20,000.
-    pub snapshot_after: u64,
-}
-
-impl Default for RaftTiming {
-    fn default() -> Self {
-        RaftTiming {
-            heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_millis(1_000),
-            election_max: Duration::from_millis(2_000),
-            snapshot_after: 20_000,
-        }
-    }
-}
-
 /// A checked configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -130,7 +107,7 @@ pub struct Config {
     /// Health, repair, scrub and leases.
     pub timing: Timing,
     /// Consensus.
-    pub raft: RaftTiming,
+    pub raft: RaftTuning,
     /// First voters of a new cluster. Never typed: the caller passes it to exactly one node on its first start; it is
     /// ignored once that node has state.
     pub bootstrap: Option<Vec<Seed>>,
@@ -199,7 +176,8 @@ struct TypedRaft {
     heartbeat: Option<String>,
     election_min: Option<String>,
     election_max: Option<String>,
-    snapshot_after: Option<u64>,
+    snapshot_logs: Option<u64>,
+    keep_logs: Option<u64>,
 }
 
 impl Typed {
@@ -242,20 +220,26 @@ impl TypedTiming {
 }
 
 impl TypedRaft {
-    fn check(self) -> Result<RaftTiming, ConfigError> {
-        let d = RaftTiming::default();
-        let raft = RaftTiming {
-            heartbeat: duration("raft.heartbeat", self.heartbeat, d.heartbeat)?,
-            election_min: duration("raft.election_min", self.election_min, d.election_min)?,
-            election_max: duration("raft.election_max", self.election_max, d.election_max)?,
-            snapshot_after: self.snapshot_after.unwrap_or(d.snapshot_after),
-        };
-        longer("raft.election_min", raft.election_min, "raft.heartbeat", raft.heartbeat)?;
-        longer("raft.election_max", raft.election_max, "raft.election_min", raft.election_min)?;
-        if raft.snapshot_after == 0 {
-            return Err(value("raft.snapshot_after", "must be at least 1"));
+    fn check(self) -> Result<RaftTuning, ConfigError> {
+        let d = RaftTuning::default();
+        let ms = Duration::from_millis;
+        let heartbeat = duration("raft.heartbeat", self.heartbeat, ms(d.heartbeat_ms))?;
+        let election_min = duration("raft.election_min", self.election_min, ms(d.election_min_ms))?;
+        let election_max = duration("raft.election_max", self.election_max, ms(d.election_max_ms))?;
+        longer("raft.election_min", election_min, "raft.heartbeat", heartbeat)?;
+        longer("raft.election_max", election_max, "raft.election_min", election_min)?;
+        let snapshot_logs = self.snapshot_logs.unwrap_or(d.snapshot_logs);
+        if snapshot_logs == 0 {
+            return Err(value("raft.snapshot_logs", "must be at least 1"));
         }
-        Ok(raft)
+        Ok(RaftTuning {
+            heartbeat_ms: heartbeat.as_millis() as u64,
+            election_min_ms: election_min.as_millis() as u64,
+            election_max_ms: election_max.as_millis() as u64,
+            snapshot_logs,
+            keep_logs: self.keep_logs.unwrap_or(d.keep_logs),
+            ..d
+        })
     }
 }
 
@@ -342,7 +326,7 @@ mod tests {
         let config = Config::parse(GOOD).unwrap();
         assert_eq!(config.capacity, 3 << 39);
         assert_eq!(config.timing, Timing { grace: Duration::from_secs(20), ..Timing::default() });
-        assert_eq!(config.raft, RaftTiming::default());
+        assert_eq!(config.raft, RaftTuning::default());
         assert_eq!(config.peers[0].id, NodeId(0x0123_4567_89ab_cdef));
         assert_eq!(config.bootstrap, None);
     }

@@ -2,12 +2,15 @@
 //! lost.
 //!
 //! Read downwards: a module uses only those below it. A node links no decryption code and never sees a plaintext, a
-//! name or a key of a client. Order when complete: run, config, rpc, maintain, plan, raft, catalogue, store, identity,
-//! worker, kv, disk.
+//! name or a key of a client.
 
-pub mod config;
+pub mod run;
 
 pub mod rpc;
+
+pub mod maintain;
+
+pub mod config;
 
 pub mod plan;
 
@@ -24,3 +27,5 @@ pub mod worker;
 pub mod kv;
 
 pub mod disk;
+
+pub use run::{Node, RunError, StartError, run};

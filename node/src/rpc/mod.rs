@@ -1,5 +1,65 @@
 //! What others may ask of a node: four services on one listener, one table of rights, one kind of error.
 
+pub mod admin;
+
+pub mod catalogue;
+
+pub mod shard;
+
 pub mod raft;
 
 pub mod auth;
+
+use crate::maintain::Shared;
+use crate::maintain::health::Load;
+use crate::rpc::raft::HeartbeatSink;
+use async_trait::async_trait;
+use farshore_core::id::NodeId;
+use farshore_proto::convert::raft::Heartbeat;
+use farshore_proto::serve;
+use farshore_proto::status::ApiError;
+use farshore_proto::wire::HeartbeatRequest;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tonic::service::Routes;
+use tonic::{Response, Status};
+
+/// Everything a node answers.
+pub fn routes(shared: &Arc<Shared>) -> Routes {
+    let heartbeats = Arc::new(Heartbeats(shared.clone()));
+    let shards = shard::ShardService::new(shared.cluster, shared.store.clone(), shared.reports.clone());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(serve::raft(Arc::new(raft::RaftService::new(shared.consensus.clone(), heartbeats))))
+        .add_service(serve::shards(Arc::new(shards)))
+        .add_service(serve::catalogue(Arc::new(catalogue::CatalogueService::new(shared.clone()))))
+        .add_service(serve::admin(Arc::new(admin::AdminService::new(shared.clone()))));
+    routes.routes()
+}
+
+/// Takes heartbeats while this node leads.
+struct Heartbeats(Arc<Shared>);
+
+#[async_trait]
+impl HeartbeatSink for Heartbeats {
+    async fn beat(&self, _from: NodeId, beat: HeartbeatRequest) -> Result<(), ApiError> {
+        let beat = Heartbeat::try_from(beat)?;
+        if !self.0.consensus.is_leader() {
+            return Err(ApiError::NoQuorum("this node does not lead".into()));
+        }
+        let load = Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
+        self.0.health.hear(beat.node, load, Instant::now());
+        Ok(())
+    }
+}
+
+/// A result as tonic wants it.
+fn answer<T>(result: Result<T, ApiError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+/// An error that says the node itself is broken: its store failed, or we made a mistake.
+fn internal(error: impl std::fmt::Display) -> ApiError {
+    tracing::error!(%error, "call failed inside the node");
+    ApiError::Internal(error.to_string())
+}

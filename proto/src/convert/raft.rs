@@ -18,6 +18,8 @@ pub struct Heartbeat {
     pub free: u64,
     /// Number of shards held.
     pub shards: u64,
+    /// Shards it has found missing or corrupt since it started.
+    pub bad_found: u64,
 }
 
 impl From<Heartbeat> for wire::HeartbeatRequest {
@@ -27,6 +29,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             used: beat.used,
             free: beat.free,
             shards: beat.shards,
+            bad_found: beat.bad_found,
         }
     }
 }
@@ -34,7 +37,8 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
     type Error = ApiError;
     fn try_from(beat: wire::HeartbeatRequest) -> Result<Self, ApiError> {
         let node = required(beat.node, "node")?.try_into()?;
-        Ok(Heartbeat { node, used: beat.used, free: beat.free, shards: beat.shards })
+        let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
+        Ok(Heartbeat { node, used, free, shards, bad_found })
     }
 }
 

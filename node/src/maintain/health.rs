@@ -1,0 +1,222 @@
+//! Who is up, silent, gone. Every node tells the leader each second that it lives; the leader alone judges, on its
+//! monotonic clock, and every judgement becomes a command. The judging is pure: times in, commands out.
+
+use crate::config::Timing;
+use farshore_core::catalogue::Command;
+use farshore_core::id::NodeId;
+use farshore_core::limits::NODES_MAX;
+use farshore_core::topology::{NodeRecord, NodeState};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What a node says of its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Bytes of shards held.
+    pub used: u64,
+    /// Bytes the disk still has.
+    pub free: u64,
+    /// Number of shards held.
+    pub shards: u64,
+    /// Shards it has found missing or corrupt since it started.
+    pub bad_found: u64,
+}
+
+/// What the leader knows of a node besides its record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeHealth {
+    /// As of its last heartbeat to this leader; zeros if there was none.
+    pub load: Load,
+    /// Since the last heartbeat, or since this leader took over.
+    pub silent: Duration,
+    /// Until it is declared lost; zero if it is up, lost or gone.
+    pub grace_left: Duration,
+}
+
+/// The leader's table of heartbeats.
+pub struct Health {
+    timing: Timing,
+    table: Mutex<Heard>,
+}
+
+struct Heard {
+    /// When this node began to lead; every silence is counted from here at the earliest.
+    since: Instant,
+    nodes: BTreeMap<NodeId, Heartbeat>,
+}
+
+struct Heartbeat {
+    at: Instant,
+    record: NodeRecord,
+    load: Load,
+}
+
+impl Health {
+    /// An empty table.
+    pub fn new(timing: Timing) -> Self {
+        let heard = Heard { since: Instant::now(), nodes: BTreeMap::new() };
+        Health { timing, table: Mutex::new(heard) }
+    }
+
+    /// This node begins to lead: every clock starts afresh, so that nobody is blamed for a silence between leaders.
+    pub fn begin(&self, now: Instant) {
+        *self.table() = Heard { since: now, nodes: BTreeMap::new() };
+    }
+
+    /// A heartbeat came in. The caller has checked that the record is the caller's own.
+    pub fn hear(&self, record: NodeRecord, load: Load, now: Instant) {
+        let mut table = self.table();
+        if table.nodes.len() < NODES_MAX || table.nodes.contains_key(&record.id) {
+            table.nodes.insert(record.id, Heartbeat { at: now, record, load });
+        }
+    }
+
+    /// What the catalogue should be told, given the nodes it knows.
+    pub fn judge(&self, known: &[NodeRecord], now: Instant) -> Vec<Command> {
+        let table = self.table();
+        let known: BTreeMap<NodeId, &NodeRecord> = known.iter().map(|n| (n.id, n)).collect();
+        let news =
+            table.nodes.values().filter(|h| known.get(&h.record.id).is_none_or(|k| differs(k, &h.record)));
+        let puts = news.map(|h| Command::PutNode { node: h.record.clone() });
+        let moves = known.values().filter_map(|node| {
+            let heard = table.nodes.contains_key(&node.id);
+            let to = next_state(node.state, table.silent(node.id, now), heard, &self.timing)?;
+            Some(Command::SetNodeState { node: node.id, from: node.state, to })
+        });
+        puts.chain(moves).collect()
+    }
+
+    /// What is known of a node in this state.
+    pub fn of(&self, node: NodeId, state: NodeState, now: Instant) -> NodeHealth {
+        let table = self.table();
+        let silent = table.silent(node, now);
+        let grace_left = match state {
+            NodeState::Suspect | NodeState::Down => {
+                (self.timing.down_after + self.timing.grace).saturating_sub(silent)
+            }
+            _ => Duration::ZERO,
+        };
+        NodeHealth { load: table.nodes.get(&node).map_or(Load::default(), |h| h.load), silent, grace_left }
+    }
+
+    /// Shards found missing or corrupt, summed over the nodes heard of.
+    pub fn bad_found(&self) -> u64 {
+        self.table().nodes.values().map(|h| h.load.bad_found).sum()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Heard> {
+        self.table.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Heard {
+    fn silent(&self, node: NodeId, now: Instant) -> Duration {
+        let last = self.nodes.get(&node).map_or(self.since, |h| h.at);
+        now.saturating_duration_since(last)
+    }
+}
+
+/// Whether a heartbeat carries news. The state in it means nothing: a node does not judge itself.
+fn differs(known: &NodeRecord, heard: &NodeRecord) -> bool {
+    let mut heard = heard.clone();
+    heard.state = known.state;
+    *known != heard
+}
+
+/// The next step of a node's life, one transition at a time. `heard` says that this leader had a heartbeat at all:
+/// only a voice brings a node back, never the fresh clock of a new leader.
+fn next_state(state: NodeState, silent: Duration, heard: bool, timing: &Timing) -> Option<NodeState> {
+    let back = heard && silent < timing.suspect_after;
+    let lost = silent >= timing.down_after + timing.grace;
+    let next = match state {
+        NodeState::Up if silent >= timing.suspect_after => NodeState::Suspect,
+        NodeState::Suspect | NodeState::Down | NodeState::Lost if back => NodeState::Up,
+        NodeState::Suspect if silent >= timing.down_after => NodeState::Down,
+        NodeState::Down | NodeState::Draining if lost => NodeState::Lost,
+        _ => return None,
+    };
+    debug_assert!(state.may_become(next), "{state:?} to {next:?} is not in the table");
+    Some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(id: u64, state: NodeState) -> NodeRecord {
+        NodeRecord {
+            id: NodeId(id),
+            name: "n".parse().unwrap(),
+            region: "a/b".parse().unwrap(),
+            zone: None,
+            addr: "h:1".into(),
+            capacity: 1,
+            state,
+        }
+    }
+
+    fn after(health: &Health, state: NodeState, now: Instant) -> Option<NodeState> {
+        match health.judge(&[node(1, state)], now).as_slice() {
+            [] => None,
+            [Command::SetNodeState { from, to, .. }] if *from == state => Some(*to),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn silence_leads_step_by_step_to_lost_and_a_voice_brings_back() {
+        let timing = Timing::default();
+        let health = Health::new(timing);
+        let start = Instant::now();
+        health.begin(start);
+        assert_eq!(after(&health, NodeState::Up, start), None);
+        assert_eq!(after(&health, NodeState::Up, start + timing.suspect_after), Some(NodeState::Suspect));
+        assert_eq!(after(&health, NodeState::Suspect, start + timing.suspect_after), None);
+        assert_eq!(after(&health, NodeState::Suspect, start + timing.down_after), Some(NodeState::Down));
+        assert_eq!(after(&health, NodeState::Down, start + timing.grace), None);
+        let end = start + timing.down_after + timing.grace;
+        assert_eq!(after(&health, NodeState::Down, end), Some(NodeState::Lost));
+        assert_eq!(after(&health, NodeState::Lost, end), None);
+        health.hear(node(1, NodeState::Up), Load::default(), end);
+        assert_eq!(after(&health, NodeState::Lost, end), Some(NodeState::Up));
+    }
+
+    #[test]
+    fn a_new_leader_neither_blames_nor_revives_anyone() {
+        let timing = Timing::default();
+        let health = Health::new(timing);
+        let later = Instant::now() + timing.grace * 2;
+        health.hear(node(1, NodeState::Up), Load::default(), later);
+        health.begin(later);
+        for state in NodeState::ALL {
+            assert_eq!(after(&health, state, later), None, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn strangers_and_news_are_put_and_a_claimed_state_is_ignored() {
+        let health = Health::new(Timing::default());
+        let now = Instant::now();
+        health.begin(now);
+        health.hear(node(1, NodeState::Draining), Load::default(), now);
+        let put = |commands: Vec<Command>| matches!(commands.as_slice(), [Command::PutNode { .. }]);
+        assert!(put(health.judge(&[], now)));
+        assert!(health.judge(&[node(1, NodeState::Up)], now).is_empty());
+        let moved = NodeRecord { addr: "h:2".into(), ..node(1, NodeState::Up) };
+        assert!(put(health.judge(&[moved], now)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn every_step_is_in_the_table(state in 0usize..6, silent_ms in 0u64..2_000_000, heard: bool) {
+            let state = NodeState::ALL[state];
+            if let Some(next) = next_state(state, Duration::from_millis(silent_ms), heard, &Timing::default()) {
+                prop_assert!(state.may_become(next));
+            }
+        }
+    }
+}

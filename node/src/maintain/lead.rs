@@ -1,0 +1,199 @@
+//! The leader's side of repair: reads the catalogue page by page, has the pure planner turn pages into tasks, and keeps
+//! a few of them running. All it remembers may be forgotten: the next leader plans again from what is recorded.
+
+use super::Shared;
+use super::execute;
+use crate::plan::{Priority, Rebuild, RepairScan, Task, plan_repair};
+use crate::worker::{Pace, WorkFailed, Worker};
+use async_trait::async_trait;
+use farshore_core::catalogue::Command;
+use farshore_core::id::PackNo;
+use farshore_core::limits::{
+    REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX,
+};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What repair has been doing since this node began to lead.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RepairState {
+    /// Tasks planned and not begun.
+    pub queued: u64,
+    /// Tasks under way.
+    pub running: u64,
+    /// Shards rebuilt.
+    pub rebuilt: u64,
+    /// Tasks that failed; each is planned again.
+    pub failed: u64,
+    /// The last failure, kept after it has been overcome.
+    pub last_error: String,
+}
+
+/// The state, for the status.
+#[derive(Default)]
+pub struct Repairs(Mutex<RepairState>);
+
+impl Repairs {
+    /// As of now.
+    pub fn get(&self) -> RepairState {
+        self.state().clone()
+    }
+    fn state(&self) -> MutexGuard<'_, RepairState> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// Packs read at a time.
+const PACKS_PER_LOOK: usize = 256;
+/// Looking takes at most about a tenth of the leader's time.
+const LOOK_PAUSE_FACTOR: u32 = 10;
+
+fn urgency(task: &Rebuild) -> (Priority, PackNo, u8) {
+    (task.priority, task.pack, task.index)
+}
+
+type Outcome = (Rebuild, Result<(), WorkFailed>);
+
+/// The worker.
+pub struct Repair {
+    shared: Arc<Shared>,
+    /// Term in which this node began to lead, while it does.
+    leading: Option<u64>,
+    /// Not before: a look over many packs that need repair and cannot have it is not repeated at once.
+    next_look: Instant,
+    queue: VecDeque<Rebuild>,
+    running: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    /// Packs of running tasks: a second task of a pack would find another generation.
+    busy: BTreeSet<PackNo>,
+    /// Tasks that failed lately: not before, and how long the next pause is. Bounded by the queue.
+    resting: BTreeMap<(PackNo, u8), (Instant, u64)>,
+}
+
+impl Repair {
+    /// A worker that knows of no term yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Repair {
+            shared,
+            leading: None,
+            next_look: Instant::now(),
+            queue: VecDeque::new(),
+            running: FuturesUnordered::new(),
+            busy: BTreeSet::new(),
+            resting: BTreeMap::new(),
+        }
+    }
+
+    /// Everything remembered belongs to one term of office.
+    fn note_term(&mut self) -> bool {
+        let term = self.shared.leading();
+        if term != self.leading {
+            *self = Repair { leading: term, ..Repair::new(self.shared.clone()) };
+            *self.shared.repairs.state() = RepairState::default();
+        }
+        term.is_some()
+    }
+
+    /// Begins what there is room for.
+    fn fill(&mut self) {
+        while self.running.len() < REBUILDS_IN_FLIGHT_MAX {
+            let Some(at) = self.queue.iter().position(|task| !self.busy.contains(&task.pack)) else { return };
+            let task = self.queue.remove(at).expect("the position was found a line ago");
+            self.busy.insert(task.pack);
+            let shared = self.shared.clone();
+            self.running.push(Box::pin(async move {
+                let outcome = execute::rebuild(&shared, &task).await;
+                (task, outcome)
+            }));
+        }
+    }
+
+    fn settle(&mut self, (task, outcome): Outcome) {
+        self.busy.remove(&task.pack);
+        let key = (task.pack, task.index);
+        let mut state = self.shared.repairs.state();
+        match outcome {
+            Ok(()) => {
+                tracing::info!(pack = task.pack.0, index = task.index, to = %task.to, "shard rebuilt");
+                state.rebuilt += 1;
+                self.resting.remove(&key);
+            }
+            Err(error) => {
+                tracing::warn!(pack = task.pack.0, index = task.index, to = %task.to, %error, "rebuild shard");
+                state.failed += 1;
+                state.last_error = error.to_string();
+                let pause_ms = self.resting.get(&key).map_or(REBUILD_PAUSE_MIN_MS, |(_, pause)| *pause);
+                let until = Instant::now() + Duration::from_millis(pause_ms);
+                self.resting.insert(key, (until, (pause_ms * 2).min(REBUILD_PAUSE_MAX_MS)));
+            }
+        }
+    }
+
+    /// One round over all packs that may need repair; keeps the most urgent tasks.
+    async fn look(&mut self) -> Result<(), WorkFailed> {
+        let began = Instant::now();
+        if began < self.next_look {
+            return Ok(());
+        }
+        self.resting.retain(|_, (until, pause_ms)| *until + Duration::from_millis(*pause_ms) > began);
+        let (mut tasks, mut scan) = (Vec::new(), RepairScan::new());
+        // Each page from the newest view: what the tasks before have done shows in it.
+        while let Some(page) = scan.step(&self.shared.view()?, PACKS_PER_LOOK)? {
+            let plan = plan_repair(&page, REBUILDS_QUEUED_MAX);
+            if !plan.recheck.is_empty() {
+                self.shared.propose_leading(Command::Recheck { packs: plan.recheck }).await?;
+            }
+            tasks.extend(
+                plan.tasks.into_iter().map(|Task::Rebuild(task)| task).filter(|t| self.may_begin(t, began)),
+            );
+            tasks.sort_by_key(urgency);
+            tasks.truncate(REBUILDS_QUEUED_MAX);
+            tokio::task::yield_now().await;
+        }
+        self.queue = tasks.into();
+        self.next_look = Instant::now() + began.elapsed() * LOOK_PAUSE_FACTOR;
+        Ok(())
+    }
+
+    fn may_begin(&self, task: &Rebuild, now: Instant) -> bool {
+        let rests = self.resting.get(&(task.pack, task.index)).is_some_and(|(until, _)| *until > now);
+        !rests && !self.busy.contains(&task.pack)
+    }
+
+    fn publish(&self) {
+        let mut state = self.shared.repairs.state();
+        state.queued = self.queue.len() as u64;
+        state.running = self.running.len() as u64;
+    }
+}
+
+#[async_trait]
+impl Worker for Repair {
+    fn name(&self) -> &'static str {
+        "repair"
+    }
+
+    /// One unit: plan if nothing is queued, begin what there is room for, wait for one task to end. Tasks go on only
+    /// while a unit waits for them, and a stop in between drops them; a dropped task has recorded nothing.
+    async fn work(&mut self) -> Result<Pace, WorkFailed> {
+        if !self.note_term() {
+            return Ok(Pace::Idle);
+        }
+        if self.queue.is_empty() {
+            self.look().await?;
+        }
+        self.fill();
+        self.publish();
+        let Some(outcome) = self.running.next().await else { return Ok(Pace::Idle) };
+        self.settle(outcome);
+        self.publish();
+        Ok(Pace::Busy)
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.shared.timing.maintain_every).await;
+    }
+}

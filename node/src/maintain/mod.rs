@@ -1,0 +1,114 @@
+//! What a node does by itself. One spine: a trigger makes the leader read a view, a pure planner turns it into tasks,
+//! one executor does them, and a command records what was done. Only `sweep.rs` ever deletes a shard.
+//!
+//! Each worker has its file; they share nothing but [`Shared`] and speak to each other through the catalogue.
+
+pub mod pulse;
+
+pub mod survey;
+
+pub mod lead;
+
+pub mod execute;
+
+pub mod scrub;
+
+pub mod sweep;
+
+pub mod lease;
+
+pub mod health;
+
+pub mod report;
+
+use crate::catalogue::{CatalogueError, View};
+use crate::config::Timing;
+use crate::raft::Consensus;
+use crate::raft::types::seal_message;
+use crate::store::ShardStore;
+use crate::worker::{WorkFailed, Workers};
+use farshore_core::catalogue::command::COMMAND_VERSION;
+use farshore_core::catalogue::{Command, Reply};
+use farshore_core::host::Host;
+use farshore_core::id::ClusterId;
+use farshore_core::peer::ShardIo;
+use farshore_core::topology::NodeRecord;
+use farshore_proto::peers::Peers;
+use std::sync::Arc;
+
+/// What the services and workers of one node work with.
+pub struct Shared {
+    /// Cluster this node belongs to.
+    pub cluster: ClusterId,
+    /// This node as it describes itself; the state in it means nothing.
+    pub own: NodeRecord,
+    /// The seams.
+    pub host: Host,
+    /// Paces and patience.
+    pub timing: Timing,
+    /// The way to change the catalogue, and to read it confirmed.
+    pub consensus: Consensus,
+    /// Shards of this node.
+    pub store: Arc<ShardStore>,
+    /// Other nodes.
+    pub peers: Arc<Peers>,
+    /// Shards of other nodes.
+    pub shards: Arc<dyn ShardIo>,
+    /// Suspects of this node.
+    pub reports: Arc<report::Reports>,
+    /// Heartbeats, if this node leads.
+    pub health: health::Health,
+    /// Session leases, if this node leads.
+    pub leases: lease::Leases,
+    /// How safe the packs are.
+    pub surveyed: survey::Surveyed,
+    /// What repair has been doing, if this node leads.
+    pub repairs: lead::Repairs,
+}
+
+impl Shared {
+    /// What this replica has applied so far.
+    pub fn view(&self) -> Result<View, CatalogueError> {
+        self.consensus.catalogue().view()
+    }
+
+    /// Everything that was acknowledged before this call.
+    pub async fn confirmed_view(&self) -> Result<View, WorkFailed> {
+        self.consensus.read_index().await?;
+        Ok(self.view()?)
+    }
+
+    /// Changes the catalogue. A refusal is a failure here: workers propose what they have just looked up.
+    pub async fn propose(&self, command: Command) -> Result<Reply, WorkFailed> {
+        match self.consensus.propose(command).await? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Changes the catalogue only if this node leads. What a leader has judged by itself must not be passed on to its
+    /// successor, who may know better.
+    pub async fn propose_leading(&self, command: Command) -> Result<Reply, WorkFailed> {
+        match self.consensus.propose_once(&seal_message(COMMAND_VERSION, &command)).await? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    /// The term in which this node leads, if it does.
+    pub fn leading(&self) -> Option<u64> {
+        let leadership = *self.consensus.leadership().borrow();
+        leadership.own.then_some(leadership.term)
+    }
+
+    /// Starts everything this node does by itself.
+    pub fn start_workers(self: &Arc<Self>, workers: &mut Workers) {
+        workers.start(pulse::Pulse::new(self.clone()));
+        workers.start(lease::EndStale::new(self.clone()));
+        workers.start(lead::Repair::new(self.clone()));
+        workers.start(scrub::Report(self.clone()));
+        workers.start(scrub::Scrub::new(self.clone()));
+        workers.start(survey::Survey::new(self.clone()));
+        workers.start(sweep::Sweep(self.clone()));
+    }
+}

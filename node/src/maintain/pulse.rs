@@ -1,0 +1,135 @@
+//! The worker behind `health.rs`: tells the leader each second that this node lives, keeps the address book up to
+//! date, and on the leader turns silence into commands.
+
+use super::Shared;
+use super::health::Load;
+use crate::catalogue::View;
+use crate::raft::membership::MembershipError;
+use crate::worker::{Pace, WorkFailed, Worker};
+use async_trait::async_trait;
+use farshore_core::id::NodeId;
+use farshore_core::topology::NodeRecord;
+use farshore_proto::channel;
+use farshore_proto::convert::raft::Heartbeat;
+use farshore_proto::status::ApiError;
+use farshore_proto::wire::HeartbeatRequest as WireBeat;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// One heartbeat a unit.
+pub struct Pulse {
+    shared: Arc<Shared>,
+    /// Term in which this node began to lead, while it does.
+    leading: Option<u64>,
+    /// Who took our last heartbeat while no leader was known to us: a newcomer has no log to learn it from.
+    taker: Option<NodeId>,
+}
+
+impl Pulse {
+    /// A pulse that starts with the next unit.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Pulse { shared, leading: None, taker: None }
+    }
+
+    async fn load(&self) -> Result<Load, WorkFailed> {
+        let stats = self.shared.store.stats();
+        let free = self.shared.host.disk.space().await?.free;
+        let bad_found = self.shared.reports.bad_found();
+        Ok(Load { used: stats.used, free, shards: stats.shards, bad_found })
+    }
+
+    /// Judges, if this node leads. Its own voice is heard first, so that it never calls itself silent.
+    async fn lead(&mut self, load: Load, view: &View) -> Result<(), WorkFailed> {
+        let now = Instant::now();
+        let term = self.shared.leading();
+        if term != self.leading {
+            self.leading = term;
+            if let Some(term) = term {
+                tracing::info!(term, "this node leads");
+                self.shared.health.begin(now);
+            }
+        }
+        if term.is_none() || view.cluster().is_none() {
+            return Ok(());
+        }
+        self.shared.health.hear(self.shared.own.clone(), load, now);
+        for command in self.shared.health.judge(&view.nodes()?, now) {
+            tracing::info!(?command, "judgement");
+            self.shared.propose_leading(command).await?;
+        }
+        // A newcomer gets its replica, a lost voter's vote goes to a neighbour. One step a heartbeat is soon enough.
+        match self.shared.consensus.reconcile(&self.shared.view()?.nodes()?).await {
+            Ok(_) | Err(MembershipError::Later(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends our heartbeat to the leader, or to anybody who takes it while none is known.
+    async fn beat(&mut self, load: Load) -> Result<(), WorkFailed> {
+        let own = self.shared.own.id;
+        let leader = self.shared.consensus.leader();
+        if leader == Some(own) {
+            return Ok(());
+        }
+        if let Some(node) = leader.or(self.taker) {
+            let sent = self.send(node, load).await;
+            self.taker = self.taker.filter(|_| sent.is_ok());
+            return sent.map_err(WorkFailed::from);
+        }
+        let others: Vec<NodeId> = self.shared.peers.known().into_iter().filter(|n| *n != own).collect();
+        let mut last = WorkFailed("no other node is known".into());
+        for node in others {
+            match self.send(node, load).await {
+                Ok(()) => {
+                    self.taker = Some(node);
+                    return Ok(());
+                }
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn send(&self, to: NodeId, load: Load) -> Result<(), ApiError> {
+        let channel = self.shared.peers.channel(to);
+        let channel =
+            channel.ok_or_else(|| ApiError::Unreachable(format!("no address is known for node {to}")))?;
+        let Load { used, free, shards, bad_found } = load;
+        let beat = Heartbeat { node: self.shared.own.clone(), used, free, shards, bad_found };
+        let mut client = channel::raft(channel);
+        // An answer later than the point where silence is noticed would be of no use.
+        match tokio::time::timeout(self.shared.timing.suspect_after, client.heartbeat(WireBeat::from(beat)))
+            .await
+        {
+            Ok(answer) => answer.map(drop).map_err(ApiError::from_status),
+            Err(_) => Err(ApiError::Unreachable(format!("node {to} did not take the heartbeat"))),
+        }
+    }
+}
+
+/// Notes where the nodes of the cluster listen.
+fn update_book(shared: &Shared, nodes: &[NodeRecord]) {
+    for node in nodes.iter().filter(|n| n.id != shared.own.id) {
+        shared.peers.set(node.id, &node.addr);
+    }
+}
+
+#[async_trait]
+impl Worker for Pulse {
+    fn name(&self) -> &'static str {
+        "pulse"
+    }
+
+    async fn work(&mut self) -> Result<Pace, WorkFailed> {
+        let view = self.shared.view()?;
+        update_book(&self.shared, &view.nodes()?);
+        let load = self.load().await?;
+        self.beat(load).await?;
+        self.lead(load, &view).await?;
+        Ok(Pace::Throttled(self.shared.timing.heartbeat))
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.shared.timing.heartbeat).await;
+    }
+}

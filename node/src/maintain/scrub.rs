@@ -1,0 +1,224 @@
+//! Looks for rot before anyone needs the shard: re-reads every shard within the scrub period, and compares what the
+//! catalogue records here with what is here. What looks bad becomes a suspect; the report worker looks once more and
+//! tells the catalogue. Nothing here deletes or mends.
+
+use super::Shared;
+use crate::store::StoreError;
+use crate::worker::{Pace, WorkFailed, Worker};
+use async_trait::async_trait;
+use farshore_core::catalogue::{Command, PackRecord};
+use farshore_core::id::{NodeId, PackNo, ShardHash, ShardId};
+use farshore_core::limits::PAGE_ROWS_MAX;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Shards of one pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Looked at so far.
+    pub checked: u64,
+    /// Held when the pass began.
+    pub total: u64,
+    /// Held and not whole.
+    pub bad: u64,
+    /// Recorded here and not held.
+    pub missing: u64,
+    /// The pass is over.
+    pub done: bool,
+}
+
+/// One full pass as fast as the disk allows, for an operator. `tell` hears of each page.
+pub async fn pass(shared: &Shared, mut tell: impl FnMut(Progress)) -> Result<Progress, WorkFailed> {
+    let mut progress = Progress { total: shared.store.stats().shards, ..Progress::default() };
+    let mut after = None;
+    loop {
+        let page = shared.store.list(after, PAGE_ROWS_MAX)?;
+        for (shard, entry) in &page {
+            progress.checked += 1;
+            progress.bad += u64::from(!look(shared, *shard, entry.hash).await?);
+            if progress.checked.is_multiple_of(TELL_EVERY) {
+                tell(progress);
+            }
+        }
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+    }
+    progress.missing = find_missing(shared).await?;
+    progress.done = true;
+    Ok(progress)
+}
+
+/// Shards between two messages of progress.
+const TELL_EVERY: u64 = 16;
+
+/// Re-reads one shard; true if it is whole, or gone by now, which the comparison with the catalogue judges.
+async fn look(shared: &Shared, shard: ShardId, hash: ShardHash) -> Result<bool, WorkFailed> {
+    match shared.store.verify(shard, hash).await {
+        Ok(()) | Err(StoreError::Missing(_)) => Ok(true),
+        Err(StoreError::Corrupt(..)) => {
+            shared.reports.suspect(shard);
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Compares the catalogue with the index: whatever is recorded here and not here becomes a suspect. An index that was
+/// lost or rebuilt short is found this way, never by reading.
+pub async fn find_missing(shared: &Shared) -> Result<u64, WorkFailed> {
+    let mut missing = 0;
+    let mut from = PackNo(0);
+    loop {
+        let view = shared.view()?;
+        let page = view.packs_held_by(shared.own.id, from, PAGE_ROWS_MAX)?;
+        for (no, _) in &page.rows {
+            let Some(pack) = view.pack(*no)? else { continue };
+            for (shard, hash) in recorded_at(&pack, shared.own.id) {
+                if shared.store.entry(shard)?.is_none_or(|entry| entry.hash != hash) {
+                    missing += 1;
+                    shared.reports.suspect(shard);
+                }
+            }
+        }
+        match page.next {
+            Some(next) => from = next,
+            None => return Ok(missing),
+        }
+    }
+}
+
+/// Shards of a pack of which this node is the recorded holder, and what they must hash to.
+fn recorded_at(pack: &PackRecord, node: NodeId) -> impl Iterator<Item = (ShardId, ShardHash)> {
+    let stripe = pack.stripe.id;
+    let held = pack.stripe.shards.iter().zip(0u8..).filter(move |(shard, _)| shard.node == Some(node));
+    held.map(move |(shard, index)| (ShardId { stripe, index }, shard.hash))
+}
+
+/// The paced worker: one shard a unit, so that a whole pass takes about the period.
+pub struct Scrub {
+    shared: Arc<Shared>,
+    after: Option<ShardId>,
+    compared: bool,
+}
+
+impl Scrub {
+    /// A pass that starts with the comparison: after a start the index may be new.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Scrub { shared, after: None, compared: false }
+    }
+}
+
+/// However few shards there are, a scrub never runs more often than this.
+const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+/// However many there are, others get their turn at the disk.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+
+#[async_trait]
+impl Worker for Scrub {
+    fn name(&self) -> &'static str {
+        "scrub"
+    }
+
+    async fn work(&mut self) -> Result<Pace, WorkFailed> {
+        if !self.compared {
+            if self.shared.view()?.cluster().is_none() {
+                return Ok(Pace::Throttled(self.shared.timing.heartbeat));
+            }
+            let missing = find_missing(&self.shared).await?;
+            if missing > 0 {
+                tracing::warn!(missing, "shards are recorded here and not here");
+            }
+            self.compared = true;
+        }
+        let page = self.shared.store.list(self.after, 1)?;
+        let Some((shard, entry)) = page.into_iter().next() else {
+            *self = Scrub::new(self.shared.clone());
+            return Ok(Pace::Throttled(PAUSE_MAX.min(self.shared.timing.scrub_period)));
+        };
+        self.after = Some(shard);
+        if !look(&self.shared, shard, entry.hash).await? {
+            tracing::warn!(%shard, "scrub found a bad shard");
+        }
+        let shards = self.shared.store.stats().shards.clamp(1, u64::from(u32::MAX)) as u32;
+        Ok(Pace::Throttled((self.shared.timing.scrub_period / shards).clamp(PAUSE_MIN, PAUSE_MAX)))
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(PAUSE_MAX).await;
+    }
+}
+
+/// The worker that looks again at suspects and tells the catalogue.
+pub struct Report(pub Arc<Shared>);
+
+#[async_trait]
+impl Worker for Report {
+    fn name(&self) -> &'static str {
+        "report"
+    }
+
+    async fn work(&mut self) -> Result<Pace, WorkFailed> {
+        let shared = &self.0;
+        let Some(shard) = shared.reports.next() else { return Ok(Pace::Idle) };
+        let pack = shared.confirmed_view().await?.pack_of_stripe(shard.stripe)?;
+        let recorded = pack.and_then(|pack| {
+            let (_, hash) = recorded_at(&pack, shared.own.id).find(|(id, _)| *id == shard)?;
+            Some((pack.no, hash))
+        });
+        // What the catalogue does not expect here is nobody's loss.
+        if let Some((pack, hash)) = recorded {
+            match shared.store.verify(shard, hash).await {
+                // A passing fault: a shard is not given up for one bad read.
+                Ok(()) => {}
+                Err(why @ (StoreError::Missing(_) | StoreError::Corrupt(..))) => {
+                    tracing::warn!(%shard, pack = pack.0, %why, "tell the catalogue that a shard is bad");
+                    shared
+                        .propose(Command::ShardBad { pack, index: shard.index, node: shared.own.id })
+                        .await?;
+                    shared.reports.found_bad();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        shared.reports.settled(shard);
+        Ok(Pace::Busy)
+    }
+
+    async fn wait(&mut self) {
+        self.0.reports.arrived().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::catalogue::{PackKind, ShardRecord, StripeRecord};
+    use farshore_core::erasure::Scheme;
+    use farshore_core::id::{Ordinal, PackId, RepoId, StripeId};
+
+    #[test]
+    fn only_own_shards_are_compared() {
+        let holders = [Some(NodeId(1)), None, Some(NodeId(2)), Some(NodeId(1))];
+        let shards = holders.map(|node| ShardRecord { node, hash: ShardHash([0; 32]) });
+        let stripe = StripeRecord {
+            id: StripeId([7; 16]),
+            scheme: Scheme::new(2, 2, 2).unwrap(),
+            shard_len: 64,
+            generation: 0,
+            shards: shards.to_vec(),
+        };
+        let pack = PackRecord {
+            no: PackNo(0),
+            id: PackId([0; 32]),
+            repo: RepoId([0; 16]),
+            kind: PackKind::Data,
+            len: 100,
+            chunks: 1,
+            first_ordinal: Ordinal(0),
+            stripe,
+        };
+        let indexes: Vec<u8> = recorded_at(&pack, NodeId(1)).map(|(s, _)| s.index).collect();
+        assert_eq!(indexes, [0, 3]);
+        assert_eq!(recorded_at(&pack, NodeId(3)).count(), 0);
+    }
+}

@@ -1,0 +1,174 @@
+//! What operators ask. A status comes from the leader if there is one, since only it hears the heartbeats; without a
+//! leader any node still tells what it knows and says that nobody confirmed it.
+
+use super::auth::{self, Right};
+use super::{answer, internal};
+use crate::catalogue::Safety;
+use crate::maintain::Shared;
+use crate::maintain::scrub;
+use bytes::Bytes;
+use farshore_core::host::task::Owned;
+use farshore_core::id::NodeId;
+use farshore_core::limits::STATUS_CONFIRM_MS;
+use farshore_core::topology::NodeRecord;
+use farshore_proto::channel;
+use farshore_proto::status::ApiError;
+use farshore_proto::tls::Caller;
+use farshore_proto::wire::{
+    NodeStatus, RepairStatus, ScrubProgress, ScrubRequest, StatusReply, StatusRequest, admin_server,
+};
+use futures_util::stream::{self, Stream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+/// The operators' service of a node.
+pub struct AdminService {
+    shared: Arc<Shared>,
+}
+
+impl AdminService {
+    /// Tells what this node knows.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        AdminService { shared }
+    }
+
+    /// The leader's word if it can be had in time, else our own.
+    async fn status(&self, caller: Caller) -> Result<StatusReply, ApiError> {
+        let leader = self.shared.consensus.leader();
+        // A node that asks takes us for the leader; passing its call on could go in circles.
+        if let (Some(node), Caller::Client(_)) = (leader, caller)
+            && node != self.shared.own.id
+            && let Some(reply) = self.status_of(node).await
+        {
+            return Ok(reply);
+        }
+        self.own_status().await
+    }
+
+    async fn status_of(&self, leader: NodeId) -> Option<StatusReply> {
+        let mut client = channel::admin(self.shared.peers.channel(leader)?);
+        let call = tokio::time::timeout(
+            Duration::from_millis(STATUS_CONFIRM_MS * 2),
+            client.status(StatusRequest {}),
+        );
+        match call.await {
+            Ok(Ok(reply)) => Some(reply.into_inner()),
+            Ok(Err(status)) => {
+                tracing::debug!(%leader, error = %status, "ask the leader for the status");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn own_status(&self) -> Result<StatusReply, ApiError> {
+        let shared = &self.shared;
+        let confirm =
+            tokio::time::timeout(Duration::from_millis(STATUS_CONFIRM_MS), shared.consensus.confirm_once());
+        let confirmed = shared.consensus.is_leader() && matches!(confirm.await, Ok(Ok(_)));
+        let view = shared.view().map_err(internal)?;
+        let standing = shared.consensus.standing();
+        // Before the first look has ended nothing is promised.
+        let safety = shared.surveyed.get(shared).map_err(internal)?;
+        let looked = safety.is_some();
+        let safety = safety.unwrap_or(Safety { packs: view.counts().packs, ..Safety::default() });
+        let node_status = |node: NodeRecord| self.node_status(node, &standing.voters);
+        Ok(StatusReply {
+            cluster: Bytes::copy_from_slice(shared.cluster.as_bytes()),
+            answering: shared.own.id.0,
+            leader: standing.leadership.leader.map_or(0, |node| node.0),
+            term: standing.leadership.term,
+            applied: view.applied(),
+            stale: !confirmed,
+            nodes: view.nodes().map_err(internal)?.into_iter().map(node_status).collect(),
+            repair: Some(self.repair_status()),
+            packs: safety.packs,
+            under_target: safety.under_target,
+            endangered: safety.endangered,
+            unreadable: safety.unreadable,
+            survives_region: looked && safety.survives_region(),
+            fatal_regions: safety.fatal_regions.iter().map(ToString::to_string).collect(),
+            catalogue_ms: view.time_ms(),
+            state_hash: Bytes::copy_from_slice(&view.state_hash().0),
+        })
+    }
+
+    fn node_status(&self, node: NodeRecord, voters: &std::collections::BTreeSet<NodeId>) -> NodeStatus {
+        let health = self.shared.health.of(node.id, node.state, Instant::now());
+        NodeStatus {
+            voter: voters.contains(&node.id),
+            used: health.load.used,
+            free: health.load.free,
+            shards: health.load.shards,
+            silent_ms: health.silent.as_millis() as u64,
+            grace_left_ms: health.grace_left.as_millis() as u64,
+            node: Some(node.into()),
+        }
+    }
+
+    fn repair_status(&self) -> RepairStatus {
+        let state = self.shared.repairs.get();
+        RepairStatus {
+            queued: state.queued,
+            running: state.running,
+            rebuilt: state.rebuilt,
+            failed: state.failed,
+            last_error: state.last_error,
+            bad_found: self.shared.health.bad_found(),
+        }
+    }
+
+    /// Runs a pass in its own task; hanging up ends it.
+    fn scrub(&self) -> Progresses {
+        let (send, receive) = mpsc::channel(PROGRESS_QUEUED_MAX);
+        let shared = self.shared.clone();
+        let task = Owned::spawn(async move {
+            let tell = |progress| {
+                // A full queue skips a message; the last one is waited for.
+                let _ = send.try_send(Ok(to_wire(progress)));
+            };
+            let result = scrub::pass(&shared, tell).await;
+            let last = result.map(to_wire).map_err(|e| Status::from(internal(e)));
+            // Nobody listens any more if the operator has hung up.
+            let _ = send.send(last).await;
+        });
+        Box::pin(stream::unfold((receive, task), |(mut receive, task)| async move {
+            let next = receive.recv().await?;
+            Some((next, (receive, task)))
+        }))
+    }
+}
+
+/// Progress messages waiting for a slow operator; a full queue skips some.
+const PROGRESS_QUEUED_MAX: usize = 4;
+
+type Progresses = Pin<Box<dyn Stream<Item = Result<ScrubProgress, Status>> + Send>>;
+
+fn to_wire(progress: scrub::Progress) -> ScrubProgress {
+    ScrubProgress {
+        checked: progress.checked,
+        total: progress.total,
+        bad: progress.bad,
+        missing: progress.missing,
+        done: progress.done,
+    }
+}
+
+#[tonic::async_trait]
+impl admin_server::Admin for AdminService {
+    type ScrubStream = Progresses;
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let caller = auth::allow(&request, Right::Status)?;
+        answer(self.status(caller).await)
+    }
+
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
+        auth::allow(&request, Right::Scrub)?;
+        Ok(Response::new(self.scrub()))
+    }
+}

@@ -1,0 +1,343 @@
+//! The catalogue as clients see it. Changes become commands and go through consensus; reads are confirmed by the
+//! leader and answered from this node's own replica at one applied index. What comes from the wire is checked by
+//! `proto::convert`; nothing here decides anything.
+
+use super::auth::{self, Right};
+use super::{answer, internal};
+use crate::catalogue::View;
+use crate::maintain::Shared;
+use farshore_core::catalogue::{ChunkRecord, Command, Reply, RepoRecord, SnapshotRecord};
+use farshore_core::id::{ChunkId, NodeId, PackNo, RepoId, SessionId};
+use farshore_core::limits::{CATALOGUE_CALL_MS, PAGE_ROWS_MAX};
+use farshore_core::topology::Name;
+use farshore_proto::channel;
+use farshore_proto::convert::catalogue::{chunk_ids, opt_snapshot_id, pack_commits};
+use farshore_proto::convert::required;
+use farshore_proto::status::ApiError;
+use farshore_proto::tls::Caller;
+use farshore_proto::wire::{self, catalogue_server};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+/// The catalogue service of a node.
+pub struct CatalogueService {
+    shared: Arc<Shared>,
+}
+
+impl CatalogueService {
+    /// Serves what this node knows and passes on what it must not decide alone.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        CatalogueService { shared }
+    }
+
+    /// Carries out a change on behalf of a client.
+    async fn change(&self, command: Command) -> Result<Reply, ApiError> {
+        match self.shared.consensus.propose(command).await? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    /// The state after everything that was acknowledged before this call.
+    async fn read(&self) -> Result<View, ApiError> {
+        self.shared.consensus.read_index().await?;
+        self.shared.view().map_err(internal)
+    }
+
+    /// Any state at or after the opening of the session: a chunk seen there is not deleted before the session ends, and
+    /// one condemned later is only sent once too often (DESIGN section 5).
+    async fn read_since_opening(&self, session: SessionId) -> Result<View, ApiError> {
+        let view = self.shared.view().map_err(internal)?;
+        if view.session(session).map_err(internal)?.is_some() {
+            return Ok(view);
+        }
+        // Unknown here: this replica lags behind the opening, or the session has ended. Only the leader can tell.
+        let view = self.read().await?;
+        match view.session(session).map_err(internal)? {
+            Some(_) => Ok(view),
+            None => Err(no_session(session)),
+        }
+    }
+
+    async fn topology(&self) -> Result<wire::Topology, ApiError> {
+        // A client that looks for a way in must be answered even while nobody leads.
+        let view = self.shared.view().map_err(internal)?;
+        let cluster =
+            view.cluster().ok_or_else(|| ApiError::NoQuorum("this cluster is not formed yet".into()))?;
+        Ok(wire::Topology {
+            cluster: id_bytes(cluster.as_bytes()),
+            nodes: view.nodes().map_err(internal)?.into_iter().map(Into::into).collect(),
+            leader: self.shared.consensus.leader().map_or(0, |node| node.0),
+            applied: view.applied(),
+        })
+    }
+
+    async fn create(&self, repo: RepoRecord) -> Result<wire::Repository, ApiError> {
+        self.change(Command::CreateRepository { repo: repo.clone() }).await?;
+        Ok(repo.into())
+    }
+
+    async fn repository(&self, name: Name) -> Result<wire::Repository, ApiError> {
+        let repo = self.read().await?.repo_by_name(name.as_str()).map_err(internal)?;
+        repo.map(Into::into).ok_or_else(|| ApiError::NotFound(format!("there is no repository `{name}`")))
+    }
+
+    async fn open(&self, session: SessionId, repo: RepoId) -> Result<wire::OpenSessionReply, ApiError> {
+        match self.change(Command::OpenSession { session, repo }).await? {
+            Reply::SessionOpen { opened } => Ok(wire::OpenSessionReply { opened }),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Leases live on the leader. A node that does not lead passes the renewal on, once: a leader that has just lost its office answers
+    /// with an error and the client asks again.
+    async fn renew(&self, caller: Caller, session: SessionId) -> Result<wire::RenewSessionReply, ApiError> {
+        let leader = self.shared.consensus.leader();
+        match (leader, caller) {
+            (Some(node), _) if node == self.shared.own.id => self.renew_here(session).await,
+            (Some(node), Caller::Client(_)) => self.renew_there(node, session).await,
+            (Some(_), Caller::Node(_)) => Err(ApiError::NoQuorum("this node no longer leads".into())),
+            (None, _) => Err(ApiError::NoQuorum("no leader is known".into())),
+        }
+    }
+
+    async fn renew_here(&self, session: SessionId) -> Result<wire::RenewSessionReply, ApiError> {
+        // Confirmed, so that a deposed leader does not promise what its successor may end.
+        if self.read().await?.session(session).map_err(internal)?.is_none() {
+            return Err(no_session(session));
+        }
+        self.shared.leases.renew(session, Instant::now());
+        Ok(wire::RenewSessionReply {})
+    }
+
+    async fn renew_there(
+        &self,
+        leader: NodeId,
+        session: SessionId,
+    ) -> Result<wire::RenewSessionReply, ApiError> {
+        let unknown = || ApiError::NoQuorum(format!("no address is known for the leader {leader}"));
+        let mut client = channel::catalogue(self.shared.peers.channel(leader).ok_or_else(unknown)?);
+        let request = wire::RenewSessionRequest { session: id_bytes(session.as_bytes()) };
+        let call =
+            tokio::time::timeout(Duration::from_millis(CATALOGUE_CALL_MS), client.renew_session(request));
+        match call.await {
+            Ok(answer) => Ok(answer.map_err(ApiError::from_status)?.into_inner()),
+            Err(_) => Err(ApiError::NoQuorum(format!("the leader {leader} did not answer"))),
+        }
+    }
+
+    async fn lookup(
+        &self,
+        session: SessionId,
+        repo: RepoId,
+        ids: Vec<ChunkId>,
+    ) -> Result<wire::LookupChunksReply, ApiError> {
+        let view = self.read_since_opening(session).await?;
+        let found = view.lookup(repo, &ids).map_err(internal)?;
+        let ordinals_plus_one = found.into_iter().map(|c| c.map_or(0, |chunk| chunk.ordinal.0 + 1)).collect();
+        Ok(wire::LookupChunksReply { ordinals_plus_one })
+    }
+
+    async fn commit_packs(
+        &self,
+        request: wire::CommitPacksRequest,
+    ) -> Result<wire::CommitPacksReply, ApiError> {
+        let session = session_id(&request.session)?;
+        let packs = pack_commits(request.packs)?;
+        match self.change(Command::CommitPacks { session, packs }).await? {
+            Reply::PacksCommitted { packs } => {
+                Ok(wire::CommitPacksReply { packs: packs.into_iter().map(Into::into).collect() })
+            }
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    async fn commit_snapshot(
+        &self,
+        request: wire::CommitSnapshotRequest,
+    ) -> Result<wire::CommitSnapshotReply, ApiError> {
+        let session = session_id(&request.session)?;
+        let snapshot: SnapshotRecord = required(request.snapshot, "snapshot")?.try_into()?;
+        // The time is the catalogue's to give.
+        let snapshot = SnapshotRecord { committed_ms: 0, ..snapshot };
+        match self.change(Command::CommitSnapshot { session, snapshot }).await? {
+            Reply::SnapshotCommitted { committed_ms, under_target } => {
+                Ok(wire::CommitSnapshotReply { committed_ms, under_target })
+            }
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: wire::ListSnapshotsRequest,
+    ) -> Result<wire::ListSnapshotsReply, ApiError> {
+        let repo = repo_id(&request.repo)?;
+        let after = opt_snapshot_id(&request.after)?;
+        let page = self.read().await?.snapshots(repo, after, PAGE_ROWS_MAX, false).map_err(internal)?;
+        let snapshots = page.rows.into_iter().map(Into::into).collect();
+        Ok(wire::ListSnapshotsReply { snapshots, more: page.next.is_some() })
+    }
+
+    async fn locate(&self, repo: RepoId, ids: Vec<ChunkId>) -> Result<wire::LocateChunksReply, ApiError> {
+        let view = self.read().await?;
+        let found = view.lookup(repo, &ids).map_err(internal)?;
+        let numbers: BTreeSet<PackNo> = found.iter().flatten().map(|chunk| chunk.pack).collect();
+        let mut packs = Vec::with_capacity(numbers.len());
+        for no in numbers {
+            packs.extend(view.pack(no).map_err(internal)?.map(wire::Pack::from));
+        }
+        Ok(wire::LocateChunksReply { places: found.into_iter().map(place).collect(), packs })
+    }
+
+    async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<wire::ListPacksReply, ApiError> {
+        let page = self.read().await?.packs(repo, from, PACKS_PER_PAGE).map_err(internal)?;
+        let packs = page.rows.into_iter().map(Into::into).collect();
+        Ok(wire::ListPacksReply { packs, next: page.next.map_or(0, |no| no.0) })
+    }
+}
+
+/// A pack's row is up to two kilobytes on the wire; a page stays far below the message limit.
+const PACKS_PER_PAGE: usize = 500;
+
+fn place(chunk: Option<ChunkRecord>) -> wire::ChunkPlace {
+    let Some(chunk) = chunk else { return wire::ChunkPlace::default() };
+    wire::ChunkPlace {
+        found: true,
+        ordinal: chunk.ordinal.0,
+        pack: chunk.pack.0,
+        offset: chunk.offset,
+        len: chunk.len,
+    }
+}
+
+fn no_session(session: SessionId) -> ApiError {
+    farshore_core::catalogue::Refusal::NoSession(session).into()
+}
+
+fn unexpected(reply: &Reply) -> ApiError {
+    ApiError::Internal(format!("the catalogue answered beside the point: {reply:?}"))
+}
+
+fn id_bytes(id: &[u8]) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id)
+}
+
+#[tonic::async_trait]
+impl catalogue_server::Catalogue for CatalogueService {
+    async fn get_topology(
+        &self,
+        request: Request<wire::GetTopologyRequest>,
+    ) -> Result<Response<wire::Topology>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        answer(self.topology().await)
+    }
+
+    async fn create_repository(
+        &self,
+        request: Request<wire::CreateRepositoryRequest>,
+    ) -> Result<Response<wire::Repository>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let repo = required(request.into_inner().repo, "repository")?.try_into()?;
+        answer(self.create(repo).await)
+    }
+
+    async fn get_repository(
+        &self,
+        request: Request<wire::GetRepositoryRequest>,
+    ) -> Result<Response<wire::Repository>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let name = request.into_inner().name.parse().map_err(ApiError::from)?;
+        answer(self.repository(name).await)
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<wire::OpenSessionRequest>,
+    ) -> Result<Response<wire::OpenSessionReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let wire::OpenSessionRequest { session, repo } = request.into_inner();
+        answer(self.open(session_id(&session)?, repo_id(&repo)?).await)
+    }
+
+    async fn renew_session(
+        &self,
+        request: Request<wire::RenewSessionRequest>,
+    ) -> Result<Response<wire::RenewSessionReply>, Status> {
+        let caller = auth::allow(&request, Right::Renew)?;
+        let session = session_id(&request.into_inner().session)?;
+        answer(self.renew(caller, session).await)
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<wire::CloseSessionRequest>,
+    ) -> Result<Response<wire::CloseSessionReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let session = session_id(&request.into_inner().session)?;
+        let ended = self.change(Command::EndSessions { sessions: vec![session] }).await;
+        answer(ended.map(|_| wire::CloseSessionReply {}))
+    }
+
+    async fn lookup_chunks(
+        &self,
+        request: Request<wire::LookupChunksRequest>,
+    ) -> Result<Response<wire::LookupChunksReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let wire::LookupChunksRequest { session, repo, ids } = request.into_inner();
+        answer(self.lookup(session_id(&session)?, repo_id(&repo)?, chunk_ids(ids)?).await)
+    }
+
+    async fn commit_packs(
+        &self,
+        request: Request<wire::CommitPacksRequest>,
+    ) -> Result<Response<wire::CommitPacksReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        answer(self.commit_packs(request.into_inner()).await)
+    }
+
+    async fn commit_snapshot(
+        &self,
+        request: Request<wire::CommitSnapshotRequest>,
+    ) -> Result<Response<wire::CommitSnapshotReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        answer(self.commit_snapshot(request.into_inner()).await)
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<wire::ListSnapshotsRequest>,
+    ) -> Result<Response<wire::ListSnapshotsReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        answer(self.list_snapshots(request.into_inner()).await)
+    }
+
+    async fn locate_chunks(
+        &self,
+        request: Request<wire::LocateChunksRequest>,
+    ) -> Result<Response<wire::LocateChunksReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let wire::LocateChunksRequest { repo, ids } = request.into_inner();
+        answer(self.locate(repo_id(&repo)?, chunk_ids(ids)?).await)
+    }
+
+    async fn list_packs(
+        &self,
+        request: Request<wire::ListPacksRequest>,
+    ) -> Result<Response<wire::ListPacksReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        let wire::ListPacksRequest { repo, from } = request.into_inner();
+        answer(self.list_packs(repo_id(&repo)?, PackNo(from)).await)
+    }
+}
+
+fn session_id(bytes: &[u8]) -> Result<SessionId, ApiError> {
+    Ok(SessionId::from_slice(bytes)?)
+}
+
+fn repo_id(bytes: &[u8]) -> Result<RepoId, ApiError> {
+    Ok(RepoId::from_slice(bytes)?)
+}

@@ -1,0 +1,163 @@
+//! Shards in and out. A put is answered only when the shard is durable; no byte of a get leaves unchecked; nothing here
+//! deletes. A shard found bad or gone is answered as such and noted for a second look.
+
+use super::auth::{self, Right};
+use super::{answer, internal};
+use crate::maintain::report::Reports;
+use crate::store::{Reader, ShardStore, StoreError};
+use bytes::Bytes;
+use farshore_core::id::{ClusterId, SessionId, ShardId};
+use farshore_core::limits::{FRAME_BYTES, PUTS_IN_FLIGHT_MAX, SHARD_STALL_MS};
+use farshore_core::peer::ShardRef;
+use farshore_core::shard::{ShardHeader, ShardRange};
+use farshore_proto::convert::required;
+use farshore_proto::convert::shard::from_get_request;
+use farshore_proto::status::ApiError;
+use farshore_proto::tls::Caller;
+use farshore_proto::wire::{
+    Blocks, GetReply, GetRequest, PutOpen, PutReply, PutRequest, VerifyReply, VerifyRequest, get_reply,
+    put_request, shards_server,
+};
+use futures_util::stream::{self, Stream, StreamExt};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The shard service of a node.
+pub struct ShardService {
+    cluster: ClusterId,
+    store: Arc<ShardStore>,
+    reports: Arc<Reports>,
+    puts: Semaphore,
+}
+
+impl ShardService {
+    /// Serves this store.
+    pub fn new(cluster: ClusterId, store: Arc<ShardStore>, reports: Arc<Reports>) -> Self {
+        ShardService { cluster, store, reports, puts: Semaphore::new(PUTS_IN_FLIGHT_MAX) }
+    }
+
+    async fn receive(&self, caller: Caller, mut parts: Streaming<PutRequest>) -> Result<PutReply, ApiError> {
+        let _place = self.puts.acquire().await.map_err(internal)?;
+        let Some(put_request::Part::Open(open)) = next_part(&mut parts).await? else {
+            return Err(ApiError::Invalid("an upload begins with the shard's header".into()));
+        };
+        let (header, session) = self.admit(&caller, &open)?;
+        let mut put = self.store.begin_put(header, session).await.map_err(to_api)?;
+        while let Some(part) = next_part(&mut parts).await? {
+            let put_request::Part::Frame(frame) = part else {
+                return Err(ApiError::Invalid("a second header in an upload".into()));
+            };
+            if frame.len() > FRAME_BYTES {
+                return Err(ApiError::Invalid(format!(
+                    "a frame has {} bytes, the limit is {FRAME_BYTES}",
+                    frame.len()
+                )));
+            }
+            put.write(frame).await.map_err(to_api)?;
+        }
+        let hash = put.finish().await.map_err(to_api)?;
+        Ok(PutReply { hash: Bytes::copy_from_slice(hash.as_bytes()) })
+    }
+
+    /// The header of an upload that may go on, and the session it is for.
+    fn admit(&self, caller: &Caller, open: &PutOpen) -> Result<(ShardHeader, Option<SessionId>), ApiError> {
+        let session = match open.session.is_empty() {
+            true => None,
+            false => Some(SessionId::from_slice(&open.session)?),
+        };
+        auth::check(caller, if session.is_some() { Right::Upload } else { Right::Rebuild })?;
+        let header = ShardHeader::decode(&open.header).map_err(|e| ApiError::Invalid(e.to_string()))?;
+        if header.cluster != self.cluster {
+            return Err(ApiError::Invalid(format!("the shard belongs to cluster {}", header.cluster)));
+        }
+        Ok((header, session))
+    }
+
+    /// Opens a shard and answers with its sums first, then with the checked blocks. Blocks are read as the network takes
+    /// them, so a slow reader holds one piece and no more.
+    async fn send(&self, shard: ShardRef, ranges: &[ShardRange]) -> Result<Replies, ApiError> {
+        let reader = self.store.read(shard.id, shard.hash, ranges).await;
+        let reader = reader.map_err(|e| noted(&self.reports, shard.id, e))?;
+        let sums = get_reply::Part::Sums(reader.sums().encode().into());
+        let first = GetReply { part: Some(sums) };
+        let reports = self.reports.clone();
+        let rest = stream::try_unfold(reader, move |reader| next_blocks(reader, shard.id, reports.clone()));
+        Ok(Box::pin(stream::iter([Ok(first)]).chain(rest)))
+    }
+
+    async fn verify(&self, shard: ShardRef) -> Result<VerifyReply, ApiError> {
+        let verified = self.store.verify(shard.id, shard.hash).await;
+        verified.map(|()| VerifyReply {}).map_err(|e| noted(&self.reports, shard.id, e))
+    }
+}
+
+type Replies = Pin<Box<dyn Stream<Item = Result<GetReply, Status>> + Send>>;
+
+async fn next_blocks(
+    mut reader: Reader,
+    id: ShardId,
+    reports: Arc<Reports>,
+) -> Result<Option<(GetReply, Reader)>, Status> {
+    let next = reader.next().await.map_err(|e| noted(&reports, id, e))?;
+    let reply = |(first, bytes)| GetReply { part: Some(get_reply::Part::Blocks(Blocks { first, bytes })) };
+    Ok(next.map(|blocks| (reply(blocks), reader)))
+}
+
+/// Says what failed, and notes a shard that should be here and whole.
+fn noted(reports: &Reports, id: ShardId, error: StoreError) -> ApiError {
+    if matches!(error, StoreError::Missing(_) | StoreError::Corrupt(..)) {
+        reports.suspect(id);
+    }
+    to_api(error)
+}
+
+fn to_api(error: StoreError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        StoreError::Full { .. } => ApiError::Full(text),
+        StoreError::Missing(_) => ApiError::Missing(text),
+        StoreError::Corrupt(..) => ApiError::Corrupt(text),
+        StoreError::Refused(_) => ApiError::Invalid(text),
+        StoreError::Raced(_) => ApiError::TooBusy(text),
+        StoreError::Io(_) | StoreError::Index(_) => internal(text),
+    }
+}
+
+/// The next part of an upload; a client that stalls loses its place to others.
+async fn next_part(parts: &mut Streaming<PutRequest>) -> Result<Option<put_request::Part>, ApiError> {
+    let next = tokio::time::timeout(Duration::from_millis(SHARD_STALL_MS), parts.message()).await;
+    match next {
+        Err(_) => Err(ApiError::Unreachable(format!("nothing arrived for {SHARD_STALL_MS} ms"))),
+        Ok(Err(status)) => Err(ApiError::from_status(status)),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Ok(Some(PutRequest { part: Some(part) }))) => Ok(Some(part)),
+        Ok(Ok(Some(PutRequest { part: None }))) => {
+            Err(ApiError::Invalid("an empty part in an upload".into()))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl shards_server::Shards for ShardService {
+    type GetStream = Replies;
+
+    async fn put(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<PutReply>, Status> {
+        let caller = auth::caller(&request)?;
+        answer(self.receive(caller, request.into_inner()).await)
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<Replies>, Status> {
+        auth::allow(&request, Right::ReadShard)?;
+        let (shard, ranges) = from_get_request(request.into_inner())?;
+        answer(self.send(shard, &ranges).await)
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyReply>, Status> {
+        auth::allow(&request, Right::ReadShard)?;
+        let shard = required(request.into_inner().shard, "shard")?.try_into()?;
+        answer(self.verify(shard).await)
+    }
+}

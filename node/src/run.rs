@@ -1,0 +1,318 @@
+//! One node from start to stop. Read [`Node::start`] first: each step may rely on those above it, and a stop undoes
+//! them from the last to the first.
+
+use crate::catalogue::{Catalogue, CatalogueError, View};
+use crate::config::{Config, Seed};
+use crate::identity::{Identity, IdentityError};
+use crate::maintain::health::Health;
+use crate::maintain::lease::Leases;
+use crate::maintain::report::Reports;
+use crate::maintain::{Shared, lead, survey};
+use crate::raft::membership::MembershipError;
+use crate::raft::{Consensus, ConsensusError, RaftStoreError};
+use crate::rpc;
+use crate::store::{ShardStore, StoreError, StoreOptions};
+use crate::worker::{WorkerStatus, Workers};
+use farshore_core::catalogue::{Command, Refusal, Reply};
+use farshore_core::host::task::{self, Owned};
+use farshore_core::host::{Host, KvError, KvRole};
+use farshore_core::id::NodeId;
+use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
+use farshore_core::retry::Budget;
+use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_proto::peers::Peers;
+use farshore_proto::serve;
+use farshore_proto::shard_client::GrpcShards;
+use farshore_proto::tls::{Credentials, Tls, TlsError};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Why a node does not start. Each is one line that says what is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The certificate is a client's, or of another cluster.
+    #[error("{0}")]
+    Credentials(String),
+    /// Certificate, key or authority cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The data directory is another's or damaged.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A store does not open.
+    #[error("open the node's stores: {0}")]
+    Kv(#[from] KvError),
+    /// The catalogue is damaged, or of a newer release.
+    #[error("open the catalogue: {0}")]
+    Catalogue(#[from] CatalogueError),
+    /// The catalogue is another cluster's.
+    #[error("the catalogue in the data directory belongs to cluster {0}")]
+    ForeignCatalogue(farshore_core::id::ClusterId),
+    /// The shard store does not open.
+    #[error("open the shard store: {0}")]
+    Store(#[from] StoreError),
+    /// The log lacks what this node has promised, or is damaged.
+    #[error("open the catalogue's log: {0}")]
+    Raft(#[from] RaftStoreError),
+    /// The cluster cannot be formed.
+    #[error("form the cluster: {0}")]
+    Form(#[from] MembershipError),
+    /// The address cannot be listened on.
+    #[error("listen on {0}: {1}")]
+    Listen(String, io::Error),
+}
+
+/// A running node. Dropping it cuts everything at once, as a crash would; [`Node::stop`] ends it in order.
+pub struct Node {
+    shared: Arc<Shared>,
+    addr: String,
+    workers: Workers,
+    listening: Listening,
+    _forming: Option<Owned>,
+}
+
+/// The accept loop and what ends it.
+struct Listening {
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Node {
+    /// Opens everything below the host's disk and stores, and takes part in the cluster from then on.
+    pub async fn start(host: Host, config: Config, credentials: &Credentials) -> Result<Self, StartError> {
+        let tls = Arc::new(Tls::new(credentials, host.clock.clone())?);
+        let id = own_id(&tls, &config)?;
+        tracing::info!(node = %id, name = %config.name, region = %config.region, "starting");
+
+        let opened = Identity { cluster: config.cluster, node: id }.claim(host.disk.as_ref()).await?;
+        tracing::info!(?opened, "data directory is ours");
+
+        let state = host.kv.open(KvRole::Catalogue).await?;
+        let catalogue = Catalogue::open(state.clone())?;
+        check_cluster(&catalogue, &config)?;
+        tracing::info!(applied = catalogue.applied(), "catalogue open");
+
+        let options = StoreOptions { capacity: config.capacity, reserve: DISK_RESERVE_BYTES };
+        let (store, audit) = ShardStore::open(&host, config.cluster, options).await?;
+        let reports = Arc::new(Reports::default());
+        audit.missing.iter().chain(&audit.bad).for_each(|shard| reports.suspect(*shard));
+        tracing::info!(?audit, "shards audited");
+
+        let listener = host.net.listen(&config.listen).await;
+        let listener = listener.map_err(|e| StartError::Listen(config.listen.clone(), e))?;
+        let addr = listener.local_addr();
+        let own = own_record(id, &config, &addr);
+        tracing::info!(%addr, advertise = %own.addr, "listening");
+
+        let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
+        fill_book(&peers, &config, &catalogue.view()?, &own)?;
+        let consensus =
+            Consensus::start(&host, id, catalogue, state, peers.clone(), config.raft.clone()).await?;
+        tracing::info!(known = peers.known().len(), "consensus takes part");
+
+        let shared = Arc::new(Shared {
+            cluster: config.cluster,
+            own,
+            timing: config.timing,
+            consensus,
+            store,
+            shards: Arc::new(GrpcShards::new(peers.clone())),
+            peers,
+            reports,
+            health: Health::new(config.timing),
+            leases: Leases::new(config.timing.session_lease),
+            surveyed: survey::Surveyed::default(),
+            repairs: lead::Repairs::default(),
+            host,
+        });
+        let listening = listen(listener, tls, rpc::routes(&shared));
+        tracing::info!("answering");
+
+        let forming = form(&shared, config.bootstrap.as_deref()).await?;
+        let mut workers = Workers::default();
+        shared.start_workers(&mut workers);
+        tracing::info!("workers started");
+        Ok(Node { shared, addr, workers, listening, _forming: forming })
+    }
+
+    /// Stops in reverse order: no more work of our own, no more calls, no more consensus. Everything that was
+    /// acknowledged is durable already, so this only spares others the waiting.
+    pub async fn stop(mut self) {
+        self.workers.stop(Duration::from_millis(WORKER_STOP_MS)).await;
+        tracing::info!("workers stopped");
+        self.listening.stop.send_replace(true);
+        if let Some(task) = self.listening.task.take() {
+            let _ = task.await;
+        }
+        tracing::info!("listener closed");
+        self.shared.consensus.shutdown().await;
+        tracing::info!("consensus stopped");
+    }
+
+    /// Who this is.
+    pub fn id(&self) -> NodeId {
+        self.shared.own.id
+    }
+    /// The address listened on, with its real port.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+    /// Ends once the node can no longer take part, with the reason.
+    pub async fn failed(&self) -> String {
+        self.shared.consensus.stopped().await
+    }
+    /// The replica, for checks from outside.
+    pub fn consensus(&self) -> &Consensus {
+        &self.shared.consensus
+    }
+    /// What this replica has applied.
+    pub fn view(&self) -> Result<View, CatalogueError> {
+        self.shared.view()
+    }
+    /// The shards held.
+    pub fn store(&self) -> &Arc<ShardStore> {
+        &self.shared.store
+    }
+    /// What services and workers share, for checks from outside.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+    /// What each worker has been doing.
+    pub fn workers(&self) -> BTreeMap<&'static str, WorkerStatus> {
+        self.workers.status()
+    }
+}
+
+/// Runs a node until `stop` ends or the node can no longer take part; stops it in order.
+pub async fn run(
+    host: Host,
+    config: Config,
+    credentials: &Credentials,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let node = Node::start(host, config, credentials).await?;
+    let failed = tokio::select! {
+        biased;
+        () = stop => None,
+        why = node.failed() => Some(why),
+    };
+    node.stop().await;
+    failed.map_or(Ok(()), |why| Err(RunError::Failed(why)))
+}
+
+/// Why a node did not run until it was told to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It never started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Its replica of the catalogue stopped: damaged, or its disk failed.
+    #[error("the node's catalogue replica stopped: {0}")]
+    Failed(String),
+}
+
+/// A certificate of this cluster that names a node.
+fn own_id(tls: &Tls, config: &Config) -> Result<NodeId, StartError> {
+    if tls.cluster() != config.cluster {
+        let why = format!(
+            "the certificate belongs to cluster {}, the configuration says {}",
+            tls.cluster(),
+            config.cluster
+        );
+        return Err(StartError::Credentials(why));
+    }
+    tls.own_id().ok_or_else(|| {
+        StartError::Credentials(format!("the certificate is that of {}, not of a node", tls.own()))
+    })
+}
+
+fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<(), StartError> {
+    match catalogue.view()?.cluster() {
+        Some(cluster) if cluster != config.cluster => Err(StartError::ForeignCatalogue(cluster)),
+        _ => Ok(()),
+    }
+}
+
+/// This node as it describes itself to the leader. The state is the leader's to judge.
+fn own_record(id: NodeId, config: &Config, addr: &str) -> NodeRecord {
+    NodeRecord {
+        id,
+        name: config.name.clone(),
+        region: config.region.clone(),
+        zone: config.zone.clone(),
+        addr: config.advertise.clone().unwrap_or_else(|| addr.to_string()),
+        capacity: config.capacity,
+        state: NodeState::Up,
+    }
+}
+
+/// Whom to talk to first: the configured seeds, above them what the catalogue knew last, and ourselves, since repair may
+/// read from and write to its own node.
+fn fill_book(peers: &Peers, config: &Config, view: &View, own: &NodeRecord) -> Result<(), CatalogueError> {
+    let seeds = config.peers.iter().chain(config.bootstrap.iter().flatten());
+    seeds.for_each(|seed| peers.set(seed.id, &seed.addr));
+    view.nodes()?.iter().for_each(|node| peers.set(node.id, &node.addr));
+    peers.set(own.id, &own.addr);
+    Ok(())
+}
+
+fn listen(
+    listener: Box<dyn farshore_core::host::Listener>,
+    tls: Arc<Tls>,
+    routes: tonic::service::Routes,
+) -> Listening {
+    let (stop, mut asked) = watch::channel(false);
+    let stopped = async move {
+        // An error means the node was dropped, which is a stop too.
+        let _ = asked.wait_for(|stop| *stop).await;
+    };
+    let task = task::spawn(serve::serve(listener, tls, routes, stopped));
+    Listening { stop, task: Some(task) }
+}
+
+/// Makes the seeds the first voters of a new cluster and names it, once there is a leader to name it to. Does nothing
+/// on a node that has state: a cluster is formed once.
+async fn form(shared: &Arc<Shared>, seeds: Option<&[Seed]>) -> Result<Option<Owned>, StartError> {
+    let Some(seeds) = seeds else { return Ok(None) };
+    let voters: Vec<(NodeId, String)> = seeds.iter().map(|seed| (seed.id, seed.addr.clone())).collect();
+    let fresh = shared.consensus.bootstrap(&voters).await?;
+    if !fresh && shared.view()?.cluster().is_some() {
+        tracing::info!("the cluster is formed already");
+        return Ok(None);
+    }
+    tracing::info!(voters = voters.len(), "forming the cluster");
+    let shared = shared.clone();
+    Ok(Some(Owned::spawn(async move { name_cluster(&shared).await })))
+}
+
+/// Repeats until it is done: the other voters may be started much later.
+async fn name_cluster(shared: &Shared) {
+    loop {
+        let mut budget = Budget::new(FORM_ROUND);
+        let error: ConsensusError =
+            match shared.consensus.propose(Command::FormCluster { cluster: shared.cluster }).await {
+                Ok(Reply::Done | Reply::Refused(Refusal::AlreadyFormed)) => {
+                    return tracing::info!("cluster formed");
+                }
+                Ok(reply) => return tracing::error!(?reply, "form the cluster"),
+                Err(error) => error,
+            };
+        tracing::info!(%error, "waiting for a majority to form the cluster");
+        budget.pause(shared.host.entropy.as_ref()).await;
+    }
+}
+
+const FORM_ROUND: Duration = Duration::from_secs(60);
