@@ -16,6 +16,8 @@ pub mod policy;
 
 pub mod topology;
 
+pub mod health;
+
 pub mod peer;
 
 pub mod shard;

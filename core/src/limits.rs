@@ -97,6 +97,14 @@ pub const CONNECT_MS: u64 = 3_000;
 pub const SHARD_STALL_MS: u64 = 10_000;
 /// Deadline for a node to re-read one whole shard.
 pub const SHARD_VERIFY_MS: u64 = 60_000;
+/// A node that was unreachable or full is left alone for this long, so that it costs one timeout and not one per pack.
+pub const NODE_SHUN_MS: u64 = 20_000;
+/// Pause before a put is tried a second time on an unreachable node.
+pub const PUT_RETRY_MS: u64 = 200;
+/// A shard read that takes longer than this plus its transfer time is hedged by decoding from other shards.
+pub const HEDGE_MS: u64 = 500;
+/// Bytes a healthy link is expected to carry in a millisecond, for the hedge.
+pub const HEDGE_BYTES_PER_MS: u64 = 16 << 10;
 /// A client gives up on the whole cluster after retrying this long without one success.
 pub const RETRY_BUDGET_MS: u64 = 60_000;
 /// A session that is not renewed for this long is expired by the leader.

@@ -190,7 +190,7 @@ impl<'a> Board<'a> {
     }
 
     /// Tries one level after the other, strictest first.
-    fn seat_all(&self, spread: usize) -> (Level, Vec<Option<(usize, Why)>>) {
+    fn seat_all(&self, spread: usize) -> (Level, Seating) {
         if self.order.len() >= self.n {
             for (level, per_region) in [(Level::Full, spread), (Level::Crowded, self.n)] {
                 if let Ok(seats) = Seats::fill(self, Caps { per_node: 1, per_region }, level) {
@@ -211,6 +211,9 @@ impl<'a> Board<'a> {
     }
 }
 
+/// By shard: rank of its node and why, if it has one.
+type Seating = Vec<Option<(usize, Why)>>;
+
 /// Most shards per node and per region.
 #[derive(Clone, Copy)]
 struct Caps {
@@ -222,19 +225,14 @@ struct Caps {
 struct Seats<'a> {
     board: &'a Board<'a>,
     caps: Caps,
-    /// By shard: rank of its node.
-    seats: Vec<Option<(usize, Why)>>,
+    seats: Seating,
     on_node: Vec<usize>,
     in_region: Vec<usize>,
 }
 
 impl<'a> Seats<'a> {
     /// Seats every shard within the caps, or as many as possible (`Err`).
-    fn fill(
-        board: &'a Board<'a>,
-        caps: Caps,
-        level: Level,
-    ) -> Result<Vec<Option<(usize, Why)>>, Vec<Option<(usize, Why)>>> {
+    fn fill(board: &'a Board<'a>, caps: Caps, level: Level) -> Result<Seating, Seating> {
         let mut this = Seats {
             board,
             caps,
@@ -410,7 +408,7 @@ fn minus_log2(hash: u64) -> u64 {
     let mut x = hash << zeros;
     let mut log = u64::from(63 - zeros);
     for _ in 0..PLACES {
-        let square = u128::from(x) * u128::from(x) >> 63;
+        let square = (u128::from(x) * u128::from(x)) >> 63;
         let bit = (square >> 64) as u64;
         x = (square >> bit) as u64;
         log = log << 1 | bit;

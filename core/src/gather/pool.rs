@@ -1,0 +1,334 @@
+//! The state of one gather: which bytes of which shard are here or on their way, and what to ask next.
+//!
+//! The loop is: see what is still wanted, ask for it, wait for one event, note it. Deciding never waits.
+
+use super::extents::{Extents, merge, subtract};
+use super::{GatherError, Prefer};
+use crate::catalogue::StripeRecord;
+use crate::erasure::Codec;
+use crate::health::NodeHealth;
+use crate::id::{NodeId, RepoId};
+use crate::limits::{HEDGE_BYTES_PER_MS, HEDGE_MS, SHARD_RANGES_MAX};
+use crate::peer::{ShardError, ShardIo};
+use crate::shard::ShardRange;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Ranges by shard index.
+type Wanted = BTreeMap<u8, Vec<ShardRange>>;
+
+/// How often an unreachable node is asked again once nothing else is left.
+const REVIVALS_MAX: u8 = 1;
+
+/// One shard as this gather sees it.
+struct Source {
+    node: Option<NodeId>,
+    cost: (bool, u64, u8),
+    /// Asked only if decoding needs it: its node failed lately, or cheaper shards suffice.
+    aside: bool,
+    /// Not asked again.
+    dead: bool,
+    /// A read of it has taken too long.
+    slow: bool,
+    got: Extents,
+    asked: Vec<ShardRange>,
+    revivals: u8,
+}
+
+enum Event {
+    Read { index: u8, read_no: u64, ranges: Vec<ShardRange>, result: Result<Vec<Bytes>, ShardError> },
+    Slow { index: u8, read_no: u64 },
+}
+
+pub struct Pool<'a> {
+    io: &'a dyn ShardIo,
+    stripe: &'a StripeRecord,
+    repo: RepoId,
+    health: &'a NodeHealth,
+    codec: Codec,
+    sources: Vec<Source>,
+    bad: Vec<(u8, NodeId, ShardError)>,
+    events: FuturesUnordered<BoxFuture<'a, Event>>,
+    /// Reads under way, by number, with the shard they read.
+    reads: BTreeMap<u64, u8>,
+    reads_made: u64,
+}
+
+impl<'a> Pool<'a> {
+    /// `stripe` has been checked: exactly n shards.
+    pub fn new(
+        io: &'a dyn ShardIo,
+        stripe: &'a StripeRecord,
+        repo: RepoId,
+        prefer: Prefer<'_>,
+        health: &'a NodeHealth,
+    ) -> Self {
+        let source = |(index, node): (usize, Option<NodeId>)| {
+            let aside = node.is_some_and(|node| !health.readable(node));
+            Source {
+                node,
+                cost: (aside, node.map_or(u64::MAX, prefer), index as u8),
+                aside,
+                dead: node.is_none(),
+                slow: false,
+                got: Extents::default(),
+                asked: Vec::new(),
+                revivals: 0,
+            }
+        };
+        Pool {
+            io,
+            stripe,
+            repo,
+            health,
+            codec: Codec::new(stripe.scheme),
+            sources: stripe.shards.iter().map(|shard| shard.node).enumerate().map(source).collect(),
+            bad: Vec::new(),
+            events: FuturesUnordered::new(),
+            reads: BTreeMap::new(),
+            reads_made: 0,
+        }
+    }
+
+    /// Has all but the k cheapest shards asked only if those do not suffice.
+    pub fn set_aside_the_dearest(&mut self) {
+        let mut costs: Vec<_> = self.sources.iter().map(|source| source.cost).collect();
+        costs.sort_unstable();
+        for (_, _, index) in costs.into_iter().skip(self.codec.k()) {
+            self.sources[usize::from(index)].aside = true;
+        }
+    }
+
+    /// Never reads this shard; it can only be decoded.
+    pub fn leave_out(&mut self, index: u8) {
+        self.sources[usize::from(index)].dead = true;
+        self.sources[usize::from(index)].node = None;
+    }
+
+    /// Bytes that are here.
+    pub fn bytes(&self, index: u8, range: ShardRange) -> Option<Bytes> {
+        self.sources.get(usize::from(index))?.got.slice(range)
+    }
+
+    /// What was found wrong, by shard.
+    pub fn into_bad(mut self) -> Vec<(u8, NodeId, ShardError)> {
+        self.bad.sort_by_key(|(index, ..)| *index);
+        self.bad
+    }
+
+    /// Gets every wanted range, by reading or by decoding.
+    pub async fn fetch(&mut self, wanted: Wanted) -> Result<(), GatherError> {
+        let wanted: Wanted = wanted.into_iter().map(|(index, ranges)| (index, merge(ranges))).collect();
+        loop {
+            let open = self.open(&wanted);
+            if open.is_empty() {
+                return Ok(());
+            }
+            self.read_directly(&open);
+            if self.decode_or_ask(&open) {
+                continue;
+            }
+            if self.reads.is_empty() {
+                if !self.revive() {
+                    return Err(self.unreadable(&open));
+                }
+                continue;
+            }
+            if let Some(event) = self.events.next().await {
+                self.take_in(event);
+            }
+        }
+    }
+
+    /// What is not here yet.
+    fn open(&self, wanted: &Wanted) -> Wanted {
+        let lacking = wanted.iter().map(|(index, ranges)| (*index, self.source(*index).got.lacking(ranges)));
+        lacking.filter(|(_, ranges)| !ranges.is_empty()).collect()
+    }
+
+    /// Asks wanted shards for their own bytes, unless something speaks against them.
+    fn read_directly(&mut self, open: &Wanted) {
+        for (index, ranges) in open {
+            let source = self.source(*index);
+            if !source.dead && !source.aside && !source.slow {
+                self.ask(*index, ranges);
+            }
+        }
+    }
+
+    /// For what cannot be read, or not soon: decodes it if k shards hold the same ranges, else sees to it that k will.
+    /// True if something was decoded.
+    fn decode_or_ask(&mut self, open: &Wanted) -> bool {
+        let needy: Wanted =
+            open.iter().filter(|(i, _)| self.is_needy(**i)).map(|(i, r)| (*i, r.clone())).collect();
+        if needy.is_empty() {
+            return false;
+        }
+        let ranges = merge(needy.values().flatten().copied().collect());
+        let ready: Vec<u8> =
+            self.indexes().filter(|i| self.source(*i).got.lacking(&ranges).is_empty()).collect();
+        if ready.len() >= self.codec.k() {
+            self.decode(needy, &ready);
+            return true;
+        }
+        let mut hopeful = self.indexes().filter(|i| self.will_have(*i, &ranges)).count();
+        for index in self.by_cost() {
+            if hopeful >= self.codec.k() {
+                break;
+            }
+            if !self.source(index).dead && !self.will_have(index, &ranges) {
+                // A slow shard that is asked in its turn is the last hope, not a good one: do not count on it.
+                hopeful += usize::from(!self.source(index).slow);
+                self.ask(index, &ranges);
+            }
+        }
+        false
+    }
+
+    fn is_needy(&self, index: u8) -> bool {
+        let source = self.source(index);
+        source.dead || source.aside || source.slow
+    }
+
+    /// Holds the ranges, or is expected to without delay.
+    fn will_have(&self, index: u8, ranges: &[ShardRange]) -> bool {
+        let source = self.source(index);
+        let lacking = source.got.lacking(ranges);
+        lacking.is_empty() || (!source.slow && !source.dead && subtract(&lacking, &source.asked).is_empty())
+    }
+
+    fn by_cost(&self) -> Vec<u8> {
+        let mut order: Vec<_> = self.sources.iter().map(|s| (s.slow, s.cost)).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, (_, _, index))| index).collect()
+    }
+
+    /// Starts reading what is neither here nor on its way.
+    fn ask(&mut self, index: u8, ranges: &[ShardRange]) {
+        let source = &mut self.sources[usize::from(index)];
+        let (Some(node), Some(shard)) = (source.node, self.stripe.shard(self.repo, index)) else { return };
+        let lacking = subtract(&source.got.lacking(ranges), &source.asked);
+        source.asked = merge(source.asked.iter().chain(&lacking).copied().collect());
+        for ranges in lacking.chunks(SHARD_RANGES_MAX).map(<[ShardRange]>::to_vec) {
+            let read_no = self.reads_made;
+            self.reads_made += 1;
+            self.reads.insert(read_no, index);
+            let bytes: u64 = ranges.iter().map(|range| range.len).sum();
+            let patience = Duration::from_millis(HEDGE_MS + bytes / HEDGE_BYTES_PER_MS);
+            let io = self.io;
+            self.events.push(Box::pin(async move {
+                let result = io.get(node, shard, &ranges).await;
+                Event::Read { index, read_no, ranges, result }
+            }));
+            self.events.push(Box::pin(async move {
+                tokio::time::sleep(patience).await;
+                Event::Slow { index, read_no }
+            }));
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Slow { index, read_no } => {
+                if self.reads.contains_key(&read_no) {
+                    self.sources[usize::from(index)].slow = true;
+                }
+            }
+            Event::Read { index, read_no, ranges, result } => {
+                self.reads.remove(&read_no);
+                let still_reading = self.reads.values().any(|reading| *reading == index);
+                let source = &mut self.sources[usize::from(index)];
+                let Some(node) = source.node else { return };
+                source.asked = subtract(&source.asked, &ranges);
+                source.slow &= still_reading;
+                match result.and_then(|pieces| self.check_lengths(index, node, &ranges, pieces)) {
+                    Ok(pieces) => self.keep(index, node, &ranges, &pieces),
+                    Err(error) => self.bury(index, node, error),
+                }
+            }
+        }
+    }
+
+    fn check_lengths(
+        &self,
+        index: u8,
+        node: NodeId,
+        ranges: &[ShardRange],
+        pieces: Vec<Bytes>,
+    ) -> Result<Vec<Bytes>, ShardError> {
+        let right = pieces.len() == ranges.len()
+            && pieces.iter().zip(ranges).all(|(piece, range)| piece.len() as u64 == range.len);
+        let id = crate::id::ShardId { stripe: self.stripe.id, index };
+        if right {
+            Ok(pieces)
+        } else {
+            Err(ShardError::Corrupt(node, id, "an answer of the wrong length".into()))
+        }
+    }
+
+    fn keep(&mut self, index: u8, node: NodeId, ranges: &[ShardRange], pieces: &[Bytes]) {
+        self.health.answered(node);
+        for (range, piece) in ranges.iter().zip(pieces) {
+            self.sources[usize::from(index)].got.insert(range.offset, piece);
+        }
+    }
+
+    fn bury(&mut self, index: u8, node: NodeId, error: ShardError) {
+        self.health.note(node, &error);
+        self.sources[usize::from(index)].dead = true;
+        self.bad.retain(|(other, ..)| *other != index);
+        self.bad.push((index, node, error));
+    }
+
+    /// Gives unreachable nodes another chance when nothing else is left. True if there was one to give.
+    fn revive(&mut self) -> bool {
+        let mut revived = false;
+        for (index, _, error) in &self.bad {
+            let source = &mut self.sources[usize::from(*index)];
+            if matches!(error, ShardError::Unreachable(..)) && source.dead && source.revivals < REVIVALS_MAX {
+                source.revivals += 1;
+                source.dead = false;
+                revived = true;
+            }
+        }
+        revived
+    }
+
+    /// Decodes shards that want the same ranges together, since each pass reads all k sources.
+    fn decode(&mut self, needy: Wanted, ready: &[u8]) {
+        let mut alike = BTreeMap::<Vec<ShardRange>, Vec<u8>>::new();
+        for (index, ranges) in needy {
+            alike.entry(ranges).or_default().push(index);
+        }
+        for (ranges, want) in alike {
+            for range in ranges {
+                let piece = |index: &u8| Some((*index, self.source(*index).got.slice(range)?));
+                let present: Vec<(u8, Bytes)> = ready.iter().take(self.codec.k()).filter_map(piece).collect();
+                let decoded = self.codec.reconstruct(&present, &want);
+                let decoded = decoded.expect("k distinct shards hold the range, all equally long");
+                for (index, bytes) in want.iter().zip(&decoded) {
+                    self.sources[usize::from(*index)].got.insert(range.offset, bytes);
+                }
+            }
+        }
+    }
+
+    fn unreadable(&self, open: &Wanted) -> GatherError {
+        let ranges = merge(open.values().flatten().copied().collect());
+        let have = self.indexes().filter(|i| self.source(*i).got.lacking(&ranges).is_empty()).count();
+        let mut why = self.bad.clone();
+        why.sort_by_key(|(index, ..)| *index);
+        GatherError::Unreadable { have, need: self.codec.k(), why }
+    }
+
+    fn source(&self, index: u8) -> &Source {
+        &self.sources[usize::from(index)]
+    }
+
+    fn indexes(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..self.sources.len()).map(|index| index as u8)
+    }
+}
