@@ -2,8 +2,10 @@
 //! and say whom they miss.
 #![expect(clippy::disallowed_methods, reason = "tests stand outside the seams")]
 
+use super::image::{Frozen, Moved};
 use super::membership::MembershipError;
 use super::testkit::SlotDisk;
+use super::types::{MESSAGE_VERSION, Types, Vote, seal_message};
 use super::{Consensus, ConsensusError, RaftTuning};
 use crate::catalogue::Catalogue;
 use crate::kv::memory::MemoryKv;
@@ -14,18 +16,23 @@ use farshore_core::host::real::{NoStorage, OsEntropy, Processors, SystemClock, T
 use farshore_core::host::{ByteStream, Host, Kv, Listener, Net, WallClock};
 use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId, SnapshotId};
 use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_proto::channel::{self, connect};
 use farshore_proto::peers::Peers;
 use farshore_proto::pki::{Authority, Validity};
 use farshore_proto::serve;
 use farshore_proto::status::ApiError;
-use farshore_proto::tls::{Credentials, Tls};
-use farshore_proto::wire::HeartbeatRequest;
+use farshore_proto::tls::{Credentials, Expect, Tls};
+use farshore_proto::wire::snapshot_part::Part;
+use farshore_proto::wire::{HeartbeatRequest, RaftMessage, SnapshotPart};
+use futures_util::{Stream, StreamExt};
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 
 struct NoHeartbeats;
 #[async_trait]
@@ -232,6 +239,71 @@ async fn without_a_majority_the_silent_are_named_and_a_deposed_time_is_bounded()
     nodes[0].raft.shutdown().await;
     let form = Command::FormCluster { cluster: ClusterId([8; 16]) };
     assert!(matches!(nodes[0].raft.propose(form).await, Err(ConsensusError::Stopped(_))));
+}
+
+/// A message stream of an image that ends after `parts` messages.
+fn image_of(node: &Node, vote: Vote, parts: usize) -> impl Stream<Item = SnapshotPart> + Send + 'static {
+    let frozen = Frozen::of(node.raft.catalogue()).unwrap();
+    let open = seal_message(MESSAGE_VERSION, &(vote, frozen.meta().unwrap()));
+    frozen.parts(open, Moved::default(), oneshot::channel().0).take(parts)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_liars_and_garbage_change_nothing() {
+    let seats = seats(2, Arc::new(TcpNet)).await;
+    let leader = seats[0].start(&seats, tuning()).await;
+    let other = seats[1].start(&seats, tuning()).await;
+    leader.raft.bootstrap(&[(seats[0].id, seats[0].addr.clone())]).await.unwrap();
+    leader.raft.propose(Command::FormCluster { cluster: ClusterId([7; 16]) }).await.unwrap();
+    for n in 0..3 {
+        leader.put(&seats[n % 2], n).await.unwrap();
+    }
+    let dial = |from: &Seat, to: &Seat| {
+        let channel = connect(from.net.clone(), from.tls.clone(), to.addr.clone(), Expect::Node(to.id));
+        channel::raft(channel)
+    };
+    let code = |status: Status| status.code();
+
+    // A node may speak only for itself, and must speak sense.
+    let vote = leader.raft.replica().metrics().borrow().vote;
+    let forged =
+        AppendEntriesRequest::<Types> { vote, prev_log_id: None, entries: vec![], leader_commit: None };
+    let body = seal_message(MESSAGE_VERSION, &forged);
+    let liar = dial(&seats[1], &seats[0]).append(RaftMessage { body }).await;
+    assert_eq!(liar.map_err(code).unwrap_err(), Code::PermissionDenied);
+    let body = seal_message(MESSAGE_VERSION, &VoteRequest::new(Vote::new(99, seats[0].id.0), None));
+    let liar = dial(&seats[1], &seats[0]).vote(RaftMessage { body }).await;
+    assert_eq!(liar.map_err(code).unwrap_err(), Code::PermissionDenied);
+    for body in [vec![], vec![9], vec![1, 255, 255, 255], vec![1; 4096]] {
+        let message = RaftMessage { body: body.into() };
+        let mut client = dial(&seats[1], &seats[0]);
+        assert_eq!(client.append(message.clone()).await.map_err(code).unwrap_err(), Code::InvalidArgument);
+        assert_eq!(client.vote(message.clone()).await.map_err(code).unwrap_err(), Code::InvalidArgument);
+        assert_eq!(client.propose(message).await.map_err(code).unwrap_err(), Code::InvalidArgument);
+    }
+
+    // Images that break off, lie about their hash or come from nobody's leader install nothing.
+    let mut client = dial(&seats[0], &seats[1]);
+    for parts in 0..3 {
+        let broken = client.install_snapshot(image_of(&leader, vote, parts)).await;
+        assert_eq!(broken.map_err(code).unwrap_err(), Code::InvalidArgument, "{parts} parts");
+    }
+    let lie = |mut part: SnapshotPart| {
+        if let Some(Part::Close(close)) = &mut part.part {
+            close.state_hash = vec![0; 16].into();
+        }
+        part
+    };
+    let lying = client.install_snapshot(image_of(&leader, vote, 9).map(lie)).await;
+    assert_eq!(lying.map_err(code).unwrap_err(), Code::InvalidArgument);
+    let liar = dial(&seats[1], &seats[1]).install_snapshot(image_of(&leader, vote, 9)).await;
+    assert_eq!(liar.map_err(code).unwrap_err(), Code::PermissionDenied);
+    assert_eq!(other.picture().0, 0);
+    assert_eq!(other.raft.standing().stopped, None);
+
+    // The same image, whole and from its leader, is installed.
+    client.install_snapshot(image_of(&leader, vote, 9)).await.unwrap();
+    eventually("the image is live", || other.picture() == leader.picture()).await;
 }
 
 /// A network on which every byte takes its time.

@@ -294,6 +294,12 @@ impl Consensus {
         self.propose_here(command, deadline).await.map_err(Attempt::into_error)
     }
 
+    /// One attempt to carry out a command, only if this node leads: for what the leader decides by itself, which a
+    /// node that leads no more must not decide.
+    pub async fn propose_leading(&self, command: Command) -> Result<Reply, ConsensusError> {
+        self.propose_once(&seal_message(COMMAND_VERSION, &command)).await
+    }
+
     /// One attempt to confirm that this node leads; the index a read must have applied.
     pub async fn confirm_once(&self) -> Result<u64, ConsensusError> {
         self.confirm_here(self.deadline()).await.map_err(Attempt::into_error)

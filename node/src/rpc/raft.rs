@@ -117,6 +117,9 @@ impl wire::raft_server::Raft for RaftService {
         let mut parts = ImageParts::new(request.into_inner());
         let (vote, meta) = parts.open().await?;
         speaks_for(from, vote.leader_id.node_id)?;
+        if !vote.is_committed() {
+            return Err(ApiError::Invalid("image of a candidate that was not elected".into()).into());
+        }
         Ok(seal(&self.consensus.receive_image(vote, meta, parts).await?))
     }
 
