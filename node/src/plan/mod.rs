@@ -11,6 +11,9 @@ pub use repair::{PlanView, RepairPlan, plan_repair};
 #[cfg(test)]
 mod plan_test;
 
+#[cfg(test)]
+mod look_test;
+
 use farshore_core::id::{NodeId, PackNo};
 
 /// Something to be done.
