@@ -41,6 +41,13 @@ pub enum Event<'a> {
         /// Compared with the parent.
         change: Change,
     },
+    /// An entry was restored.
+    Restored {
+        /// Path below the target.
+        path: &'a [u8],
+        /// Length in bytes; 0 if it is not a file.
+        bytes: u64,
+    },
     /// A path could not be read, or only inconsistently.
     Problem {
         /// Absolute path.

@@ -86,8 +86,12 @@ pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 pub const WINDOW_SMALL_BYTES_MAX: u64 = 48 << 20;
 /// Small files written in one go.
 pub const SMALL_FILES_BATCH: usize = 128;
-/// Tree chunks a walk asks for ahead of need.
-pub const TREE_AHEAD_MAX: usize = 256;
+/// A pack of tree chunks is read in blocks of this size, since neighbours are wanted next.
+pub const TREE_BLOCK_BYTES: u64 = 2 << 20;
+/// Sealed tree chunks a reader keeps.
+pub const TREE_CACHE_BYTES: u64 = 32 << 20;
+/// Deepest directory a walk follows.
+pub const TREE_DEPTH_MAX: usize = 2_048;
 
 /// Deadline of a catalogue call, leader search included, per attempt.
 pub const CATALOGUE_CALL_MS: u64 = 10_000;

@@ -4,6 +4,7 @@
 use super::meta::{FileKind, Meta};
 use async_trait::async_trait;
 use bytes::Bytes;
+use farshore_core::limits::ENTRY_NAME_BYTES_MAX;
 use std::fmt;
 use std::io;
 
@@ -16,9 +17,6 @@ pub struct BadEntryName {
     /// What is wrong with it.
     pub why: &'static str,
 }
-
-/// Longest name of one directory entry; every file system we know has this limit.
-const ENTRY_NAME_BYTES_MAX: usize = 255;
 
 /// A path below the target's root: every part has been checked, so it can name nothing outside.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -43,6 +41,11 @@ impl RelPath {
             }
         };
         Err(BadEntryName { name: name.to_vec(), why })
+    }
+    /// A path a person gave, absolute or not; `.` and doubled slashes are passed over.
+    pub fn from_path(path: &[u8]) -> Result<RelPath, BadEntryName> {
+        let mut parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".");
+        parts.try_fold(RelPath::root(), |dir, part| dir.join(part))
     }
     /// The parts, outermost first; none for the root.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
@@ -142,7 +145,7 @@ mod tests {
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
         let root = RelPath::root();
-        let long = vec![b'x'; 256];
+        let long = vec![b'x'; ENTRY_NAME_BYTES_MAX + 1];
         for bad in [&b""[..], b".", b"..", b"/", b"a/b", b"../x", b"/etc", b"a\0b", &long] {
             assert!(root.join(bad).is_err(), "{bad:?}");
         }

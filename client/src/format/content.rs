@@ -119,6 +119,10 @@ impl ContentIter {
             self.open(id, level).await?;
         }
     }
+    /// Bytes of the file up to the next chunk.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
     /// List nodes read since this was last asked; they are tree chunks the file needs besides its data.
     pub fn take_visited(&mut self) -> Vec<ChunkId> {
         std::mem::take(&mut self.visited)

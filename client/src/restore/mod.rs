@@ -1,0 +1,137 @@
+//! Restore: resolve → plan → fetch → open → write, window by window, so that memory stays the same whatever the size.
+//! A file is written whole or not at all, every chunk's id is checked, and names are checked before any file system
+//! sees them. It never touches the cluster's state.
+
+pub mod plan;
+pub mod select;
+mod write;
+
+pub use plan::{RestorePlan, WindowLimits};
+pub use select::Select;
+
+use crate::error::Result;
+use crate::fetch::{ChunkReader, FetchPlan};
+use crate::files::Target;
+use crate::format::ChunkSource;
+use crate::list::{Snapshot, Spot, find};
+use crate::progress::{Event, Progress};
+use crate::walk::Walk;
+use farshore_core::catalogue::PackKind;
+use farshore_core::id::PackNo;
+use plan::{After, Before, Planner};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use write::Writer;
+
+/// What to restore.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Directory or file in the snapshot that becomes the root; `None` for the whole, with absolute paths.
+    pub root: Option<Vec<u8>>,
+    /// Which paths below it.
+    pub select: Select,
+    /// Plan and count, read no file contents and write nothing.
+    pub dry_run: bool,
+    /// Size of the windows.
+    pub limits: WindowLimits,
+}
+
+/// What a restore did, or would do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Files, further names included.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// Links, devices, pipes, sockets.
+    pub others: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Sealed bytes the plans asked packs for; what crossed the wire may be more when shards were missing.
+    pub bytes_planned: u64,
+    /// Packs that were needed.
+    pub packs: u64,
+    /// Windows it took.
+    pub windows: u64,
+    /// Paths that could not be restored.
+    pub problems: u64,
+    /// Attributes that the target would not take.
+    pub attributes_lost: u64,
+}
+
+/// Where a restore reads.
+#[derive(Clone)]
+pub struct Context {
+    /// Contents of files.
+    pub reader: Arc<ChunkReader>,
+    /// The tree.
+    pub trees: Arc<dyn ChunkSource>,
+}
+
+/// Restores a snapshot into a target. Problems with single paths are reported and counted; an error means that it could
+/// not begin or not go on at all. Cancelling it leaves whole files and no others.
+pub async fn run(
+    context: &Context,
+    snapshot: &Snapshot,
+    options: &Options,
+    target: &dyn Target,
+    progress: &dyn Progress,
+) -> Result<Summary> {
+    let walk = resolve(context, snapshot, options).await?;
+    let mut planner = Planner::new(context.trees.clone(), walk, options.select.clone(), options.limits);
+    let mut writer = Writer::new(target, progress);
+    let mut packs = BTreeSet::new();
+    while let Some(mut plan) = planner.next().await {
+        let fetch = context.reader.plan(&plan.chunks()).await?;
+        count(&mut writer.summary, &mut packs, &fetch);
+        for (path, error) in std::mem::take(&mut plan.problems) {
+            writer.problem(&path, &error.to_string());
+        }
+        if options.dry_run {
+            pretend(&mut writer.summary, &plan, progress);
+            continue;
+        }
+        writer.before(plan.before).await;
+        let mut reading = context.reader.start(PackKind::Data, fetch);
+        writer.files(plan.files, &mut reading).await;
+        writer.after(plan.after).await;
+    }
+    Ok(writer.summary)
+}
+
+/// From a snapshot and a path to a walk.
+async fn resolve(context: &Context, snapshot: &Snapshot, options: &Options) -> Result<Walk> {
+    let trees = context.trees.clone();
+    let root = options.root.as_deref().unwrap_or_default();
+    match find(trees.as_ref(), snapshot, root).await? {
+        Spot::Dir(root) => Ok(Walk::new(trees, root)),
+        Spot::Entry(entry) => Walk::single(trees, *entry),
+    }
+}
+
+fn count(summary: &mut Summary, packs: &mut BTreeSet<PackNo>, fetch: &FetchPlan) {
+    packs.extend(fetch.fetches.iter().map(|f| f.pack));
+    summary.packs = packs.len() as u64;
+    summary.bytes_planned += fetch.bytes();
+    summary.windows += 1;
+}
+
+/// Counts what a window would restore.
+fn pretend(summary: &mut Summary, plan: &RestorePlan, progress: &dyn Progress) {
+    for step in &plan.before {
+        match step {
+            Before::Dir(_) => summary.dirs += 1,
+            Before::Symlink(..) | Before::Special(..) => summary.others += 1,
+        }
+    }
+    let files = plan.files.iter().filter(|f| f.end == plan::FileEnd::Done).map(|f| (&f.path, f.size));
+    let links = plan.after.iter().filter_map(|step| match step {
+        After::Link(_, path, size) => Some((path, *size)),
+        After::DirMeta(..) => None,
+    });
+    for (path, bytes) in files.chain(links) {
+        summary.files += 1;
+        summary.bytes += bytes;
+        progress.event(Event::Restored { path: path.as_bytes(), bytes });
+    }
+}

@@ -1,0 +1,295 @@
+//! Writes one window: what comes in is put where the plan wants it; a file gets its name only when all of it is there.
+//! A problem with one file costs that file and is reported; the restore goes on.
+
+use super::Summary;
+use super::plan::{After, Before, FileEnd, PlannedFile};
+use crate::fetch::Reading;
+use crate::files::target::{Kept, WholeFile};
+use crate::files::{RelPath, Target, TargetFile};
+use crate::progress::{Event, Progress};
+use bytes::Bytes;
+use farshore_core::id::ChunkId;
+use farshore_core::limits::SMALL_FILES_BATCH;
+use std::collections::BTreeMap;
+use std::io;
+
+/// Batches of small files written at a time, one a processor up to this many.
+const BATCHES_MAX: usize = 4;
+
+/// Writes windows into a target, one after another.
+pub struct Writer<'a> {
+    target: &'a dyn Target,
+    progress: &'a dyn Progress,
+    /// The large file that the window before left unfinished.
+    carried: Carried,
+    /// What has been done so far.
+    pub summary: Summary,
+}
+
+enum Carried {
+    Nothing,
+    Open(Box<dyn TargetFile>),
+    Failed,
+}
+
+/// A file of the window at work.
+struct Slot {
+    file: PlannedFile,
+    missing: usize,
+    state: State,
+}
+
+enum State {
+    /// Put together in memory.
+    Small(Vec<(u64, Bytes)>),
+    /// Written piece by piece; opened with the first piece.
+    Large(Option<Box<dyn TargetFile>>),
+    /// Nothing more to do: done, or failed and reported.
+    Over,
+}
+
+/// Where one use of a chunk goes.
+#[derive(Clone, Copy)]
+struct Use {
+    slot: usize,
+    offset: u64,
+    len: u32,
+}
+
+impl<'a> Writer<'a> {
+    /// A writer that has done nothing yet.
+    pub fn new(target: &'a dyn Target, progress: &'a dyn Progress) -> Self {
+        Writer { target, progress, carried: Carried::Nothing, summary: Summary::default() }
+    }
+
+    /// Notes a path that could not be restored.
+    pub fn problem(&mut self, path: &RelPath, why: &str) {
+        self.summary.problems += 1;
+        self.progress.event(Event::Problem { path: path.as_bytes(), why });
+    }
+
+    /// Directories, links and special files.
+    pub async fn before(&mut self, steps: Vec<Before>) {
+        for step in steps {
+            match step {
+                Before::Dir(path) => match self.target.make_dir(&path).await {
+                    Ok(()) => self.done(&path, 0, Counted::Dir),
+                    Err(error) => self.problem(&path, &format!("make directory: {error}")),
+                },
+                Before::Symlink(path, to, meta) => {
+                    let made = self.target.symlink(&path, &to, &meta).await;
+                    self.kept(&path, 0, Counted::Other, "make link", made);
+                }
+                Before::Special(path, kind, meta) => {
+                    let made = self.target.special(&path, &kind, &meta).await;
+                    self.kept(&path, 0, Counted::Other, "make special file", made);
+                }
+            }
+        }
+    }
+
+    /// Further names, then attributes of directories.
+    pub async fn after(&mut self, steps: Vec<After>) {
+        for step in steps {
+            match step {
+                After::Link(first, path, bytes) => match self.target.hard_link(&first, &path).await {
+                    Ok(()) => self.done(&path, bytes, Counted::Link),
+                    Err(error) => self.problem(&path, &format!("link to {first}: {error}")),
+                },
+                After::DirMeta(path, meta) => {
+                    let set = self.target.set_dir_meta(&path, &meta).await;
+                    self.kept(&path, 0, Counted::Nothing, "set attributes", set);
+                }
+            }
+        }
+    }
+
+    /// Files, from the chunks that come in.
+    pub async fn files(&mut self, files: Vec<PlannedFile>, reading: &mut Reading) {
+        let mut slots: Vec<Slot> = files.into_iter().map(|file| self.slot(file)).collect();
+        let mut uses = index(&slots);
+        let mut ready = Vec::new();
+        for slot in slots.iter_mut().filter(|slot| slot.missing == 0) {
+            self.complete(slot, &mut ready).await;
+        }
+        while let Some(fetched) = reading.next().await {
+            let mut large = BTreeMap::<usize, Vec<(u64, Bytes)>>::new();
+            for (id, result) in fetched {
+                for place in uses.remove(&id).unwrap_or_default() {
+                    match &result {
+                        Ok(bytes) if bytes.len() == place.len as usize => {
+                            take(&mut slots[place.slot], place, bytes.clone(), &mut large);
+                        }
+                        Ok(_) => self
+                            .fail(&mut slots[place.slot], "a chunk has another length than its entry says"),
+                        Err(error) => self.fail(&mut slots[place.slot], &error.to_string()),
+                    }
+                    if slots[place.slot].missing == 0 && matches!(slots[place.slot].state, State::Small(_)) {
+                        self.complete(&mut slots[place.slot], &mut ready).await;
+                    }
+                }
+            }
+            for (slot, pieces) in large {
+                self.write_large(&mut slots[slot], pieces, &mut ready).await;
+            }
+            if ready.len() >= SMALL_FILES_BATCH * BATCHES_MAX {
+                self.write_small(&mut ready).await;
+            }
+        }
+        for place in uses.into_values().flatten() {
+            self.fail(&mut slots[place.slot], "a chunk is unknown to the catalogue");
+        }
+        self.write_small(&mut ready).await;
+        self.carry(slots);
+    }
+
+    fn slot(&mut self, file: PlannedFile) -> Slot {
+        let state = match (file.small, file.continues) {
+            (true, _) => State::Small(Vec::with_capacity(file.uses.len())),
+            (false, false) => State::Large(None),
+            (false, true) => match std::mem::replace(&mut self.carried, Carried::Nothing) {
+                Carried::Open(open) => State::Large(Some(open)),
+                Carried::Failed | Carried::Nothing => State::Over,
+            },
+        };
+        Slot { missing: file.uses.len(), file, state }
+    }
+
+    /// Writes pieces of a large file; finishes it with its last.
+    async fn write_large(&mut self, slot: &mut Slot, pieces: Vec<(u64, Bytes)>, ready: &mut Vec<WholeFile>) {
+        let State::Large(open) = &mut slot.state else { return };
+        let count = pieces.len();
+        let bytes = pieces.iter().map(|(_, b)| b.len() as u64).sum();
+        let written = match open {
+            Some(file) => file.write(pieces).await,
+            None => match self.target.begin_file(&slot.file.path, slot.file.size).await {
+                Ok(file) => open.insert(file).write(pieces).await,
+                Err(error) => Err(error),
+            },
+        };
+        match written {
+            Ok(()) => {
+                self.progress.event(Event::Bytes { bytes });
+                slot.missing -= count;
+                if slot.missing == 0 {
+                    self.complete(slot, ready).await;
+                }
+            }
+            Err(error) => self.fail(slot, &format!("write: {error}")),
+        }
+    }
+
+    /// All chunks of this window are there.
+    async fn complete(&mut self, slot: &mut Slot, ready: &mut Vec<WholeFile>) {
+        match slot.file.end {
+            FileEnd::GoesOn => return,
+            // Reported by the planner.
+            FileEnd::Broken => return slot.state = State::Over,
+            FileEnd::Done => {}
+        }
+        let PlannedFile { path, size, meta, .. } = slot.file.clone();
+        match std::mem::replace(&mut slot.state, State::Over) {
+            State::Small(pieces) => ready.push(WholeFile { path, size, pieces, meta }),
+            State::Large(Some(open)) => {
+                let finished = open.finish(&meta).await;
+                self.kept(&path, size, Counted::File, "finish", finished);
+            }
+            // A file above the limit for small ones has chunks, so it was opened by the first of them.
+            State::Large(None) => self.problem(&path, "it has no chunks"),
+            State::Over => {}
+        }
+    }
+
+    /// Writes the small files that are complete.
+    async fn write_small(&mut self, ready: &mut Vec<WholeFile>) {
+        let named: Vec<_> = ready.iter().map(|file| (file.path.clone(), file.size)).collect();
+        let mut batches = Vec::new();
+        while !ready.is_empty() {
+            let rest = ready.split_off(ready.len().min(SMALL_FILES_BATCH));
+            batches.push(self.target.write_files(std::mem::replace(ready, rest)));
+        }
+        let results = futures_util::future::join_all(batches).await;
+        for ((path, size), result) in named.into_iter().zip(results.into_iter().flatten()) {
+            if result.is_ok() {
+                self.progress.event(Event::Bytes { bytes: size });
+            }
+            self.kept(&path, size, Counted::File, "write", result);
+        }
+    }
+
+    /// Keeps the file that goes on in the next window; it is the last one if there is any.
+    fn carry(&mut self, mut slots: Vec<Slot>) {
+        let Some(last) = slots.pop() else { return };
+        if last.file.end == FileEnd::GoesOn {
+            self.carried = match last.state {
+                State::Large(Some(open)) => Carried::Open(open),
+                _ => Carried::Failed,
+            };
+        }
+    }
+
+    fn fail(&mut self, slot: &mut Slot, why: &str) {
+        if !matches!(slot.state, State::Over) {
+            slot.state = State::Over;
+            self.problem(&slot.file.path.clone(), why);
+        }
+    }
+
+    fn kept(&mut self, path: &RelPath, bytes: u64, what: Counted, verb: &str, result: io::Result<Kept>) {
+        match result {
+            Ok(kept) => {
+                for lost in kept.lost {
+                    self.summary.attributes_lost += 1;
+                    self.progress.event(Event::Notice { text: &format!("{path}: {lost}") });
+                }
+                self.done(path, bytes, what);
+            }
+            Err(error) => self.problem(path, &format!("{verb}: {error}")),
+        }
+    }
+
+    fn done(&mut self, path: &RelPath, bytes: u64, what: Counted) {
+        match what {
+            Counted::File | Counted::Link => {
+                self.summary.files += 1;
+                self.summary.bytes += bytes;
+            }
+            Counted::Dir => self.summary.dirs += 1,
+            Counted::Other => self.summary.others += 1,
+            Counted::Nothing => return,
+        }
+        self.progress.event(Event::Restored { path: path.as_bytes(), bytes });
+    }
+}
+
+/// What a finished step counts as.
+#[derive(Clone, Copy)]
+enum Counted {
+    File,
+    Link,
+    Dir,
+    Other,
+    Nothing,
+}
+
+fn index(slots: &[Slot]) -> BTreeMap<ChunkId, Vec<Use>> {
+    let mut uses = BTreeMap::<ChunkId, Vec<Use>>::new();
+    for (slot, Slot { file, .. }) in slots.iter().enumerate() {
+        for placed in &file.uses {
+            uses.entry(placed.id).or_default().push(Use { slot, offset: placed.offset, len: placed.len });
+        }
+    }
+    uses
+}
+
+/// Puts a piece where it belongs; pieces of large files are gathered for one write per file.
+fn take(slot: &mut Slot, place: Use, bytes: Bytes, large: &mut BTreeMap<usize, Vec<(u64, Bytes)>>) {
+    match &mut slot.state {
+        State::Small(pieces) => {
+            pieces.push((place.offset, bytes));
+            slot.missing -= 1;
+        }
+        State::Large(_) => large.entry(place.slot).or_default().push((place.offset, bytes)),
+        State::Over => {}
+    }
+}
