@@ -3,6 +3,10 @@
 //! Read downwards: a module uses only those below it. Everything outside arrives through `farshore_core::host::Host`
 //! and the traits of `files`; plaintext, names and keys never leave this crate.
 
+pub mod client;
+
+pub mod check;
+
 pub mod restore;
 
 pub mod list;

@@ -4,17 +4,25 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use crate::api::*;
+use crate::crypto::{KdfParams, MasterKey, RepoKeys, wrap};
 use crate::error::{Error, Result};
+use crate::files::{FileTime, Meta};
+use crate::format::{
+    Compression, Content, ContentBuilder, ContentChunk, DirBuilder, Entry, NewChunk, Node, PackBuilder,
+    RepoConfig, Sealer, SnapshotInfo, SnapshotStats,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    ChunkRecord, PackCommit, PackRecord, RepoRecord, SnapshotRecord, StripeRecord,
+    ChunkRecord, PackCommit, PackKind, PackRecord, RepoRecord, ShardRecord, SnapshotKind, SnapshotRecord,
+    StripeRecord,
 };
-use farshore_core::erasure::CODEC_RS;
+use farshore_core::erasure::{CODEC_RS, Codec, Scheme};
 use farshore_core::host::{Host, real};
 use farshore_core::id::*;
 use farshore_core::peer::{Receipt, ShardError, ShardIo, ShardPut, ShardRef};
+use farshore_core::policy::Policy;
 use farshore_core::shard::{ShardRange, hash_shard};
 use farshore_core::topology::{Name, NodeRecord, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -289,4 +297,186 @@ impl MemoryCluster {
             Err(ShardError::Corrupt(node, shard.id, "hash differs".into()))
         }
     }
+}
+
+/// Stores chunks and snapshots in a cluster by hand, so that readers can be tested without a backup, and with trees no
+/// backup would make.
+pub struct Planter {
+    pub cluster: Arc<MemoryCluster>,
+    pub master: MasterKey,
+    pub keys: RepoKeys,
+    pub scheme: Scheme,
+    pack_bytes: usize,
+    session: SessionId,
+    packs: BTreeMap<u8, PackBuilder>,
+    sealed: BTreeSet<ChunkId>,
+    ordinals: roaring::RoaringTreemap,
+    salt: u64,
+}
+
+impl Planter {
+    /// A repository `r` in 4+2 over 6 nodes in 3 regions, in packs of about this size, with password `secret`.
+    pub async fn new(pack_bytes: usize) -> Self {
+        let cluster = MemoryCluster::new(3, 2);
+        let master = MasterKey::new(&real::OsEntropy);
+        let id = RepoId([7; 16]);
+        let keys = master.keys(id);
+        let record = RepoRecord {
+            id,
+            name: "r".parse().unwrap(),
+            policy: Policy { regions: 1, nodes: 0, providers: 0, floor_nodes: 1 },
+            sealed_config: RepoConfig::default().seal(&keys, &real::OsEntropy),
+            key_slots: vec![wrap(&master, b"secret", KdfParams::CHEAPEST, &real::OsEntropy).unwrap()],
+        };
+        cluster.create_repository(record).await.unwrap();
+        let session = cluster.open_session(id).await.unwrap().id;
+        Planter {
+            cluster,
+            master,
+            keys,
+            scheme: Scheme::new(4, 2, 2).unwrap(),
+            pack_bytes,
+            session,
+            packs: BTreeMap::new(),
+            sealed: BTreeSet::new(),
+            ordinals: roaring::RoaringTreemap::new(),
+            salt: 0,
+        }
+    }
+
+    /// The repository, opened as a user would.
+    pub async fn repository(&self) -> crate::client::Repository {
+        let client = crate::client::Client::from_parts(host(), self.cluster.clone(), self.cluster.clone());
+        client.open_repository("r", "secret").await.unwrap()
+    }
+
+    /// Stores one chunk under its true name.
+    pub async fn chunk(&mut self, kind: PackKind, plain: &[u8]) -> ChunkId {
+        let id = self.keys.chunk_id(kind, plain);
+        self.chunk_as(kind, id, plain).await;
+        id
+    }
+
+    /// Stores one chunk under any name.
+    pub async fn chunk_as(&mut self, kind: PackKind, id: ChunkId, plain: &[u8]) {
+        if !self.sealed.insert(id) {
+            return;
+        }
+        self.salt += 1;
+        let mut salt = [0; 16];
+        salt[..8].copy_from_slice(&self.salt.to_le_bytes());
+        let sealed = Sealer::new(Compression::Auto).seal(&self.keys, kind, &id, plain, salt);
+        let slot = kind as u8;
+        if self.packs.get(&slot).is_some_and(|pack| !pack.fits(sealed.len())) {
+            self.flush(slot).await;
+        }
+        let fresh = || PackBuilder::new(kind, self.pack_bytes);
+        self.packs.entry(slot).or_insert_with(fresh).add(id, &sealed);
+    }
+
+    async fn flush(&mut self, slot: u8) {
+        let Some(pack) = self.packs.remove(&slot) else { return };
+        let pack = pack.close();
+        let repo = self.keys.repo();
+        let (k, m) = (self.scheme.k() as u8, self.scheme.m() as u8);
+        let stripe = StripeId::of(repo, pack.id, k, m, CODEC_RS);
+        let mut shards = Vec::new();
+        for (index, payload) in
+            Codec::new(self.scheme).encode_pack(pack.bytes.clone()).into_iter().enumerate()
+        {
+            let id = ShardId { stripe, index: index as u8 };
+            let node = self.cluster.nodes[(index + pack.id.0[0] as usize) % self.cluster.nodes.len()].id;
+            shards.push(ShardRecord { node: Some(node), hash: hash_shard(id, &payload).0 });
+            self.cluster.state().shards.insert((node, id), payload);
+        }
+        let commit = PackCommit {
+            id: pack.id,
+            kind: pack.kind,
+            len: pack.bytes.len() as u64,
+            chunks: pack.chunks,
+            scheme: self.scheme,
+            shard_len: self.scheme.shard_len(pack.bytes.len() as u64),
+            shards,
+        };
+        let done = self.cluster.commit_packs(self.session, vec![commit]).await.unwrap();
+        self.ordinals.extend(done.into_iter().flat_map(|pack| pack.ordinals).map(|o| o.0));
+    }
+
+    /// Stores the nodes a builder made.
+    pub async fn nodes(&mut self, made: Vec<NewChunk>) {
+        for node in made {
+            self.chunk_as(node.kind, node.id, &node.plain).await;
+        }
+    }
+
+    /// Stores a file's contents, cut every `cut` bytes.
+    pub async fn content(&mut self, bytes: &[u8], cut: usize) -> Content {
+        let (mut builder, mut made) = (ContentBuilder::new(self.keys.clone()), Vec::new());
+        for piece in bytes.chunks(cut) {
+            let id = self.chunk(PackKind::Data, piece).await;
+            builder.push(ContentChunk { id, len: piece.len() as u32 }, &mut made);
+        }
+        let content = builder.finish(&mut made);
+        self.nodes(made).await;
+        content
+    }
+
+    /// Stores a directory; entries may come in any order.
+    pub async fn dir(&mut self, mut entries: Vec<Entry>) -> ChunkId {
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let (mut builder, mut made) = (DirBuilder::new(self.keys.clone()), Vec::new());
+        entries.iter().for_each(|entry| builder.push(entry, &mut made).unwrap());
+        let root = builder.finish(&mut made).id;
+        self.nodes(made).await;
+        root
+    }
+
+    /// Commits a snapshot with this root directory.
+    pub async fn snapshot(&mut self, first: u8, host: &str, root: ChunkId) -> SnapshotId {
+        for slot in self.packs.keys().copied().collect::<Vec<_>>() {
+            self.flush(slot).await;
+        }
+        let id = SnapshotId([first; 32]);
+        let info = SnapshotInfo {
+            time_ms: 0,
+            utc_offset_min: None,
+            host: host.into(),
+            user: "u".into(),
+            paths: vec![b"/".to_vec()],
+            tags: vec![],
+            root,
+            kind: SnapshotKind::Full,
+            parent: None,
+            base: None,
+            program: "test".into(),
+            scan_start_ms: 0,
+            scan_end_ms: 0,
+            stats: SnapshotStats::default(),
+            unreadable: vec![],
+        };
+        let mut live = Vec::new();
+        self.ordinals.serialize_into(&mut live).unwrap();
+        let record = SnapshotRecord {
+            id,
+            repo: self.keys.repo(),
+            kind: SnapshotKind::Full,
+            parent: None,
+            group: [0; 16],
+            committed_ms: 0,
+            sealed: info.seal(&self.keys, &id, &real::OsEntropy).unwrap(),
+            live,
+        };
+        self.cluster.commit_snapshot(self.session, record).await.unwrap();
+        id
+    }
+}
+
+/// An entry with plain attributes.
+pub fn entry(name: &[u8], node: Node) -> Entry {
+    let mode = if matches!(node, Node::Dir { .. }) { 0o755 } else { 0o644 };
+    let time = FileTime { secs: 1_700_000_000, nanos: 123_456_789 };
+    // Our own, so that the test needs no privilege.
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let meta = Meta { mode, uid, gid, mtime: time, ctime: time, nlink: 1, ..Meta::default() };
+    Entry { name: name.to_vec(), node, meta, inconsistent: false }
 }

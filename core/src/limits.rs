@@ -90,6 +90,8 @@ pub const SMALL_FILES_BATCH: usize = 128;
 pub const TREE_BLOCK_BYTES: u64 = 2 << 20;
 /// Sealed tree chunks a reader keeps.
 pub const TREE_CACHE_BYTES: u64 = 32 << 20;
+/// Packs a deep check holds at a time, each whole in memory.
+pub const CHECK_PACKS_IN_FLIGHT: usize = 2;
 /// Deepest directory a walk follows.
 pub const TREE_DEPTH_MAX: usize = 2_048;
 
@@ -111,6 +113,8 @@ pub const HEDGE_MS: u64 = 500;
 pub const HEDGE_BYTES_PER_MS: u64 = 16 << 10;
 /// A client gives up on the whole cluster after retrying this long without one success.
 pub const RETRY_BUDGET_MS: u64 = 60_000;
+/// A node that scrubs itself reports at least this often.
+pub const SCRUB_SILENCE_MS: u64 = 120_000;
 /// A session that is not renewed for this long is expired by the leader.
 pub const SESSION_LEASE_MS: u64 = 120_000;
 /// Clients renew their session this often.

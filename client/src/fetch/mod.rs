@@ -15,13 +15,13 @@ use crate::error::{Error, Result};
 use crate::format::unseal;
 use bytes::Bytes;
 use farshore_core::catalogue::{PackKind, PackRecord};
-use farshore_core::gather::{NodeHealth, gather_ranges};
+use farshore_core::gather::{PackRange, gather_ranges};
+use farshore_core::health::NodeHealth;
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, compute};
-use farshore_core::id::ChunkId;
+use farshore_core::id::{ChunkId, NodeId};
 use farshore_core::limits::{FETCHES_IN_FLIGHT, LOOKUP_CHUNKS_MAX};
 use farshore_core::peer::ShardIo;
-use farshore_core::shard::ShardRange;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -128,16 +128,21 @@ impl ChunkReader {
 
     async fn fetch_once(&self, kind: PackKind, pack: &PackRecord, fetch: &PackFetch) -> Result<Vec<Fetched>> {
         let ranges: Vec<_> =
-            fetch.ranges.iter().map(|r| ShardRange { offset: r.offset, len: r.len }).collect();
+            fetch.ranges.iter().map(|r| PackRange { offset: r.offset, len: r.len }).collect();
         let bytes = self.gather(pack, &ranges).await?;
         let (keys, fetch) = (self.keys.clone(), fetch.clone());
         Ok(compute(self.host.compute.as_ref(), move || open_all(&keys, kind, &fetch, &bytes)).await)
     }
 
     /// Byte ranges of a pack, verified against the hashes in the catalogue.
-    pub(crate) async fn gather(&self, pack: &PackRecord, ranges: &[ShardRange]) -> Result<Vec<Bytes>> {
-        gather_ranges(self.shards.as_ref(), &self.health, pack, ranges)
+    pub(crate) async fn gather(&self, pack: &PackRecord, ranges: &[PackRange]) -> Result<Vec<Bytes>> {
+        let stripe = &pack.stripe;
+        // Data shards first: they need no decoding. Prices of regions are not known yet.
+        let prefer = |_: NodeId| 0;
+        let io = self.shards.as_ref();
+        gather_ranges(io, stripe, pack.repo, pack.len, ranges, &prefer, &self.health)
             .await
+            .map(|gathered| gathered.bytes)
             .map_err(|e| Error::Unreadable { pack: pack.id, why: e.to_string() })
     }
 }

@@ -8,10 +8,10 @@ use crate::format::{ChunkSource, unseal};
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::{ChunkSpan, PackKind, PackRecord};
+use farshore_core::gather::PackRange;
 use farshore_core::host::compute;
 use farshore_core::id::{ChunkId, PackNo};
 use farshore_core::limits::{TREE_BLOCK_BYTES, TREE_CACHE_BYTES};
-use farshore_core::shard::ShardRange;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -49,17 +49,17 @@ impl TreeReader {
         let chunk = plan.fetches.first().and_then(|fetch| Some((fetch.pack, *fetch.chunks().next()?)));
         let (no, chunk) = chunk.ok_or_else(|| unknown(id))?;
         let pack = plan.packs.get(&no).ok_or_else(|| unknown(id))?;
-        let place = ShardRange { offset: chunk.offset, len: chunk.len };
+        let place = PackRange { offset: chunk.offset, len: chunk.len };
         self.load(id, pack, place).await
     }
 
-    async fn load(&self, id: &ChunkId, pack: &PackRecord, place: ShardRange) -> Result<Bytes> {
+    async fn load(&self, id: &ChunkId, pack: &PackRecord, place: PackRange) -> Result<Bytes> {
         let block = block_around(place, pack.len);
         let table = self.cache().tables.get(&pack.no).cloned();
         let tail = tail_len(pack.chunks).min(pack.len);
         let mut ranges = vec![block];
         if table.is_none() {
-            ranges.push(ShardRange { offset: pack.len - tail, len: tail });
+            ranges.push(PackRange { offset: pack.len - tail, len: tail });
         }
         let mut parts = self.reader.gather(pack, &ranges).await?.into_iter();
         let bytes = parts.next().unwrap_or_default();
@@ -94,11 +94,11 @@ impl Cache {
         &mut self,
         pack: PackNo,
         table: Arc<Vec<ChunkSpan>>,
-        block: ShardRange,
+        block: PackRange,
         bytes: &Bytes,
         wanted: (ChunkId, Bytes),
     ) {
-        let place = |span: &ChunkSpan| ShardRange { offset: span.offset.into(), len: span.len.into() };
+        let place = |span: &ChunkSpan| PackRange { offset: span.offset.into(), len: span.len.into() };
         let neighbours = table.iter().filter_map(|span| Some((span.id, cut(bytes, block, place(span))?)));
         let mut brought = Vec::new();
         for (id, sealed) in neighbours.chain([wanted]) {
@@ -123,14 +123,14 @@ impl Cache {
 }
 
 /// The aligned block that holds the start of a chunk, made longer to hold all of it.
-fn block_around(place: ShardRange, pack_len: u64) -> ShardRange {
+fn block_around(place: PackRange, pack_len: u64) -> PackRange {
     let offset = place.offset - place.offset % TREE_BLOCK_BYTES;
     let end = (offset + TREE_BLOCK_BYTES).max(place.offset + place.len).min(pack_len);
-    ShardRange { offset, len: end - offset }
+    PackRange { offset, len: end - offset }
 }
 
 /// The bytes of a chunk, if the block holds all of them.
-fn cut(bytes: &Bytes, block: ShardRange, place: ShardRange) -> Option<Bytes> {
+fn cut(bytes: &Bytes, block: PackRange, place: PackRange) -> Option<Bytes> {
     let from = place.offset.checked_sub(block.offset)?;
     let to = from.checked_add(place.len)?;
     (to <= bytes.len() as u64).then(|| bytes.slice(from as usize..to as usize))

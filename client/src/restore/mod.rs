@@ -6,6 +6,9 @@ pub mod plan;
 pub mod select;
 mod write;
 
+#[cfg(test)]
+mod restore_test;
+
 pub use plan::{RestorePlan, WindowLimits};
 pub use select::Select;
 

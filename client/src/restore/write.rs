@@ -27,8 +27,10 @@ pub struct Writer<'a> {
 }
 
 enum Carried {
+    /// The window was full before the first chunk of the file, or there is no such file.
     Nothing,
     Open(Box<dyn TargetFile>),
+    /// And reported.
     Failed,
 }
 
@@ -149,7 +151,8 @@ impl<'a> Writer<'a> {
             (false, false) => State::Large(None),
             (false, true) => match std::mem::replace(&mut self.carried, Carried::Nothing) {
                 Carried::Open(open) => State::Large(Some(open)),
-                Carried::Failed | Carried::Nothing => State::Over,
+                Carried::Nothing => State::Large(None),
+                Carried::Failed => State::Over,
             },
         };
         Slot { missing: file.uses.len(), file, state }
@@ -223,7 +226,8 @@ impl<'a> Writer<'a> {
         if last.file.end == FileEnd::GoesOn {
             self.carried = match last.state {
                 State::Large(Some(open)) => Carried::Open(open),
-                _ => Carried::Failed,
+                State::Large(None) => Carried::Nothing,
+                State::Small(_) | State::Over => Carried::Failed,
             };
         }
     }

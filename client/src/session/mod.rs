@@ -4,6 +4,8 @@
 pub mod conversation;
 pub mod grpc;
 pub mod lease;
+pub mod scrub;
 
 pub use grpc::GrpcCatalogue;
 pub use lease::Lease;
+pub use scrub::ScrubResult;

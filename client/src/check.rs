@@ -1,0 +1,455 @@
+//! Check: does every snapshot's tree walk, is every chunk of it known, and, on request, is every shard of every pack good
+//! and does every chunk open. It reads everything and repairs nothing; repair is the cluster's own work.
+
+use crate::api::{CatalogueApi, Topology};
+use crate::crypto::RepoKeys;
+use crate::error::{Error, Result};
+use crate::fetch::unknown;
+use crate::files::RelPath;
+use crate::format::content::ContentIter;
+use crate::format::pack::{read_table, tail_len};
+use crate::format::{ChunkSource, Node, unseal};
+use crate::list::{Filter, Snapshot, absolute, snapshots};
+use crate::progress::{Event, Progress};
+use crate::walk::{Step, Walk};
+use bytes::{Bytes, BytesMut};
+use farshore_core::catalogue::{ChunkSpan, PackRecord};
+use farshore_core::gather::gather_pack;
+use farshore_core::health::NodeHealth;
+use farshore_core::host::{Host, compute};
+use farshore_core::id::{ChunkId, NodeId, PackId, PackNo, SnapshotId};
+use farshore_core::limits::{CHECK_PACKS_IN_FLIGHT, LOOKUP_CHUNKS_MAX};
+use farshore_core::peer::{ShardError, ShardIo};
+use farshore_core::shard::ShardRange;
+use futures_util::StreamExt;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What to check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Read every shard of every pack and open every chunk.
+    pub read_data: bool,
+}
+
+/// A snapshot that cannot be restored whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BrokenSnapshot {
+    /// Which.
+    pub id: SnapshotId,
+    /// Paths and what is wrong with them, the first few.
+    pub problems: Vec<(Vec<u8>, String)>,
+    /// All of them.
+    pub count: u64,
+}
+
+/// A shard that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadShard {
+    /// Its index in the stripe.
+    pub index: u8,
+    /// Name of its holder; empty if repair owes it.
+    pub node: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Its bytes are not there; otherwise they are there and wrong, or their node did not answer.
+    pub missing: bool,
+}
+
+/// A pack that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedPack {
+    /// Its number.
+    pub no: PackNo,
+    /// Its id.
+    pub id: PackId,
+    /// Shards that are bad, missing or out of reach.
+    pub shards: Vec<BadShard>,
+    /// The pack's bytes could still be put together and every chunk opens.
+    pub readable: bool,
+    /// What is wrong with its contents.
+    pub problems: Vec<String>,
+}
+
+/// What a check found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Snapshots walked.
+    pub snapshots: u64,
+    /// Directories read; shared ones once.
+    pub dirs: u64,
+    /// Files whose chunks were looked for; those of shared directories once.
+    pub files: u64,
+    /// Packs of the repository.
+    pub packs: u64,
+    /// Packs with shards that repair still owes.
+    pub under_target: u64,
+    /// Packs with too few holders to be read.
+    pub unreadable: u64,
+    /// Shards read or verified.
+    pub shards: u64,
+    /// Chunks opened.
+    pub chunks: u64,
+    /// Bytes of packs read.
+    pub bytes: u64,
+    /// Snapshots that cannot be restored whole.
+    pub broken: Vec<BrokenSnapshot>,
+    /// Packs with damage.
+    pub damaged: Vec<DamagedPack>,
+}
+
+impl Report {
+    /// Whether all is well; the error says in one line what is not.
+    pub fn verdict(&self) -> Result<()> {
+        let lost = self.damaged.iter().filter(|pack| !pack.readable).count() as u64;
+        let lost = lost.max(self.unreadable);
+        if !self.broken.is_empty() || lost > 0 {
+            let broken = self.broken.len();
+            let what = format!("{broken} snapshots and {lost} packs cannot be read in full");
+            return Err(Error::CheckFailed(what));
+        }
+        match self.damaged.len() {
+            0 => Ok(()),
+            damaged => Err(Error::CheckFailed(format!(
+                "{damaged} packs have bad or missing shards, all still readable; the cluster repairs them, check again later"
+            ))),
+        }
+    }
+}
+
+/// Where a check reads.
+pub struct Context {
+    /// Processors.
+    pub host: Host,
+    /// The catalogue.
+    pub api: Arc<dyn CatalogueApi>,
+    /// Shards.
+    pub shards: Arc<dyn ShardIo>,
+    /// Who does not answer.
+    pub health: Arc<NodeHealth>,
+    /// Keys of the repository.
+    pub keys: RepoKeys,
+    /// The trees.
+    pub trees: Arc<dyn ChunkSource>,
+}
+
+/// Problems listed per snapshot; the rest is counted.
+const PROBLEMS_MAX: usize = 100;
+
+/// Checks a repository. Damage is in the report; an error means that the check could not be carried through.
+pub async fn run(context: &Context, options: Options, progress: &dyn Progress) -> Result<Report> {
+    let mut report = Report::default();
+    structure(context, &mut report, progress).await?;
+    packs(context, options, &mut report, progress).await?;
+    Ok(report)
+}
+
+/// Walks every snapshot. Directories that a sound snapshot has shown to be sound are not walked again; memory grows by
+/// one id for each.
+async fn structure(context: &Context, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+    let mut sound = BTreeSet::new();
+    for snapshot in snapshots(context.api.as_ref(), &context.keys, &Filter::default()).await? {
+        report.snapshots += 1;
+        let mut look = Look {
+            context,
+            sound: &sound,
+            visited: BTreeSet::new(),
+            asked: Vec::new(),
+            found: vec![],
+            count: 0,
+        };
+        look.snapshot(&snapshot, report).await?;
+        let Look { visited, found, count, .. } = look;
+        if count == 0 {
+            sound.extend(visited);
+            continue;
+        }
+        for (path, why) in &found {
+            progress.event(Event::Problem { path, why });
+        }
+        report.broken.push(BrokenSnapshot { id: snapshot.id, problems: found, count });
+    }
+    Ok(())
+}
+
+/// The walk of one snapshot.
+struct Look<'a> {
+    context: &'a Context,
+    sound: &'a BTreeSet<ChunkId>,
+    visited: BTreeSet<ChunkId>,
+    /// Chunks not looked up yet, with the file that needs them.
+    asked: Vec<(ChunkId, Arc<RelPath>)>,
+    found: Vec<(Vec<u8>, String)>,
+    count: u64,
+}
+
+impl Look<'_> {
+    async fn snapshot(&mut self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+        if self.sound.contains(&snapshot.info.root) {
+            return Ok(());
+        }
+        self.visited.insert(snapshot.info.root);
+        report.dirs += 1;
+        let mut walk = Walk::new(self.context.trees.clone(), snapshot.info.root);
+        while let Some(step) = walk.next().await {
+            let (path, entry) = match step {
+                Step::Entry(path, entry) => (path, entry),
+                Step::Leave(_) => continue,
+                Step::Broken(path, error) => {
+                    self.passing(error, &path)?;
+                    continue;
+                }
+            };
+            match entry.node {
+                Node::Dir { root } if self.sound.contains(&root) || !self.visited.insert(root) => walk.skip(),
+                Node::Dir { .. } => report.dirs += 1,
+                Node::File { size, content } => {
+                    report.files += 1;
+                    let chunks = ContentIter::new(self.context.trees.clone(), &content);
+                    self.file(Arc::new(path), size, chunks).await?;
+                }
+                _ => {}
+            }
+        }
+        self.look_up().await
+    }
+
+    async fn file(&mut self, path: Arc<RelPath>, size: u64, mut chunks: ContentIter) -> Result<()> {
+        loop {
+            match chunks.next().await {
+                Ok(Some(placed)) => self.asked.push((placed.id, path.clone())),
+                Ok(None) if chunks.offset() == size => break,
+                Ok(None) => {
+                    self.problem(&path, "its chunks do not make up its length".into());
+                    break;
+                }
+                Err(error) => {
+                    self.passing(error, &path)?;
+                    break;
+                }
+            }
+            if self.asked.len() >= LOOKUP_CHUNKS_MAX {
+                self.look_up().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_up(&mut self) -> Result<()> {
+        let asked = std::mem::take(&mut self.asked);
+        for batch in asked.chunks(LOOKUP_CHUNKS_MAX) {
+            let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
+            let located = self.context.api.locate(self.context.keys.repo(), &ids).await?;
+            for ((id, path), place) in batch.iter().zip(&located.places) {
+                if place.is_none() {
+                    self.problem(path, unknown(id).to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster out of reach is no damage; it ends the check.
+    fn passing(&mut self, error: Error, path: &RelPath) -> Result<()> {
+        match error {
+            Error::Corrupt { .. } | Error::Unreadable { .. } | Error::Protocol(_) => {
+                self.problem(path, error.to_string());
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    fn problem(&mut self, path: &RelPath, why: String) {
+        self.count += 1;
+        if self.found.len() < PROBLEMS_MAX {
+            self.found.push((absolute(&RelPath::root(), path), why));
+        }
+    }
+}
+
+/// Goes through all packs, a page at a time.
+async fn packs(
+    context: &Context,
+    options: Options,
+    report: &mut Report,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let topology = context.api.topology().await?;
+    let mut from = Some(PackNo(0));
+    while let Some(next) = from {
+        let page = context.api.list_packs(context.keys.repo(), next).await?;
+        from = page.next;
+        for pack in &page.packs {
+            let held = pack.stripe.shards.iter().filter(|s| s.node.is_some()).count();
+            report.packs += 1;
+            report.under_target += u64::from(held < pack.stripe.scheme.n());
+            report.unreadable += u64::from(held < pack.stripe.scheme.k());
+        }
+        if !options.read_data {
+            continue;
+        }
+        let mut reads = futures_util::stream::iter(&page.packs)
+            .map(|pack| deep(context, &topology, pack))
+            .buffered(CHECK_PACKS_IN_FLIGHT);
+        while let Some(seen) = reads.next().await {
+            let Seen { shards, chunks, bytes, damage } = seen?;
+            report.shards += shards;
+            report.chunks += chunks;
+            report.bytes += bytes;
+            progress.event(Event::Bytes { bytes });
+            report.damaged.extend(damage);
+        }
+    }
+    Ok(())
+}
+
+/// What one pack showed.
+struct Seen {
+    shards: u64,
+    chunks: u64,
+    bytes: u64,
+    damage: Option<DamagedPack>,
+}
+
+/// Reads the data shards of a pack, has the parity shards re-read by their nodes, and opens every chunk.
+async fn deep(context: &Context, topology: &Topology, pack: &PackRecord) -> Result<Seen> {
+    let (mut data, mut bad) = (Vec::new(), Vec::new());
+    let reads = (0..pack.stripe.shards.len() as u8).map(|index| shard(context, pack, index));
+    for (index, read) in futures_util::future::join_all(reads).await.into_iter().enumerate() {
+        match read {
+            Ok(payload) => data.extend(payload),
+            Err((node, error)) => bad.push(describe(topology, index as u8, node, &error)),
+        }
+    }
+    let whole = if data.len() == pack.stripe.scheme.k() {
+        Ok(join(&data, pack.len))
+    } else {
+        again(context, pack).await
+    };
+    drop(data);
+    let (mut chunks, mut problems) = (0, Vec::new());
+    match whole {
+        Ok(bytes) => {
+            let (keys, record) = (context.keys.clone(), pack.clone());
+            let opened =
+                compute(context.host.compute.as_ref(), move || open_pack(&keys, &record, &bytes)).await;
+            chunks = opened.spans.len() as u64;
+            problems = opened.problems;
+            compare(context, pack, &opened.spans, &mut problems).await?;
+        }
+        Err(why) => problems.push(why),
+    }
+    let damage = (!bad.is_empty() || !problems.is_empty()).then_some(DamagedPack {
+        no: pack.no,
+        id: pack.id,
+        readable: problems.is_empty(),
+        shards: bad,
+        problems,
+    });
+    Ok(Seen { shards: pack.stripe.shards.len() as u64, chunks, bytes: pack.len, damage })
+}
+
+/// One shard: its payload if it is a data shard, nothing if it is parity and good.
+async fn shard(
+    context: &Context,
+    pack: &PackRecord,
+    index: u8,
+) -> Result<Option<Bytes>, (Option<NodeId>, Option<ShardError>)> {
+    let record = pack.stripe.shards.get(usize::from(index));
+    let (Some(node), Some(reference)) = (record.and_then(|r| r.node), pack.stripe.shard(pack.repo, index))
+    else {
+        return Err((None, None));
+    };
+    let failed = |error| (Some(node), Some(error));
+    if usize::from(index) >= pack.stripe.scheme.k() {
+        return context.shards.verify(node, reference).await.map(|()| None).map_err(failed);
+    }
+    let all = [ShardRange { offset: 0, len: pack.stripe.shard_len }];
+    let mut parts = context.shards.get(node, reference, &all).await.map_err(failed)?;
+    Ok(parts.pop())
+}
+
+fn describe(topology: &Topology, index: u8, node: Option<NodeId>, error: &Option<ShardError>) -> BadShard {
+    BadShard {
+        index,
+        node: node.map(|node| topology.name_of(node)).unwrap_or_default(),
+        why: error.as_ref().map_or_else(|| "repair still owes it".into(), ToString::to_string),
+        missing: matches!(error, None | Some(ShardError::Missing(..))),
+    }
+}
+
+/// The pack's bytes when not all data shards are good.
+async fn again(context: &Context, pack: &PackRecord) -> Result<Bytes, String> {
+    let io = context.shards.as_ref();
+    gather_pack(io, &pack.stripe, pack.repo, pack.len, None, &|_| 0, &context.health)
+        .await
+        .map(|gathered| gathered.bytes)
+        .map_err(|e| e.to_string())
+}
+
+fn join(data: &[Bytes], pack_len: u64) -> Bytes {
+    let mut whole = BytesMut::with_capacity(data.iter().map(Bytes::len).sum());
+    data.iter().for_each(|shard| whole.extend_from_slice(shard));
+    whole.truncate(pack_len as usize);
+    whole.freeze()
+}
+
+/// A pack taken apart.
+struct Opened {
+    spans: Vec<ChunkSpan>,
+    problems: Vec<String>,
+}
+
+/// Checks the pack's id and table and opens every chunk.
+fn open_pack(keys: &RepoKeys, pack: &PackRecord, bytes: &Bytes) -> Opened {
+    let mut problems = Vec::new();
+    if PackId::of(bytes) != pack.id {
+        problems.push("its bytes do not have its id, though its shards match the catalogue".into());
+    }
+    let tail = bytes.len().saturating_sub(tail_len(pack.chunks) as usize);
+    let table = match read_table(&bytes[tail..], pack.len) {
+        Ok(table) => table,
+        Err(error) => {
+            problems.push(error.to_string());
+            return Opened { spans: Vec::new(), problems };
+        }
+    };
+    if table.kind != pack.kind || table.chunks.len() != pack.chunks as usize {
+        problems.push("its chunk table is not the one in the catalogue".into());
+    }
+    for span in &table.chunks {
+        let end = span.offset as usize + span.len as usize;
+        let opened = match bytes.get(span.offset as usize..end) {
+            Some(sealed) => unseal(keys, table.kind, &span.id, sealed).map(|_| ()),
+            None => Err(Error::corrupt("pack", "a chunk ends after it")),
+        };
+        problems.extend(opened.err().map(|e| e.to_string()));
+    }
+    Opened { spans: table.chunks, problems }
+}
+
+/// Every chunk of the table must be known, and those the catalogue places here must lie where the table says.
+async fn compare(
+    context: &Context,
+    pack: &PackRecord,
+    spans: &[ChunkSpan],
+    problems: &mut Vec<String>,
+) -> Result<()> {
+    for batch in spans.chunks(LOOKUP_CHUNKS_MAX) {
+        let ids: Vec<_> = batch.iter().map(|span| span.id).collect();
+        let located = context.api.locate(pack.repo, &ids).await?;
+        for (span, place) in batch.iter().zip(&located.places) {
+            match place {
+                // Dead chunks are forgotten before their pack is compacted.
+                None => {}
+                Some(place) if place.pack != pack.no => {}
+                Some(place) if (place.offset, place.len) == (span.offset, span.len) => {}
+                Some(_) => {
+                    problems.push(format!("chunk {} lies elsewhere than the catalogue says", span.id.short()))
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! `Client` and `Repository`: what the command line, the agent and the simulator call. Wiring only; the work is in the
+//! modules below. Both are cheap to clone and may be used from several tasks at a time. Nothing here prints.
+
+use crate::api::{CatalogueApi, ClusterStatus, Topology};
+use crate::check;
+use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
+use crate::error::{Error, Result};
+use crate::fetch::{ChunkReader, Met, TreeReader, Watch};
+use crate::files::Target;
+use crate::format::RepoConfig;
+use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
+use crate::progress::Progress;
+use crate::restore;
+use crate::session::conversation::Conversation;
+use crate::session::{GrpcCatalogue, ScrubResult, scrub};
+use farshore_core::catalogue::RepoRecord;
+use farshore_core::health::NodeHealth;
+use farshore_core::host::{Host, compute, random};
+use farshore_core::id::RepoId;
+use farshore_core::peer::ShardIo;
+use farshore_core::policy::{self, Policy};
+use farshore_core::topology::{Name, NodeState};
+use farshore_proto::peers::Peers;
+use farshore_proto::profile::Profile;
+use farshore_proto::shard_client::GrpcShards;
+use farshore_proto::tls::Tls;
+use std::sync::Arc;
+
+/// A cluster, as a client sees it.
+#[derive(Clone)]
+pub struct Client(Arc<Parts>);
+
+struct Parts {
+    host: Host,
+    api: Arc<dyn CatalogueApi>,
+    shards: Arc<dyn ShardIo>,
+    health: Arc<NodeHealth>,
+    /// Direct lines to the nodes; none when the cluster is not reached by gRPC.
+    peers: Option<Arc<Peers>>,
+}
+
+/// A repository that was found but not opened.
+#[derive(Clone, Debug)]
+pub struct SealedRepository(RepoRecord);
+
+impl SealedRepository {
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.0.name
+    }
+    /// What must be survived.
+    pub fn policy(&self) -> Policy {
+        self.0.policy
+    }
+}
+
+impl Client {
+    /// Connects to the cluster of a profile: any node that answers will do.
+    pub async fn connect(host: Host, profile: Profile) -> Result<Client> {
+        let tls = Tls::new(&profile.credentials(), host.clock.clone());
+        let tls = Arc::new(tls.map_err(|e| Error::Credential(e.to_string()))?);
+        let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
+        let conversation =
+            Conversation::new(host.net.clone(), tls, host.entropy.clone(), &profile.endpoints)?;
+        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone(), host.entropy.clone()));
+        let topology = api.topology().await?;
+        if topology.cluster != profile.cluster {
+            return Err(Error::Credential("the profile belongs to another cluster".into()));
+        }
+        let shards = Arc::new(GrpcShards::new(peers.clone()));
+        Ok(Self::assemble(host, api, shards, Some(peers)))
+    }
+
+    /// A client over any catalogue and shards, such as those of a test.
+    pub fn from_parts(host: Host, api: Arc<dyn CatalogueApi>, shards: Arc<dyn ShardIo>) -> Client {
+        Self::assemble(host, api, shards, None)
+    }
+
+    fn assemble(
+        host: Host,
+        api: Arc<dyn CatalogueApi>,
+        shards: Arc<dyn ShardIo>,
+        peers: Option<Arc<Peers>>,
+    ) -> Client {
+        Client(Arc::new(Parts { host, api, shards, health: Arc::new(NodeHealth::new()), peers }))
+    }
+
+    /// The whole picture of the cluster.
+    pub async fn status(&self) -> Result<ClusterStatus> {
+        self.0.api.status().await
+    }
+
+    /// Who exists.
+    pub async fn topology(&self) -> Result<Topology> {
+        self.0.api.topology().await
+    }
+
+    /// Has every node that is not gone re-read all its shards, and waits.
+    pub async fn scrub(&self) -> Result<ScrubResult> {
+        let peers = self.0.peers.as_ref();
+        let peers = peers.ok_or_else(|| Error::Invalid("this cluster cannot be asked to scrub".into()))?;
+        let nodes = self.topology().await?.nodes;
+        let asked: Vec<_> = nodes
+            .iter()
+            .filter(|n| matches!(n.state, NodeState::Up | NodeState::Suspect | NodeState::Draining))
+            .map(|n| n.id)
+            .collect();
+        Ok(scrub::scrub(peers, &asked).await)
+    }
+
+    /// Creates a repository. Refused if this cluster cannot meet the policy; the reason names the nearest it can.
+    pub async fn create_repository(
+        &self,
+        name: &str,
+        policy: Policy,
+        passphrase: &str,
+        kdf: KdfParams,
+    ) -> Result<Repository> {
+        let name = named(name)?;
+        match self.0.api.get_repository(&name).await {
+            Err(Error::RepositoryMissing(_)) => {}
+            Ok(_) => return Err(Error::RepositoryExists(name.to_string())),
+            Err(other) => return Err(other),
+        }
+        let nodes = self.topology().await?.nodes;
+        policy::compile(&policy, &nodes).map_err(|e| Error::Policy(e.to_string()))?;
+        let entropy = self.0.host.entropy.clone();
+        let (id, master) = (RepoId(random(entropy.as_ref())), MasterKey::new(entropy.as_ref()));
+        let keys = master.keys(id);
+        let config = RepoConfig::default();
+        let passphrase = passphrase.as_bytes().to_vec();
+        let slot = {
+            let entropy = entropy.clone();
+            compute(self.0.host.compute.as_ref(), move || wrap(&master, &passphrase, kdf, entropy.as_ref()))
+                .await
+        };
+        let slot =
+            slot.ok_or_else(|| Error::Invalid("these key derivation costs are out of bounds".into()))?;
+        let sealed_config = config.seal(&keys, entropy.as_ref());
+        let record = RepoRecord { id, name, policy, sealed_config, key_slots: vec![slot] };
+        let record = self.0.api.create_repository(record).await?;
+        Ok(self.repository(record, keys, config))
+    }
+
+    /// Finds a repository by name.
+    pub async fn find_repository(&self, name: &str) -> Result<SealedRepository> {
+        self.0.api.get_repository(&named(name)?).await.map(SealedRepository)
+    }
+
+    /// Opens a repository that was found.
+    pub async fn unlock_repository(&self, sealed: SealedRepository, passphrase: &str) -> Result<Repository> {
+        let SealedRepository(record) = sealed;
+        let (slots, passphrase) = (record.key_slots.clone(), passphrase.as_bytes().to_vec());
+        let master = compute(self.0.host.compute.as_ref(), move || open_slots(&slots, &passphrase)).await;
+        let keys = master.map_err(|_| Error::WrongPassword(record.name.to_string()))?.keys(record.id);
+        let config = RepoConfig::open(&keys, &record.sealed_config)?;
+        Ok(self.repository(record, keys, config))
+    }
+
+    /// Finds and opens a repository.
+    pub async fn open_repository(&self, name: &str, passphrase: &str) -> Result<Repository> {
+        let sealed = self.find_repository(name).await?;
+        self.unlock_repository(sealed, passphrase).await
+    }
+
+    fn repository(&self, record: RepoRecord, keys: RepoKeys, config: RepoConfig) -> Repository {
+        let parts = &self.0;
+        let watch = Arc::new(Watch::new(parts.shards.clone()));
+        let reader = Arc::new(ChunkReader::new(
+            parts.host.clone(),
+            parts.api.clone(),
+            watch.clone(),
+            keys.clone(),
+            parts.health.clone(),
+        ));
+        let trees = Arc::new(TreeReader::new(reader.clone()));
+        Repository(Arc::new(Opened { client: self.clone(), record, keys, config, watch, reader, trees }))
+    }
+}
+
+fn named(name: &str) -> Result<Name> {
+    name.parse().map_err(|e: farshore_core::topology::BadName| Error::Invalid(e.to_string()))
+}
+
+/// An opened repository.
+#[derive(Clone)]
+pub struct Repository(Arc<Opened>);
+
+struct Opened {
+    client: Client,
+    record: RepoRecord,
+    keys: RepoKeys,
+    config: RepoConfig,
+    watch: Arc<Watch>,
+    reader: Arc<ChunkReader>,
+    trees: Arc<TreeReader>,
+}
+
+impl Repository {
+    /// Its id.
+    pub fn id(&self) -> RepoId {
+        self.0.record.id
+    }
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.0.record.name
+    }
+    /// What must be survived.
+    pub fn policy(&self) -> Policy {
+        self.0.record.policy
+    }
+    /// Its settings.
+    pub fn config(&self) -> &RepoConfig {
+        &self.0.config
+    }
+    /// What reading has met since the repository was opened: bytes, bad shards, silent nodes.
+    pub fn met(&self) -> Met {
+        self.0.watch.met()
+    }
+
+    /// Its snapshots, oldest first.
+    pub async fn snapshots(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
+        list::snapshots(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+    }
+
+    /// The snapshot a person means by `latest`, an id or the beginning of one, among those the filter admits. A path
+    /// after a colon is returned beside it.
+    pub async fn resolve(&self, spec: &[u8], filter: &Filter) -> Result<(Snapshot, Option<Vec<u8>>)> {
+        let Spec { snapshot, path } = Spec::parse(spec);
+        let all = self.snapshots(filter).await?;
+        Ok((list::pick(&all, &snapshot)?.clone(), path))
+    }
+
+    /// Lists what lies below a path of a snapshot, calling `each` for every entry.
+    pub async fn ls(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        recursive: bool,
+        each: &mut (dyn FnMut(ListedEntry) + Send),
+    ) -> Result<()> {
+        list::ls(self.0.trees.clone(), snapshot, path, recursive, each).await
+    }
+
+    /// Restores a snapshot into a target.
+    pub async fn restore(
+        &self,
+        snapshot: &Snapshot,
+        options: &restore::Options,
+        target: &dyn Target,
+        progress: &dyn Progress,
+    ) -> Result<restore::Summary> {
+        let context = restore::Context { reader: self.0.reader.clone(), trees: self.0.trees.clone() };
+        restore::run(&context, snapshot, options, target, progress).await
+    }
+
+    /// Checks the repository; the report's verdict says whether all is well.
+    pub async fn check(&self, options: check::Options, progress: &dyn Progress) -> Result<check::Report> {
+        let parts = &self.0.client.0;
+        let context = check::Context {
+            host: parts.host.clone(),
+            api: parts.api.clone(),
+            shards: self.0.watch.clone(),
+            health: parts.health.clone(),
+            keys: self.0.keys.clone(),
+            trees: self.0.trees.clone(),
+        };
+        check::run(&context, options, progress).await
+    }
+}

@@ -1,0 +1,351 @@
+//! Restores of trees planted by hand, onto a real directory.
+#![expect(clippy::disallowed_methods, reason = "tests look at what was restored")]
+
+use crate::check;
+use crate::client::Repository;
+use crate::error::Error;
+use crate::files::RealTarget;
+use crate::format::{Content, ContentChunk, Entry, Node};
+use crate::list::Filter;
+use crate::progress::Silent;
+use crate::restore::{Options, Select, Summary, WindowLimits};
+use crate::testing::{Planter, entry, host};
+use farshore_core::catalogue::PackKind;
+use farshore_core::id::ChunkId;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// Bytes that do not compress and differ by seed.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|n| farshore_core::host::task::splitmix(seed, n * 0x9e37_79b9) as u8).collect()
+}
+
+/// What a directory holds: path → (kind letter, mode, mtime, contents or link).
+fn picture(root: &Path) -> BTreeMap<Vec<u8>, (char, u32, i64, i64, Vec<u8>)> {
+    let mut all = BTreeMap::new();
+    let mut todo = vec![root.to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        for item in std::fs::read_dir(&dir).unwrap() {
+            let path = item.unwrap().path();
+            let stat = std::fs::symlink_metadata(&path).unwrap();
+            let (letter, bytes) = if stat.is_dir() {
+                todo.push(path.clone());
+                ('d', vec![])
+            } else if stat.is_symlink() {
+                ('l', std::fs::read_link(&path).unwrap().into_os_string().into_vec())
+            } else if stat.file_type().is_fifo() {
+                ('p', vec![])
+            } else {
+                ('f', std::fs::read(&path).unwrap())
+            };
+            let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+            all.insert(name, (letter, stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec(), bytes));
+        }
+    }
+    all
+}
+
+/// A tree with a bit of everything, a snapshot of it, and its picture.
+async fn plant(pack_bytes: usize) -> (Planter, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let mut p = Planter::new(pack_bytes).await;
+    let mut files = BTreeMap::new();
+    let mut deep = Vec::new();
+    for n in 0..300u64 {
+        let (name, bytes) = (format!("f{n:03}"), noise(n, (n as usize * 37) % 5_000));
+        let content = p.content(&bytes, 4_096).await;
+        deep.push(entry(name.as_bytes(), Node::File { size: bytes.len() as u64, content }));
+        files.insert(format!("home/x/deep/{name}").into_bytes(), bytes);
+    }
+    let deep = p.dir(deep).await;
+    let big = noise(999, 3_000_000);
+    let content = p.content(&big, 20_000).await;
+    assert!(matches!(content, Content::List { .. }), "long enough for a list of its own");
+    let mut linked = entry(b"big", Node::File { size: big.len() as u64, content: content.clone() });
+    linked.meta.nlink = 2;
+    (linked.meta.dev, linked.meta.ino) = (1, 77);
+    linked.meta.mode = 0o640;
+    let second = Entry { name: b"zz-link".to_vec(), ..linked.clone() };
+    let odd = p.content(b"odd", 100).await;
+    let x = vec![
+        entry(b"deep", Node::Dir { root: deep }),
+        linked,
+        second,
+        entry(b"\xff\xfe odd\n", Node::File { size: 3, content: odd }),
+        entry(b"empty", Node::File { size: 0, content: Content::Inline(vec![]) }),
+        entry(b"link", Node::Symlink { target: b"../nowhere/\xff".to_vec() }),
+        entry(b"pipe", Node::Fifo),
+    ];
+    files.insert(b"home/x/big".to_vec(), big.clone());
+    files.insert(b"home/x/zz-link".to_vec(), big);
+    files.insert(b"home/x/\xff\xfe odd\n".to_vec(), b"odd".to_vec());
+    files.insert(b"home/x/empty".to_vec(), vec![]);
+    let x = p.dir(x).await;
+    let bare = p.dir(vec![]).await;
+    let mut closed = entry(b"closed", Node::Dir { root: bare });
+    closed.meta.mode = 0o500;
+    let home = p.dir(vec![entry(b"x", Node::Dir { root: x }), closed]).await;
+    let root = p.dir(vec![entry(b"home", Node::Dir { root: home })]).await;
+    p.snapshot(0xab, "h", root).await;
+    (p, files)
+}
+
+fn tiny() -> WindowLimits {
+    WindowLimits { uses: 13, bytes: 70_000, small_bytes: 9_000, small_file: 3_000 }
+}
+
+async fn restore(repo: &Repository, spec: &[u8], options: Options, to: &Path) -> Summary {
+    let (snapshot, root) = repo.resolve(spec, &Filter::default()).await.unwrap();
+    let options = Options { root, ..options };
+    let target = RealTarget::open(&host(), to, false).await.unwrap();
+    repo.restore(&snapshot, &options, &target, &Silent).await.unwrap()
+}
+
+fn assert_files(to: &Path, files: &BTreeMap<Vec<u8>, Vec<u8>>) {
+    let got = picture(to);
+    let got_files: BTreeMap<_, _> =
+        got.iter().filter(|(_, v)| v.0 == 'f').map(|(k, v)| (k.clone(), v.4.clone())).collect();
+    assert!(got_files.keys().eq(files.keys()), "{:?}", got_files.keys().collect::<Vec<_>>());
+    assert!(got_files == *files, "contents differ");
+    for (path, (_, _, secs, nanos, _)) in &got {
+        assert_eq!((*secs, *nanos), (1_700_000_000, 123_456_789), "{}", String::from_utf8_lossy(path));
+    }
+}
+
+#[tokio::test]
+async fn everything_comes_back_in_windows_of_any_size() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let mut pictures = Vec::new();
+    for limits in [WindowLimits::default(), tiny()] {
+        let dir = tempfile::tempdir().unwrap();
+        let summary = restore(&repo, b"latest", Options { limits, ..Options::default() }, dir.path()).await;
+        assert_eq!((summary.problems, summary.attributes_lost), (0, 0));
+        assert_eq!((summary.files, summary.dirs, summary.others), (files.len() as u64, 4, 2));
+        assert_eq!(summary.bytes, files.values().map(|b| b.len() as u64).sum::<u64>());
+        assert_eq!(summary.windows > 1, limits == tiny());
+        assert_files(dir.path(), &files);
+        let all = picture(dir.path());
+        assert_eq!(all[&b"home/closed"[..]].1, 0o500);
+        assert_eq!(all[&b"home/x/big"[..]].1, 0o640);
+        assert_eq!(all[&b"home/x/link"[..]].4, b"../nowhere/\xff");
+        assert_eq!(all[&b"home/x/pipe"[..]].0, 'p');
+        let inode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().ino();
+        assert_eq!(inode("home/x/big"), inode("home/x/zz-link"));
+        pictures.push(all);
+    }
+    assert!(pictures[0] == pictures[1]);
+}
+
+#[tokio::test]
+async fn any_m_nodes_may_be_down_or_rotten() {
+    let (p, files) = plant(200_000).await;
+    let nodes = p.cluster.node_ids();
+    for (a, b) in [(0, 1), (0, 3), (2, 5)] {
+        p.cluster.set_down([nodes[a], nodes[b]]);
+        let repo = p.repository().await;
+        let dir = tempfile::tempdir().unwrap();
+        let summary = restore(&repo, b"latest", Options::default(), dir.path()).await;
+        assert_eq!(summary.problems, 0);
+        assert_files(dir.path(), &files);
+    }
+    p.cluster.set_down([nodes[4]]);
+    p.cluster.rot(nodes[1]);
+    let (repo, dir) = (p.repository().await, tempfile::tempdir().unwrap());
+    assert_eq!(restore(&repo, b"latest", Options::default(), dir.path()).await.problems, 0);
+    assert_files(dir.path(), &files);
+    let met = repo.met();
+    assert!(met.silent.contains(&nodes[4]) && met.bad.iter().all(|(_, node)| *node == nodes[1]));
+    assert!(!met.bad.is_empty());
+    p.cluster.set_down([nodes[4], nodes[3]]);
+    let repo = p.repository().await;
+    let (snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
+    let target = RealTarget::open(&host(), dir.path(), false).await.unwrap();
+    let summary = repo.restore(&snapshot, &Options::default(), &target, &Silent).await.unwrap();
+    assert!(summary.problems > 0, "three of six are too many");
+}
+
+#[tokio::test]
+async fn a_subtree_a_single_file_and_a_selection() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let below = |prefix: &[u8]| -> BTreeMap<_, _> {
+        let inside = files.iter().filter(|(k, _)| k.starts_with(prefix));
+        inside.map(|(k, v)| (k[prefix.len()..].to_vec(), v.clone())).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    restore(&repo, b"abab:/home/x/deep", Options::default(), dir.path()).await;
+    assert_files(dir.path(), &below(b"home/x/deep/"));
+
+    let dir = tempfile::tempdir().unwrap();
+    restore(&repo, b"latest:/home/x/deep/f007", Options::default(), dir.path()).await;
+    assert_files(dir.path(), &below(b"home/x/deep/").into_iter().filter(|(k, _)| k == b"f007").collect());
+
+    let dir = tempfile::tempdir().unwrap();
+    let select = Select::new([&b"/home/x/deep"[..]], [&b"f00?"[..]]);
+    restore(&repo, b"latest", Options { select, ..Options::default() }, dir.path()).await;
+    let wanted = |k: &[u8]| k.starts_with(b"home/x/deep/") && !k.starts_with(b"home/x/deep/f00");
+    assert_files(
+        dir.path(),
+        &files.iter().filter(|(k, _)| wanted(k)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+    );
+    assert!(!dir.path().join("home/closed").exists());
+
+    let (snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
+    let target = RealTarget::open(&host(), dir.path(), false).await.unwrap();
+    let options = Options { root: Some(b"/home/nobody".to_vec()), ..Options::default() };
+    let missing = repo.restore(&snapshot, &options, &target, &Silent).await;
+    assert!(matches!(missing, Err(Error::PathMissing { .. })));
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_the_same_and_writes_nothing() {
+    let (p, _) = plant(200_000).await;
+    let repo = p.repository().await;
+    let dir = tempfile::tempdir().unwrap();
+    let limits = tiny();
+    let dry =
+        restore(&repo, b"latest", Options { dry_run: true, limits, ..Options::default() }, dir.path()).await;
+    assert!(picture(dir.path()).is_empty());
+    assert_eq!(dry, restore(&repo, b"latest", Options { limits, ..Options::default() }, dir.path()).await);
+}
+
+#[tokio::test]
+async fn existing_files_are_replaced_and_links_in_the_target_are_not_followed() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(elsewhere.path().join("victim"), b"old").unwrap();
+    std::fs::create_dir_all(dir.path().join("home/x")).unwrap();
+    std::fs::write(dir.path().join("home/x/empty"), b"not empty").unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("victim"), dir.path().join("home/x/big")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("home/x/deep")).unwrap();
+    let summary = restore(&repo, b"latest", Options::default(), dir.path()).await;
+    // The directory, everything in it, and its attributes.
+    assert_eq!(summary.problems, 302);
+    assert_eq!(std::fs::read(elsewhere.path().join("victim")).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    assert!(std::fs::read(dir.path().join("home/x/big")).unwrap() == files[&b"home/x/big"[..]]);
+    assert!(std::fs::symlink_metadata(dir.path().join("home/x/big")).unwrap().is_file());
+    assert!(std::fs::read(dir.path().join("home/x/empty")).unwrap().is_empty());
+    // Once the link is gone a second run puts everything right.
+    std::fs::remove_file(dir.path().join("home/x/deep")).unwrap();
+    assert_eq!(restore(&repo, b"latest", Options::default(), dir.path()).await.problems, 0);
+    assert_files(dir.path(), &files);
+}
+
+#[tokio::test]
+async fn hostile_trees_cost_only_themselves() {
+    let mut p = Planter::new(200_000).await;
+    let good = p.content(b"good", 100).await;
+    let file =
+        |name: &[u8], content: &Content, size| entry(name, Node::File { size, content: content.clone() });
+    // A chunk shorter than the entry says, one that does not exist, and a length the chunks do not add up to.
+    let id = p.chunk(PackKind::Data, b"four").await;
+    let cut = Content::Inline(vec![ContentChunk { id, len: 9 }]);
+    let gone = Content::Inline(vec![ContentChunk { id: ChunkId([3; 32]), len: 4 }]);
+    let tree = p.chunk(PackKind::Tree, b"tree").await;
+    let kind = Content::Inline(vec![ContentChunk { id: tree, len: 4 }]);
+    p.chunk_as(PackKind::Data, ChunkId([4; 32]), b"liar").await;
+    let liar = Content::Inline(vec![ContentChunk { id: ChunkId([4; 32]), len: 4 }]);
+    // A directory whose node names an entry that leads out.
+    let mut bad_node = vec![1u8, 1, 0];
+    bad_node.extend(crate::format::nodes::encode(&file(b"../../evil", &good, 4)));
+    let evil = p.chunk(PackKind::Tree, &bad_node).await;
+    let root = p
+        .dir(vec![
+            entry(b"a-evil", Node::Dir { root: evil }),
+            file(b"cut", &cut, 9),
+            file(b"gone", &gone, 4),
+            file(b"kind", &kind, 4),
+            file(b"liar", &liar, 4),
+            file(b"short", &good, 5),
+            file(b"long", &good, 3),
+            file(b"well", &good, 4),
+            entry(b"lost", Node::Dir { root: ChunkId([5; 32]) }),
+        ])
+        .await;
+    p.snapshot(1, "h", root).await;
+    let repo = p.repository().await;
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("a/b");
+    for limits in [WindowLimits::default(), WindowLimits { small_file: 0, ..tiny() }] {
+        let summary = restore(&repo, b"latest", Options { limits, ..Options::default() }, &dir).await;
+        assert_eq!(summary.problems, 8);
+        let names: Vec<_> = picture(&dir).into_keys().collect();
+        assert_eq!(names, [b"a-evil".to_vec(), b"lost".to_vec(), b"well".to_vec()]);
+        assert!(!outer.path().join("evil").exists());
+    }
+    let report = repo.check(check::Options::default(), &Silent).await.unwrap();
+    assert_eq!(report.verdict().unwrap_err().exit_code(), 15);
+    assert_eq!(report.broken.len(), 1);
+}
+
+#[tokio::test]
+async fn listing_goes_down_only_if_asked() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let (snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
+    let mut flat = Vec::new();
+    repo.ls(&snapshot, b"/home/x", false, &mut |e| flat.push(e.path)).await.unwrap();
+    assert_eq!(flat.len(), 7);
+    assert_eq!(flat[0], b"/home/x/big");
+    let mut all = Vec::new();
+    repo.ls(&snapshot, b"", true, &mut |e| all.push(e.path)).await.unwrap();
+    assert_eq!(all.len(), files.len() + 4 + 2);
+    let mut one = Vec::new();
+    repo.ls(&snapshot, b"/home/x/big", true, &mut |e| one.push(e.path)).await.unwrap();
+    assert_eq!(one, [b"/home/x/big".to_vec()]);
+}
+
+#[tokio::test]
+async fn a_check_names_what_is_bad_and_where() {
+    let (p, _) = plant(200_000).await;
+    let (repo, deep) = (p.repository().await, check::Options { read_data: true });
+    let report = repo.check(deep, &Silent).await.unwrap();
+    report.verdict().unwrap();
+    assert!(report.packs > 10 && report.chunks > 400 && report.shards == report.packs * 6);
+    let nodes = p.cluster.node_ids();
+    p.cluster.rot(nodes[2]);
+    let report = repo.check(deep, &Silent).await.unwrap();
+    assert_eq!(report.verdict().unwrap_err().exit_code(), 15);
+    assert_eq!(report.damaged.len() as u64, report.packs);
+    assert!(report.damaged.iter().all(|d| d.readable && d.shards.len() == 1 && d.shards[0].node == "n2"));
+    assert!(
+        repo.check(check::Options::default(), &Silent).await.unwrap().verdict().is_ok(),
+        "structure is sound"
+    );
+    p.cluster.set_down([nodes[0], nodes[1]]);
+    let report = repo.check(deep, &Silent).await.unwrap();
+    assert!(report.damaged.iter().all(|d| !d.readable && d.shards.len() == 3));
+}
+
+#[tokio::test]
+async fn set_id_bits_and_modes_survive() {
+    let mut p = Planter::new(200_000).await;
+    let content = p.content(b"x", 10).await;
+    let mut tool = entry(b"tool", Node::File { size: 1, content });
+    tool.meta.mode = 0o4751;
+    tool.meta.xattrs = vec![(b"user.farshore".to_vec(), b"v\0w".to_vec())];
+    let root = p.dir(vec![tool]).await;
+    p.snapshot(1, "h", root).await;
+    let dir = tempfile::tempdir().unwrap();
+    let summary = restore(&p.repository().await, b"latest", Options::default(), dir.path()).await;
+    let path = dir.path().join("tool");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o4751);
+    let mut value = [0u8; 16];
+    match rustix::fs::getxattr(&path, "user.farshore", &mut value) {
+        Ok(len) => assert_eq!(&value[..len], b"v\0w"),
+        Err(_) => assert_eq!(summary.attributes_lost, 1, "this file system has none, and that is said"),
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_password_opens_nothing() {
+    let p = Planter::new(1_000).await;
+    let client = crate::client::Client::from_parts(host(), p.cluster.clone(), p.cluster.clone());
+    let wrong = client.open_repository("r", "sekret").await.err().unwrap();
+    assert_eq!(wrong.exit_code(), 12);
+    assert_eq!(client.open_repository("q", "secret").await.err().unwrap().exit_code(), 10);
+}

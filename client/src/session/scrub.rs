@@ -1,0 +1,69 @@
+//! Asking nodes to re-read all their shards. Each node does its own; the sums are made here.
+
+use crate::error::{Error, Result};
+use farshore_core::id::NodeId;
+use farshore_core::limits::SCRUB_SILENCE_MS;
+use farshore_proto::channel::admin;
+use farshore_proto::peers::Peers;
+use farshore_proto::status::ApiError;
+use farshore_proto::wire;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a scrub found, over all nodes asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ScrubResult {
+    /// Shards read.
+    pub checked: u64,
+    /// Shards there were to read.
+    pub total: u64,
+    /// Shards whose bytes are wrong.
+    pub bad: u64,
+    /// Shards that should be there and are not.
+    pub missing: u64,
+    /// Nodes that did not finish, and why.
+    pub failed: BTreeMap<NodeId, String>,
+}
+
+/// Has every one of these nodes scrub itself, all at a time, and waits for all of them.
+pub async fn scrub(peers: &Peers, nodes: &[NodeId]) -> ScrubResult {
+    let runs = nodes.iter().map(|node| async move { (*node, scrub_one(peers, *node).await) });
+    let mut sum = ScrubResult::default();
+    for (node, result) in futures_util::future::join_all(runs).await {
+        match result {
+            Ok(last) => {
+                sum.checked += last.checked;
+                sum.total += last.total;
+                sum.bad += last.bad;
+                sum.missing += last.missing;
+            }
+            Err(error) => {
+                sum.failed.insert(node, error.to_string());
+            }
+        }
+    }
+    sum
+}
+
+async fn scrub_one(peers: &Peers, node: NodeId) -> Result<wire::ScrubProgress> {
+    let silent = || Error::Protocol(format!("node {node} stopped reporting its scrub"));
+    let failed = |status| Error::Protocol(ApiError::from_status(status).to_string());
+    let channel =
+        peers.channel(node).ok_or_else(|| Error::Protocol(format!("node {node} has no address")))?;
+    let patience = Duration::from_millis(SCRUB_SILENCE_MS);
+    let mut client = admin(channel);
+    let begin = client.scrub(wire::ScrubRequest {});
+    let mut reports =
+        tokio::time::timeout(patience, begin).await.map_err(|_| silent())?.map_err(failed)?.into_inner();
+    loop {
+        match tokio::time::timeout(patience, reports.message())
+            .await
+            .map_err(|_| silent())?
+            .map_err(failed)?
+        {
+            Some(report) if report.done => return Ok(report),
+            Some(_) => {}
+            None => return Err(silent()),
+        }
+    }
+}
