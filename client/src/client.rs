@@ -2,11 +2,12 @@
 //! modules below. Both are cheap to clone and may be used from several tasks at a time. Nothing here prints.
 
 use crate::api::{CatalogueApi, ClusterStatus, Topology};
+use crate::backup;
 use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
 use crate::error::{Error, Result};
 use crate::fetch::{ChunkReader, Met, TreeReader, Watch};
-use crate::files::Target;
+use crate::files::{Source, Target};
 use crate::format::RepoConfig;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
@@ -240,6 +241,29 @@ impl Repository {
         each: &mut (dyn FnMut(ListedEntry) + Send),
     ) -> Result<()> {
         list::ls(self.0.trees.clone(), snapshot, path, recursive, each).await
+    }
+
+    /// Backs a tree up. Cancelling it leaves at most packs that no snapshot needs; the cluster removes them.
+    pub async fn backup(
+        &self,
+        options: &backup::Options,
+        source: Arc<dyn Source>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<backup::Summary> {
+        let parts = &self.0.client.0;
+        let context = backup::Context {
+            host: parts.host.clone(),
+            catalogue: parts.api.clone(),
+            shards: self.0.watch.clone(),
+            health: parts.health.clone(),
+            repo: self.0.record.clone(),
+            keys: self.0.keys.clone(),
+            config: self.0.config,
+            chunks: self.0.trees.clone(),
+            source,
+            progress,
+        };
+        backup::run(&context, options).await
     }
 
     /// Restores a snapshot into a target.

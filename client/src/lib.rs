@@ -9,6 +9,8 @@ pub mod check;
 
 pub mod restore;
 
+pub mod backup;
+
 pub mod list;
 
 pub mod walk;
@@ -28,6 +30,9 @@ pub mod files;
 pub mod progress;
 
 pub mod error;
+
+pub use client::{Client, Repository, SealedRepository};
+pub use error::{Error, Result};
 
 #[cfg(test)]
 mod testing;

@@ -22,8 +22,11 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|n| farshore_core::host::task::splitmix(seed, n * 0x9e37_79b9) as u8).collect()
 }
 
-/// What a directory holds: path → (kind letter, mode, mtime, contents or link).
-fn picture(root: &Path) -> BTreeMap<Vec<u8>, (char, u32, i64, i64, Vec<u8>)> {
+/// Kind letter, mode, seconds and nanoseconds of mtime, contents or link.
+type Seen = (char, u32, i64, i64, Vec<u8>);
+
+/// What a directory holds, by path.
+fn picture(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
     let mut all = BTreeMap::new();
     let mut todo = vec![root.to_path_buf()];
     while let Some(dir) = todo.pop() {
