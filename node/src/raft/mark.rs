@@ -192,4 +192,15 @@ mod tests {
             prop_assert_eq!(decode(1, &bytes), None);
         }
     }
+
+    #[test]
+    fn a_slot_never_changes_its_shape() {
+        let mut shape = vec![1, 5, 0, 0, 0, 0, 0, 0, 0, 7];
+        for number in [3u8, 4, 9, 3, 4] {
+            shape.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        let slot = encode(1, 5, promise(3, 4, 9, 7));
+        assert_eq!(slot[..50], shape);
+        assert_eq!(slot[58..], [0; 6]);
+    }
 }

@@ -15,8 +15,8 @@ use farshore_core::host::kv::{Kv, KvFactory, KvOp, KvRole};
 use farshore_core::id::ClusterId;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{CommittedLeaderId, EntryPayload, Membership, RaftLogReader, RaftSnapshotBuilder};
-use std::collections::BTreeSet;
+use openraft::{BasicNode, CommittedLeaderId, EntryPayload, Membership, RaftLogReader, RaftSnapshotBuilder};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -338,4 +338,24 @@ async fn an_image_with_another_name_is_not_installed() {
     let current = from.get_current_snapshot().await.unwrap().unwrap();
     to.install_snapshot(&current.meta, current.snapshot).await.unwrap();
     assert_eq!(catalogue.applied(), 1);
+}
+
+#[test]
+fn stored_bytes_never_change() {
+    let bytes = |entry: &Entry| postcard::to_stdvec(entry).unwrap();
+    let long = LogId::new(CommittedLeaderId::new(300, 0x0102), 1 << 40);
+    assert_eq!(bytes(&blank(1, 4)), [1, 1, 4, 0]);
+    assert_eq!(
+        bytes(&Entry { log_id: long, payload: EntryPayload::Blank }),
+        [172, 2, 130, 2, 128, 128, 128, 128, 128, 32, 0]
+    );
+    assert_eq!(bytes(&command(4, Payload(vec![7, 8].into()))), [1, 1, 4, 1, 2, 7, 8]);
+    let learner = BTreeMap::from([(1, BasicNode::new("a:1")), (2, BasicNode::new("b"))]);
+    let membership = Membership::new(vec![BTreeSet::from([1])], learner);
+    assert_eq!(
+        bytes(&Entry { log_id: id(1, 0), payload: EntryPayload::Membership(membership) }),
+        [1, 1, 0, 2, 1, 1, 1, 2, 1, 3, b'a', b':', b'1', 2, 1, b'b']
+    );
+    assert_eq!(postcard::to_stdvec(&Vote::new_committed(300, 2)).unwrap(), [172, 2, 2, 1]);
+    assert_eq!(form(9).0[..3], [1, 9, 0], "version, time, first command");
 }
