@@ -404,6 +404,21 @@ mod tests {
         assert!(ShardHeader::decode(&longer).is_err());
     }
 
+    /// Files of version 1 lie on disks: these bytes never change.
+    #[test]
+    fn version_1_stays_readable() {
+        let text = concat!(
+            "46535348415244000100b000010402020101010101010101010101010101010102020202020202020202020202020202",
+            "030303030303030303030303030303030303030303030303030303030303030340420f0000000000c0d0030000000000",
+            "3861d3d1c8dc34fb517cfc3b039748dc0500000000000000000000000000000009090909090909090909090909090909",
+            "0909090909090909090909090909090916201e111a9781b1db4eb3e752cbb498"
+        );
+        let bytes: [u8; SHARD_HEADER_BYTES] = crate::id::unhex(text).unwrap();
+        assert_eq!(ShardHeader::decode(&bytes), Ok(info(1_000_000).header(5, ShardHash([9; 32]))));
+        let (hash, _) = hash_shard(info(1_000_000).shard(5), &[7u8; 100_000]);
+        assert_eq!(hash.to_string(), "2366cf75511a416e5645d549354e0f9fb2d7eb86b2e4df9f00e630ffa44712d2");
+    }
+
     #[test]
     fn fields_that_disagree_are_refused_even_under_a_good_checksum() {
         let good = info(1_000_000).header(0, ShardHash([9; 32]));

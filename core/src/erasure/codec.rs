@@ -255,6 +255,14 @@ mod tests {
         }
     }
 
+    /// Shards of this code lie on disks: these factors never change.
+    #[test]
+    fn the_code_is_the_one_in_the_documentation() {
+        let codec = codec(4, 2);
+        assert_eq!(codec.coefficients(&[0, 1, 2, 3], 4), Ok(vec![0x1b, 0x1c, 0x12, 0x14]));
+        assert_eq!(codec.coefficients(&[0, 1, 2, 3], 5), Ok(vec![0x1c, 0x1b, 0x14, 0x12]));
+    }
+
     #[test]
     fn data_shards_share_the_memory_of_the_pack() {
         let pack = noise(1000, 1);
