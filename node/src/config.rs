@@ -183,6 +183,9 @@ struct TypedRaft {
 impl Typed {
     fn check(self) -> Result<Config, ConfigError> {
         let credentials = self.credentials;
+        if self.advertise.is_none() && is_any(&self.listen) {
+            return Err(value("advertise", "is needed, since nobody can dial the address in `listen`"));
+        }
         Ok(Config {
             cluster: read("cluster", &self.cluster)?,
             name: read("name", &self.name)?,
@@ -290,6 +293,11 @@ fn address(key: &'static str, text: String, zero_port: bool) -> Result<String, C
     }
 }
 
+/// Whether an address means every interface, which is nothing that others could dial.
+fn is_any(addr: &str) -> bool {
+    addr.rsplit_once(':').is_some_and(|(host, _)| matches!(host, "0.0.0.0" | "[::]" | "*"))
+}
+
 fn seeds(typed: Vec<TypedSeed>) -> Result<Vec<Seed>, ConfigError> {
     if typed.len() > NODES_MAX {
         return Err(value("peers", format!("more than {NODES_MAX} nodes")));
@@ -342,6 +350,7 @@ mod tests {
         assert!(wrong("aws/eu-west-1", "aws").contains("`region`"));
         assert!(wrong("10.0.0.2:7400", "10.0.0.2:0").contains("`peers.addr`"));
         assert!(wrong("127.0.0.1:0", ":7").contains("`listen`"));
+        assert!(wrong("127.0.0.1:0", "0.0.0.0:7").contains("`advertise`"));
         assert!(wrong("grace", "graze").contains("graze"));
         assert!(wrong("grace = \"20s\"", "down_after = \"2s\"").contains("`timing.down_after`"));
         assert!(wrong("name = \"a1\"", "").contains("name"));

@@ -14,6 +14,7 @@ use crate::rpc;
 use crate::store::{ShardStore, StoreError, StoreOptions};
 use crate::worker::{WorkerStatus, Workers};
 use farshore_core::catalogue::{Command, Refusal, Reply};
+use farshore_core::health::NodeHealth;
 use farshore_core::host::task::{self, Owned};
 use farshore_core::host::{Host, KvError, KvRole};
 use farshore_core::id::NodeId;
@@ -92,8 +93,8 @@ impl Drop for Listening {
 
 impl Node {
     /// Opens everything below the host's disk and stores, and takes part in the cluster from then on.
-    pub async fn start(host: Host, config: Config, credentials: &Credentials) -> Result<Self, StartError> {
-        let tls = Arc::new(Tls::new(credentials, host.clock.clone())?);
+    pub async fn start(host: Host, config: Config, credentials: Credentials) -> Result<Self, StartError> {
+        let tls = Arc::new(Tls::new(&credentials, host.clock.clone())?);
         let id = own_id(&tls, &config)?;
         tracing::info!(node = %id, name = %config.name, region = %config.region, "starting");
 
@@ -131,6 +132,7 @@ impl Node {
             store,
             shards: Arc::new(GrpcShards::new(peers.clone())),
             peers,
+            reached: NodeHealth::new(),
             reports,
             health: Health::new(config.timing),
             leases: Leases::new(config.timing.session_lease),
@@ -170,6 +172,12 @@ impl Node {
     pub fn addr(&self) -> &str {
         &self.addr
     }
+    /// Ends once this node knows that its cluster is formed: its first command has been applied here. Cancel-safe.
+    pub async fn formed(&self) {
+        while !self.shared.view().is_ok_and(|view| view.cluster().is_some()) {
+            tokio::time::sleep(FORMED_POLL).await;
+        }
+    }
     /// Ends once the node can no longer take part, with the reason.
     pub async fn failed(&self) -> String {
         self.shared.consensus.stopped().await
@@ -200,7 +208,7 @@ impl Node {
 pub async fn run(
     host: Host,
     config: Config,
-    credentials: &Credentials,
+    credentials: Credentials,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let node = Node::start(host, config, credentials).await?;
@@ -316,3 +324,4 @@ async fn name_cluster(shared: &Shared) {
 }
 
 const FORM_ROUND: Duration = Duration::from_secs(60);
+const FORMED_POLL: Duration = Duration::from_millis(200);

@@ -45,6 +45,10 @@ pub trait Worker: Send + 'static {
     fn name(&self) -> &'static str;
     /// Does one unit. Never cut by a stop unless the deadline passes, so a unit should be short.
     async fn work(&mut self) -> Result<Pace, WorkFailed>;
+    /// Longest pause between failing units.
+    fn pause_max(&self) -> Duration {
+        Duration::from_millis(WORKER_PAUSE_MAX_MS)
+    }
     /// Returns when there may be work again. Cut by a stop: must be cancel-safe.
     async fn wait(&mut self);
 }
@@ -159,7 +163,7 @@ impl<W: Worker> Runner<W> {
                     }
                 }
                 Err(_) => {
-                    self.pause(Duration::from_millis(self.pause_ms)).await;
+                    self.pause(self.worker.pause_max().min(Duration::from_millis(self.pause_ms))).await;
                     self.pause_ms = (self.pause_ms * 2).min(WORKER_PAUSE_MAX_MS);
                 }
             }

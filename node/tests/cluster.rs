@@ -25,6 +25,7 @@ async fn formed() -> Cluster {
         cluster.start(at, None).await;
     }
     cluster.start(0, Some(&[0, 1, 2])).await;
+    cluster.node(0).formed().await;
     let client = cluster.client("operator", 1);
     eventually(15, "all four nodes are known", || async {
         let mut admin = client.admin.clone();
@@ -191,6 +192,15 @@ async fn everything_is_there_after_a_restart_and_a_foreign_directory_is_refused(
     renewed(SESSION).await.expect("an open session is renewed through any node");
     let unknown = renewed(nobody).await.unwrap_err();
     assert!(matches!(ApiError::from_status(unknown), ApiError::NoSession(_)));
+    // Two sessions, of which one is renewed and the other is not.
+    let forgotten = SessionId([2; 16]);
+    client.again().open_session(repo, forgotten).await;
+    eventually(12, "the forgotten session runs out", || async {
+        renewed(SESSION).await.expect("a renewed session stays open");
+        !client.again().is_open(repo, forgotten).await
+    })
+    .await;
+    assert!(client.again().is_open(repo, SESSION).await);
     for at in 0..4 {
         cluster.stop(at).await;
     }

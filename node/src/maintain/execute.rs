@@ -7,12 +7,11 @@
 use super::Shared;
 use crate::plan::Rebuild;
 use crate::worker::WorkFailed;
-use bytes::Bytes;
 use farshore_core::catalogue::{Command, PackRecord};
-use farshore_core::erasure::Codec;
-use farshore_core::host;
+use farshore_core::gather::gather_shard;
+use farshore_core::id::NodeId;
 use farshore_core::peer::ShardPut;
-use farshore_core::shard::{PackInfo, ShardRange};
+use farshore_core::shard::PackInfo;
 
 /// Carries out one task. Any error leaves everything as it was, but for a copy that nobody knows.
 pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<(), WorkFailed> {
@@ -29,7 +28,14 @@ pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<(), WorkFailed> 
 
 /// The shard, computed from others and checked against its recorded hash.
 async fn make(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<ShardPut, WorkFailed> {
-    let payload = compute(shared, pack, task).await?;
+    let nearest = distance(shared, task)?;
+    let gathered =
+        gather_shard(shared.shards.as_ref(), &pack.stripe, pack.repo, task.index, &nearest, &shared.reached)
+            .await?;
+    for (index, node, error) in &gathered.bad {
+        // Its own node has noticed it too, looks again and tells the catalogue.
+        tracing::warn!(pack = pack.no.0, index, %node, %error, "shard not usable for a rebuild");
+    }
     let record = pack.stripe.shards.get(usize::from(task.index));
     let record = record.ok_or_else(|| WorkFailed("the stripe has no such shard".into()))?;
     let (cluster, repo, scheme) = (shared.cluster, pack.repo, pack.stripe.scheme);
@@ -37,29 +43,25 @@ async fn make(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Shar
     if info.stripe() != pack.stripe.id {
         return Err(WorkFailed("the stripe is coded in a way this node does not know".into()));
     }
-    Ok(ShardPut { header: info.header(task.index, record.hash), payload, session: None })
+    Ok(ShardPut { header: info.header(task.index, record.hash), payload: gathered.bytes, session: None })
 }
 
-/// The shard's payload from the first k of the others that can be read.
-async fn compute(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Bytes, WorkFailed> {
-    let (stripe, k) = (&pack.stripe, pack.stripe.scheme.k());
-    let whole = [ShardRange { offset: 0, len: stripe.shard_len }];
-    let mut present = Vec::with_capacity(k);
-    for (index, node) in task.from_holders.iter().filter(|(index, _)| *index != task.index) {
-        let Some(wanted) = stripe.shard(pack.repo, *index) else { continue };
-        match shared.shards.get(*node, wanted, &whole).await {
-            Ok(mut got) => present.extend(got.pop().map(|bytes| (*index, bytes))),
-            // Its own node has noticed it too, looks again and tells the catalogue.
-            Err(error) => {
-                tracing::warn!(pack = pack.no.0, index, %node, %error, "shard not usable for a rebuild")
-            }
-        }
-        if present.len() == k {
-            break;
+/// What reading from a node costs: nothing here, little in the own region, more elsewhere.
+fn distance(
+    shared: &Shared,
+    task: &Rebuild,
+) -> Result<impl Fn(NodeId) -> u64 + Send + Sync + use<>, WorkFailed> {
+    let view = shared.view()?;
+    let mut near = Vec::new();
+    for (_, node) in &task.from_holders {
+        if view.node(*node)?.is_some_and(|n| n.region == shared.own.region) {
+            near.push(*node);
         }
     }
-    let (codec, index) = (Codec::new(stripe.scheme), task.index);
-    let rebuilt =
-        host::compute(shared.host.compute.as_ref(), move || codec.reconstruct(&present, &[index])).await;
-    rebuilt?.pop().ok_or_else(|| WorkFailed("nothing was rebuilt".into()))
+    let own = shared.own.id;
+    Ok(move |node| match node {
+        _ if node == own => 0,
+        _ if near.contains(&node) => 1,
+        _ => 2,
+    })
 }

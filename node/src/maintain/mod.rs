@@ -29,6 +29,7 @@ use crate::store::ShardStore;
 use crate::worker::{WorkFailed, Workers};
 use farshore_core::catalogue::command::COMMAND_VERSION;
 use farshore_core::catalogue::{Command, Reply};
+use farshore_core::health::NodeHealth;
 use farshore_core::host::Host;
 use farshore_core::id::ClusterId;
 use farshore_core::peer::ShardIo;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub peers: Arc<Peers>,
     /// Shards of other nodes.
     pub shards: Arc<dyn ShardIo>,
+    /// Which other nodes failed a moment ago.
+    pub reached: NodeHealth,
     /// Suspects of this node.
     pub reports: Arc<report::Reports>,
     /// Heartbeats, if this node leads.
@@ -106,7 +109,7 @@ impl Shared {
         workers.start(pulse::Pulse::new(self.clone()));
         workers.start(lease::EndStale::new(self.clone()));
         workers.start(lead::Repair::new(self.clone()));
-        workers.start(scrub::Report(self.clone()));
+        workers.start(scrub::Report::new(self.clone()));
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));
         workers.start(sweep::Sweep(self.clone()));

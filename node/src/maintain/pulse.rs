@@ -14,6 +14,7 @@ use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::HeartbeatRequest as WireBeat;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// One heartbeat a unit.
@@ -97,9 +98,12 @@ impl Pulse {
         let Load { used, free, shards, bad_found } = load;
         let beat = Heartbeat { node: self.shared.own.clone(), used, free, shards, bad_found };
         let mut client = channel::raft(channel);
-        // An answer later than the point where silence is noticed would be of no use.
-        match tokio::time::timeout(self.shared.timing.suspect_after, client.heartbeat(WireBeat::from(beat)))
-            .await
+        // Soon enough to try once more before the silence is noticed.
+        match tokio::time::timeout(
+            self.shared.timing.suspect_after / 2,
+            client.heartbeat(WireBeat::from(beat)),
+        )
+        .await
         {
             Ok(answer) => answer.map(drop).map_err(ApiError::from_status),
             Err(_) => Err(ApiError::Unreachable(format!("node {to} did not take the heartbeat"))),
@@ -127,6 +131,11 @@ impl Worker for Pulse {
         self.beat(load).await?;
         self.lead(load, &view).await?;
         Ok(Pace::Throttled(self.shared.timing.heartbeat))
+    }
+
+    /// A heart does not slow down because nobody listened: silence is what makes a node lost.
+    fn pause_max(&self) -> Duration {
+        self.shared.timing.heartbeat
     }
 
     async fn wait(&mut self) {

@@ -4,6 +4,7 @@
 use farshore_core::id::ShardId;
 use farshore_core::limits::REPORTS_QUEUED_MAX;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -29,9 +30,11 @@ impl Reports {
         self.arrived.notify_one();
     }
 
-    /// The next suspect, which stays in the set until it is `settled`. Order is by id.
-    pub fn next(&self) -> Option<ShardId> {
-        self.waiting.lock().expect("no holder of this lock panics").first().copied()
+    /// The next suspect after `last`, round and round by id. It stays in the set until it is `settled`.
+    pub fn next(&self, last: Option<ShardId>) -> Option<ShardId> {
+        let waiting = self.waiting.lock().expect("no holder of this lock panics");
+        let later = last.and_then(|last| waiting.range((Bound::Excluded(last), Bound::Unbounded)).next());
+        later.or(waiting.first()).copied()
     }
 
     /// Takes a suspect out: reported, or found to be well.
@@ -88,8 +91,10 @@ mod tests {
             reports.suspect(shard(0));
         }
         assert_eq!((reports.len(), reports.dropped()), (REPORTS_QUEUED_MAX, 1));
-        assert_eq!(reports.next(), Some(shard(0)));
+        assert_eq!(reports.next(None), Some(shard(0)));
+        assert_eq!(reports.next(Some(shard(0))), Some(shard(1)), "one that stays does not hold up the rest");
         reports.settled(shard(0));
-        assert_eq!(reports.next(), Some(shard(1)));
+        assert_eq!(reports.next(None), Some(shard(1)));
+        assert_eq!(reports.next(Some(shard(REPORTS_QUEUED_MAX as u32))), Some(shard(1)), "and round again");
     }
 }

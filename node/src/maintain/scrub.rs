@@ -23,6 +23,8 @@ pub struct Progress {
     pub bad: u64,
     /// Recorded here and not held.
     pub missing: u64,
+    /// Bytes of the files looked at.
+    pub bytes: u64,
     /// The pass is over.
     pub done: bool,
 }
@@ -35,6 +37,7 @@ pub async fn pass(shared: &Shared, mut tell: impl FnMut(Progress)) -> Result<Pro
         let page = shared.store.list(after, PAGE_ROWS_MAX)?;
         for (shard, entry) in &page {
             progress.checked += 1;
+            progress.bytes += entry.file_len;
             progress.bad += u64::from(!look(shared, *shard, entry.hash).await?);
             if progress.checked.is_multiple_of(TELL_EVERY) {
                 tell(progress);
@@ -69,6 +72,8 @@ pub async fn find_missing(shared: &Shared) -> Result<u64, WorkFailed> {
     let mut missing = 0;
     let mut from = PackNo(0);
     loop {
+        // There may be millions; others get their turn between pages.
+        tokio::task::yield_now().await;
         let view = shared.view()?;
         let page = view.packs_held_by(shared.own.id, from, PAGE_ROWS_MAX)?;
         for (no, _) in &page.rows {
@@ -149,7 +154,18 @@ impl Worker for Scrub {
 }
 
 /// The worker that looks again at suspects and tells the catalogue.
-pub struct Report(pub Arc<Shared>);
+pub struct Report {
+    shared: Arc<Shared>,
+    /// The last one looked at, so that a suspect that cannot be settled does not hold up the others.
+    last: Option<ShardId>,
+}
+
+impl Report {
+    /// Begins with the first suspect.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Report { shared, last: None }
+    }
+}
 
 #[async_trait]
 impl Worker for Report {
@@ -158,8 +174,9 @@ impl Worker for Report {
     }
 
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
-        let shared = &self.0;
-        let Some(shard) = shared.reports.next() else { return Ok(Pace::Idle) };
+        let shared = &self.shared;
+        let Some(shard) = shared.reports.next(self.last) else { return Ok(Pace::Idle) };
+        self.last = Some(shard);
         let pack = shared.confirmed_view().await?.pack_of_stripe(shard.stripe)?;
         let recorded = pack.and_then(|pack| {
             let (_, hash) = recorded_at(&pack, shared.own.id).find(|(id, _)| *id == shard)?;
@@ -185,7 +202,7 @@ impl Worker for Report {
     }
 
     async fn wait(&mut self) {
-        self.0.reports.arrived().await;
+        self.shared.reports.arrived().await;
     }
 }
 

@@ -19,7 +19,7 @@ impl Surveyed {
     }
 
     /// As of now while the catalogue is small, else as of the last look; `None` before the first has ended.
-    pub fn get(&self, shared: &Shared) -> Result<Option<Safety>, CatalogueError> {
+    pub async fn get(&self, shared: &Shared) -> Result<Option<Safety>, CatalogueError> {
         let view = shared.view()?;
         if view.counts().packs <= STATUS_PACKS_AT_ONCE_MAX {
             let mut scan = SafetyScan::begin(&view)?;
@@ -27,6 +27,7 @@ impl Surveyed {
                 if let Some(safety) = scan.step(&view, PAGE_ROWS_MAX)? {
                     return Ok(Some(safety));
                 }
+                tokio::task::yield_now().await;
             }
         }
         Ok(self.0.lock().expect("no holder of this lock panics").clone())

@@ -73,7 +73,7 @@ impl AdminService {
         let view = shared.view().map_err(internal)?;
         let standing = shared.consensus.standing();
         // Before the first look has ended nothing is promised.
-        let safety = shared.surveyed.get(shared).map_err(internal)?;
+        let safety = shared.surveyed.get(shared).await.map_err(internal)?;
         let looked = safety.is_some();
         let safety = safety.unwrap_or(Safety { packs: view.counts().packs, ..Safety::default() });
         let node_status = |node: NodeRecord| self.node_status(node, &standing.voters);
@@ -155,6 +155,7 @@ fn to_wire(progress: scrub::Progress) -> ScrubProgress {
         bad: progress.bad,
         missing: progress.missing,
         done: progress.done,
+        bytes: progress.bytes,
     }
 }
 

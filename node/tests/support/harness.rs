@@ -21,6 +21,7 @@ use farshore_proto::channel;
 use farshore_proto::peers::Peers;
 use farshore_proto::pki::{Authority, IssuedNode, Validity};
 use farshore_proto::shard_client::GrpcShards;
+use farshore_proto::status::ApiError;
 use farshore_proto::tls::{Credentials, Expect, Tls};
 use farshore_proto::wire::admin_client::AdminClient;
 use farshore_proto::wire::catalogue_client::CatalogueClient;
@@ -101,7 +102,7 @@ impl Cluster {
             self.credentials(&self.slots[at].identity.cert_pem, &self.slots[at].identity.key_pem);
         let host = host(dir);
         let scope = Scope::new(at as u64 + 1);
-        let starting = scope.spawn(at as u64, async move { Node::start(host, config, &credentials).await });
+        let starting = scope.spawn(at as u64, async move { Node::start(host, config, credentials).await });
         Ok((scope, starting.await.unwrap()?))
     }
 
@@ -138,6 +139,7 @@ impl Cluster {
                 down_after: Duration::from_millis(1_500),
                 grace: Duration::from_millis(1_000),
                 maintain_every: Duration::from_millis(200),
+                session_lease: Duration::from_secs(6),
                 ..Timing::default()
             },
             raft: RaftTuning {
@@ -264,6 +266,18 @@ impl Client {
             scheme: scheme(),
             shard_len: scheme().shard_len(info.pack_len),
             shards,
+        }
+    }
+
+    /// Whether a session is still open, by way of a lookup under it.
+    pub async fn is_open(&mut self, repo: RepoId, session: SessionId) -> bool {
+        let ids = vec![raw(&[0; 32])];
+        let lookup =
+            wire::LookupChunksRequest { session: raw(session.as_bytes()), repo: raw(repo.as_bytes()), ids };
+        match self.catalogue.lookup_chunks(lookup).await.map_err(ApiError::from_status) {
+            Ok(_) => true,
+            Err(ApiError::NoSession(_)) => false,
+            Err(other) => panic!("{other}"),
         }
     }
 
