@@ -54,7 +54,7 @@ pub enum Piece {
         /// Its attributes.
         meta: Meta,
         /// What the parent had there.
-        was: Option<(Meta, ChunkId)>,
+        was: Option<Box<(Meta, ChunkId)>>,
     },
     /// The directory last begun ends.
     Leave,
@@ -69,7 +69,7 @@ pub enum Piece {
         /// Absolute path.
         path: Vec<u8>,
         /// Name, attributes and the parent's entry.
-        file: Reread,
+        file: Box<Reread>,
         /// It changed at every attempt.
         inconsistent: bool,
     },
@@ -123,9 +123,10 @@ struct First {
     only: Option<ChunkId>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are at most FILES_AHEAD of them")]
 enum Waiting {
     Step(Step),
-    File { path: Vec<u8>, file: Reread, first: Ahead<io::Result<First>> },
+    File { path: Vec<u8>, file: Box<Reread>, first: Ahead<io::Result<First>> },
 }
 
 impl Read<'_> {
@@ -190,7 +191,7 @@ impl Read<'_> {
     }
 
     /// Reads one file. If it looks different afterwards from what its entry will say, it is read once more.
-    async fn file(&mut self, path: Vec<u8>, mut file: Reread, first: io::Result<First>) {
+    async fn file(&mut self, path: Vec<u8>, mut file: Box<Reread>, first: io::Result<First>) {
         self.report.event(Event::Reading { path: &path });
         let mut first = Some(first);
         for attempt in 1..=ATTEMPTS {

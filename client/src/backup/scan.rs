@@ -38,7 +38,7 @@ pub enum Step {
         /// Its attributes.
         meta: Meta,
         /// What the parent had there.
-        was: Option<(Meta, ChunkId)>,
+        was: Option<Box<(Meta, ChunkId)>>,
     },
     /// The directory last begun ends.
     Leave,
@@ -51,7 +51,7 @@ pub enum Step {
         /// The parent's contents under today's attributes.
         entry: Entry,
         /// What to read if a chunk of it is gone.
-        reread: Reread,
+        reread: Box<Reread>,
     },
     /// A file whose contents are taken over.
     Kept {
@@ -65,7 +65,7 @@ pub enum Step {
         /// Absolute path.
         path: Vec<u8>,
         /// What the scan saw.
-        reread: Reread,
+        reread: Box<Reread>,
     },
 }
 
@@ -275,7 +275,7 @@ impl Scan<'_> {
         let beside = was
             .as_ref()
             .map(|(_, root)| Beside { entries: DirIter::new(self.chunks.clone(), *root), ahead: None });
-        let was = was.and_then(|(meta, root)| Some((meta?, root)));
+        let was = was.and_then(|(meta, root)| Some(Box::new((meta?, root))));
         self.send(Step::Enter { name, meta, was }).await;
         let names = match below {
             Some(wanted) if !wanted.whole => Names::Wanted(wanted.below.into_iter()),
@@ -295,7 +295,7 @@ impl Scan<'_> {
         let same = self.base.zip(was.as_ref()).zip(stat.fingerprint()).is_some_and(|((base, was), now)| {
             is_same(&now, was, base.info.scan_start_ms, base.info.scan_end_ms)
         });
-        let reread = Reread { name, stat, was };
+        let reread = Box::new(Reread { name, stat, was });
         let step = match reread.was.clone() {
             Some(was) if same => Step::Same { path, entry: kept_entry(&reread, was), reread },
             _ => Step::Read { path, reread },

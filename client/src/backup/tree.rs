@@ -29,7 +29,7 @@ pub struct Tree<'a> {
 struct Dir {
     name: Vec<u8>,
     meta: Meta,
-    was: Option<(Meta, ChunkId)>,
+    was: Option<Box<(Meta, ChunkId)>>,
     entries: DirBuilder,
 }
 
@@ -88,7 +88,7 @@ impl Tree<'_> {
     fn file(
         &self,
         path: &[u8],
-        file: Reread,
+        file: Box<Reread>,
         content: ContentBuilder,
         inconsistent: bool,
         new: &mut Vec<NewChunk>,
@@ -112,7 +112,7 @@ impl Tree<'_> {
         let root = dir.entries.finish(new).id;
         self.report.count(|stats| match &dir.was {
             None => stats.dirs_new += 1,
-            Some((meta, was)) if *was == root && *meta == dir.meta => stats.dirs_unmodified += 1,
+            Some(was) if **was == (dir.meta.clone(), root) => stats.dirs_unmodified += 1,
             Some(_) => stats.dirs_changed += 1,
         });
         (root, Entry { name: dir.name, node: Node::Dir { root }, meta: dir.meta, inconsistent: false })

@@ -132,6 +132,7 @@ fn look_at(fd: &OwnedFd, dir: &[u8], name: Vec<u8>, names: &Names) -> Listed {
     Listed { name, stat }
 }
 
+#[allow(clippy::useless_conversion, reason = "some processors count links in fewer bits")]
 fn describe(path: &[u8], stat: &rustix::fs::Stat, names: &Names) -> io::Result<Stat> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => FileKind::File { size: stat.st_size as u64 },

@@ -16,6 +16,9 @@ pub mod pack;
 
 pub mod sealed;
 
+#[cfg(test)]
+mod tree_test;
+
 pub use config::RepoConfig;
 pub use content::{Content, ContentBuilder, ContentChunk, ContentIter, Placed};
 pub use nodes::{ChunkSource, NewChunk};

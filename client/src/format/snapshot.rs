@@ -142,3 +142,58 @@ impl SnapshotInfo {
 fn purpose(id: &SnapshotId) -> Vec<u8> {
     [b"snapshot".as_slice(), id.as_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::MasterKey;
+    use farshore_core::host::real::OsEntropy;
+    use farshore_core::id::RepoId;
+
+    fn info() -> SnapshotInfo {
+        SnapshotInfo {
+            time_ms: 1,
+            utc_offset_min: Some(-90),
+            host: "here".into(),
+            user: "me".into(),
+            paths: vec![b"/a\xff".to_vec()],
+            tags: vec!["t".into()],
+            root: ChunkId([1; 32]),
+            kind: SnapshotKind::Incremental,
+            parent: Some(SnapshotId([2; 32])),
+            base: None,
+            program: "p".into(),
+            scan_start_ms: 2,
+            scan_end_ms: 3,
+            stats: SnapshotStats { files_new: 4, ..SnapshotStats::default() },
+            unreadable: vec![UnreadablePath { path: b"/b".to_vec(), why: "no".into() }],
+        }
+    }
+
+    #[test]
+    fn opens_again_for_its_own_snapshot_only_and_refuses_every_flipped_byte() {
+        let keys = MasterKey::new(&OsEntropy).keys(RepoId([1; 16]));
+        let (id, other) = (SnapshotId([3; 32]), SnapshotId([4; 32]));
+        let sealed = info().seal(&keys, &id, &OsEntropy).unwrap();
+        assert_eq!(SnapshotInfo::open(&keys, &id, &sealed).unwrap(), info());
+        assert!(SnapshotInfo::open(&keys, &other, &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut bad = sealed.clone();
+            bad[at] ^= 4;
+            assert!(SnapshotInfo::open(&keys, &id, &bad).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_million_unreadable_paths_still_fit_a_record() {
+        let (mut info, mut room) = (info(), 0);
+        for n in 0..100_000 {
+            let path = format!("/a/fairly/long/path/{n}");
+            let why = "x".repeat(1_000);
+            SnapshotInfo::note_unreadable(&mut info.unreadable, &mut room, path.as_bytes(), &why);
+        }
+        assert!(info.unreadable.len() > 1_000);
+        let keys = MasterKey::new(&OsEntropy).keys(RepoId([1; 16]));
+        info.seal(&keys, &SnapshotId([0; 32]), &OsEntropy).unwrap();
+    }
+}
