@@ -134,10 +134,11 @@ fn a_change_in_a_large_directory_makes_few_new_chunks() {
     let known: BTreeSet<ChunkId> = chunks.iter().map(|c| c.id).collect();
     let mean = chunks.iter().map(|c| c.plain.len()).sum::<usize>() / chunks.len();
     assert!((8 << 10..40 << 10).contains(&mean), "mean node {mean}");
-    let changes: [&dyn Fn(&mut Vec<Entry>); 3] =
-        [&|e| e[25_000].meta.mode = 0, &|e| e.insert(10_001, entry(b"entry-00010000x".to_vec(), 7)), &|e| {
-            drop(e.remove(40_000))
-        }];
+    let changes: [fn(&mut Vec<Entry>); 3] = [
+        |e| e[25_000].meta.mode = 0,
+        |e| e.insert(10_001, entry(b"entry-00010000x".to_vec(), 7)),
+        |e| drop(e.remove(40_000)),
+    ];
     for change in changes {
         change(&mut entries);
         let new = build(&keys, &entries).1.iter().filter(|c| !known.contains(&c.id)).count();
