@@ -51,7 +51,7 @@ fn pack(which: u8, holders: &[Option<u64>]) -> PackCommit {
     });
     PackCommit {
         id: PackId([which; 32]),
-        kind: if which % 2 == 0 { PackKind::Data } else { PackKind::Tree },
+        kind: if which.is_multiple_of(2) { PackKind::Data } else { PackKind::Tree },
         len,
         chunks: chunks.collect(),
         scheme,

@@ -9,6 +9,9 @@ use farshore_core::host::kv::{KvRead, Table};
 /// Version and payload of a row.
 pub(crate) type Payload = (u8, Vec<u8>);
 
+/// Keys and values of some rows.
+pub(crate) type Found<R> = Vec<(<R as Rows>::Key, <R as Rows>::Value)>;
+
 /// Typed reading over raw rows. Keys are without their generation.
 pub(crate) trait Read {
     /// One row.
@@ -26,7 +29,7 @@ pub(crate) trait Read {
         Ok(self.raw_get(R::TABLE, &key_bytes(key))?.is_some())
     }
     /// Up to `limit` keys and values of a span, ascending.
-    fn scan<R: Rows>(&self, span: &Span, limit: usize) -> Result<Vec<(R::Key, R::Value)>, CatalogueError> {
+    fn scan<R: Rows>(&self, span: &Span, limit: usize) -> Result<Found<R>, CatalogueError> {
         let rows = self.raw_scan(R::TABLE, span, limit)?;
         rows.iter()
             .map(|row| Ok((decode_key::<R>(&row.key)?, decode::<R>(row.version, &row.payload)?)))

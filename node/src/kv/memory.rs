@@ -6,9 +6,12 @@ use farshore_core::host::kv::{Kv, KvError, KvOp, KvPair, KvRead, Table};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+/// A table and a key in it.
+type At = (Table, Vec<u8>);
+
 /// Every row by table and key.
 #[derive(Clone, Default)]
-struct Rows(Arc<BTreeMap<(Table, Vec<u8>), Vec<u8>>>);
+struct Rows(Arc<BTreeMap<At, Vec<u8>>>);
 
 /// A store in memory.
 #[derive(Default)]

@@ -207,7 +207,7 @@ fn nodes_are_drained_by_moves_that_keep_the_spread() {
     (states[2], states[4]) = (NodeState::Draining, NodeState::Draining);
     for no in 0..50 {
         let mut full = placed([0, 1, 2, 3, 4, 5]);
-        full.stripe.id.0[..8].copy_from_slice(&(no * 0x1234_5678_9abc_defu64).to_le_bytes());
+        full.stripe.id.0[..8].copy_from_slice(&(no * 0x0123_4567_89ab_cdef_u64).to_le_bytes());
         let mut view = view(3, &states, vec![full]);
         for _ in 0..2 {
             let task = rebuilds(&view).remove(0);
