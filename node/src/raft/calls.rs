@@ -1,0 +1,268 @@
+//! Commands and confirmed reads from any node: found out who leads, passed on in one hop, tried again until a deadline.
+
+use super::Consensus;
+use super::network::within;
+use super::types::{MESSAGE_VERSION, Payload, PayloadError, open_message, seal_message};
+use bytes::Bytes;
+use farshore_core::catalogue::command::COMMAND_VERSION;
+use farshore_core::catalogue::{Command, Proposal, Reply};
+use farshore_core::id::NodeId;
+use farshore_core::limits::COMMAND_BYTES_MAX;
+use farshore_proto::channel;
+use farshore_proto::status::ApiError;
+use farshore_proto::wire::raft_client::RaftClient;
+use farshore_proto::wire::{RaftMessage, ReadIndexRequest};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// Pause before asking again when nobody leads or the leader did not take the command.
+const RETRY_PAUSE: Duration = Duration::from_millis(150);
+
+/// Why a command was not carried out, or a read not confirmed. A refusal by the catalogue is no error but a reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConsensusError {
+    /// No leader with a majority was found in time. The command may still be carried out later.
+    #[error("no leader with a majority in time: {0}")]
+    NoQuorum(String),
+    /// The command is too large or not understood by the leader.
+    #[error("{0}")]
+    Invalid(String),
+    /// This replica has stopped and takes part in nothing any more.
+    #[error("this node's catalogue replica has stopped: {0}")]
+    Stopped(String),
+}
+
+impl From<ConsensusError> for ApiError {
+    fn from(error: ConsensusError) -> Self {
+        let text = error.to_string();
+        match error {
+            ConsensusError::NoQuorum(_) => ApiError::NoQuorum(text),
+            ConsensusError::Invalid(_) => ApiError::Invalid(text),
+            ConsensusError::Stopped(_) => ApiError::Internal(text),
+        }
+    }
+}
+
+/// Why one attempt failed, for the loop around it.
+enum Attempt {
+    /// Perhaps another attempt succeeds; why not this one.
+    Again(String),
+    /// No attempt will.
+    Give(ConsensusError),
+}
+
+impl Consensus {
+    /// Has the cluster carry out a command. Commands are made so that repeating one is harmless, which a lost answer
+    /// makes us do.
+    pub async fn propose(&self, command: Command) -> Result<Reply, ConsensusError> {
+        let body = seal_message(COMMAND_VERSION, &command);
+        check_size(body.len())?;
+        let deadline = self.deadline();
+        let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
+        let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
+        self.until(deadline, || async {
+            match self.leader() {
+                Some(node) if node == self.inner.own => self.propose_here(command.clone(), deadline).await,
+                Some(node) => self.propose_there(node, body.clone(), deadline).await,
+                None => Err(Attempt::Again("no leader is known".into())),
+            }
+        })
+        .await
+    }
+
+    /// The index that a read must have applied in order to see all that was acknowledged before this call; returns
+    /// once this node's replica has applied it.
+    pub async fn read_index(&self) -> Result<u64, ConsensusError> {
+        let deadline = self.deadline();
+        let index = self.until(deadline, || async {
+            match self.leader() {
+                Some(node) if node == self.inner.own => self.confirm_here(deadline).await,
+                Some(node) => self.confirm_there(node, deadline).await,
+                None => Err(Attempt::Again("no leader is known".into())),
+            }
+        });
+        let index = index.await?;
+        self.applied_at_least(index, deadline).await?;
+        Ok(index)
+    }
+
+    /// Waits until this replica has applied `index`.
+    pub async fn applied_at_least(&self, index: u64, deadline: Instant) -> Result<(), ConsensusError> {
+        let mut metrics = self.inner.replica.metrics();
+        let reached = metrics
+            .wait_for(|m| m.last_applied.is_some_and(|id| id.index >= index) || m.running_state.is_err());
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(metrics)) => match &metrics.running_state {
+                Ok(()) => Ok(()),
+                Err(why) => Err(ConsensusError::Stopped(why.to_string())),
+            },
+            Ok(Err(_)) => Err(ConsensusError::Stopped("shut down".into())),
+            Err(_) => {
+                Err(ConsensusError::NoQuorum(format!("this node has not caught up with log entry {index}")))
+            }
+        }
+    }
+
+    /// One attempt to carry out an encoded command, only if this node leads. For commands passed on by other nodes.
+    pub async fn propose_once(&self, body: &[u8]) -> Result<Reply, ConsensusError> {
+        check_size(body.len())?;
+        let command =
+            open_message(COMMAND_VERSION, body).map_err(|e| ConsensusError::Invalid(e.to_string()))?;
+        let deadline = self.deadline();
+        let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
+        let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
+        self.propose_here(command, deadline).await.map_err(Attempt::into_error)
+    }
+
+    /// One attempt to carry out a command, only if this node leads: for what the leader decides by itself, which a
+    /// node that leads no more must not decide.
+    pub async fn propose_leading(&self, command: Command) -> Result<Reply, ConsensusError> {
+        self.propose_once(&seal_message(COMMAND_VERSION, &command)).await
+    }
+
+    /// One attempt to confirm that this node leads; the index a read must have applied.
+    pub async fn confirm_once(&self) -> Result<u64, ConsensusError> {
+        self.confirm_here(self.deadline()).await.map_err(Attempt::into_error)
+    }
+
+    /// When a call that begins now has to end.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.inner.tuning.call_ms)
+    }
+
+    /// Repeats an attempt until it succeeds, cannot succeed, or time is up.
+    async fn until<T, F: Future<Output = Result<T, Attempt>>>(
+        &self,
+        deadline: Instant,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, ConsensusError> {
+        let mut leadership = self.leadership();
+        loop {
+            leadership.mark_unchanged();
+            let why = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(Attempt::Give(error)) => return Err(error),
+                Err(Attempt::Again(why)) => why,
+            };
+            if let Some(stopped) = self.standing().stopped {
+                return Err(ConsensusError::Stopped(stopped));
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(ConsensusError::NoQuorum(format!("{why}{}", self.missing())));
+            }
+            // A new leader ends the pause early; otherwise the pause keeps a broken cluster from being flooded.
+            let _ = tokio::time::timeout(RETRY_PAUSE, leadership.changed()).await;
+        }
+    }
+
+    /// Which voters are silent, as a clause for an error.
+    fn missing(&self) -> String {
+        let span = Duration::from_millis(self.inner.tuning.election_max_ms * 2);
+        let silent = |node: &NodeId| *node != self.inner.own && !self.inner.heard.within(*node, span);
+        let silent: Vec<String> =
+            self.standing().voters.iter().filter(|n| silent(n)).map(NodeId::to_string).collect();
+        if silent.is_empty() { String::new() } else { format!("; nothing is heard of {}", silent.join(", ")) }
+    }
+
+    async fn propose_here(&self, command: Command, deadline: Instant) -> Result<Reply, Attempt> {
+        let proposal = Proposal { time_ms: self.inner.host.clock.now_ms(), command };
+        let payload =
+            Payload::seal(&proposal).map_err(|e| Attempt::Give(ConsensusError::Invalid(e.to_string())))?;
+        let written = tokio::time::timeout_at(deadline, self.inner.replica.client_write(payload)).await;
+        match written.map_err(|_| Attempt::Again("the leader reached no majority".into()))? {
+            Ok(written) => Ok(written.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(Attempt::Again("the leader has changed".into()))
+            }
+            Err(RaftError::APIError(e)) => Err(Attempt::Give(ConsensusError::Invalid(e.to_string()))),
+            Err(RaftError::Fatal(e)) => Err(Attempt::Give(ConsensusError::Stopped(e.to_string()))),
+        }
+    }
+
+    async fn propose_there(&self, leader: NodeId, body: Bytes, deadline: Instant) -> Result<Reply, Attempt> {
+        let mut client = self.client(leader)?;
+        let answer =
+            self.while_led_by(leader, within(left(deadline), client.propose(RaftMessage { body }))).await?;
+        open_message(MESSAGE_VERSION, &answer.body)
+            .map_err(|e| Attempt::Give(ConsensusError::Invalid(format!("the leader's answer: {e}"))))
+    }
+
+    async fn confirm_here(&self, deadline: Instant) -> Result<u64, Attempt> {
+        let confirmed = tokio::time::timeout_at(deadline, self.inner.replica.get_read_log_id()).await;
+        match confirmed.map_err(|_| Attempt::Again("the leader reached no majority".into()))? {
+            Ok((index, _)) => Ok(index.map_or(0, |id| id.index)),
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => {
+                Err(Attempt::Again("the leader has changed".into()))
+            }
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                Err(Attempt::Again("the leader reached no majority".into()))
+            }
+            Err(RaftError::Fatal(e)) => Err(Attempt::Give(ConsensusError::Stopped(e.to_string()))),
+        }
+    }
+
+    async fn confirm_there(&self, leader: NodeId, deadline: Instant) -> Result<u64, Attempt> {
+        let mut client = self.client(leader)?;
+        let answer =
+            self.while_led_by(leader, within(left(deadline), client.read_index(ReadIndexRequest {}))).await?;
+        Ok(answer.index)
+    }
+
+    /// Gives up on a leader as soon as another is known: a dead one may keep a call waiting for long.
+    async fn while_led_by<T>(
+        &self,
+        leader: NodeId,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Attempt> {
+        let mut leadership = self.leadership();
+        let answer = tokio::select! {
+            biased;
+            answer = call => answer.map_err(Attempt::from_status)?,
+            _ = leadership.wait_for(|now| now.leader != Some(leader)) => {
+                return Err(Attempt::Again("the leader has changed".into()));
+            }
+        };
+        self.inner.heard.note(leader);
+        Ok(answer)
+    }
+
+    fn client(&self, node: NodeId) -> Result<RaftClient<Channel>, Attempt> {
+        let unknown = || Attempt::Again(format!("no address is known for the leader {node}"));
+        self.inner.peers.channel(node).map(channel::raft).ok_or_else(unknown)
+    }
+}
+
+impl Attempt {
+    /// What the caller of a single attempt is told.
+    fn into_error(self) -> ConsensusError {
+        match self {
+            Attempt::Again(why) => ConsensusError::NoQuorum(why),
+            Attempt::Give(error) => error,
+        }
+    }
+    fn from_status(status: Status) -> Self {
+        match ApiError::from_status(status) {
+            ApiError::Invalid(why) => Attempt::Give(ConsensusError::Invalid(why)),
+            other => Attempt::Again(format!("the leader did not answer: {other}")),
+        }
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// The proposal adds a version byte and a time to the command.
+const PROPOSAL_BYTES: usize = 16;
+
+fn check_size(command: usize) -> Result<(), ConsensusError> {
+    let bytes = command + PROPOSAL_BYTES;
+    if bytes <= COMMAND_BYTES_MAX {
+        return Ok(());
+    }
+    Err(ConsensusError::Invalid(PayloadError::TooLarge(bytes).to_string()))
+}
