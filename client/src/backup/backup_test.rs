@@ -485,6 +485,26 @@ async fn kinds_choose_their_parents() {
     assert_eq!(bench.tree.take_opened(), ["/src/a"], "a full run reads every byte");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_fits_the_memory_for_chunks_still_flows() {
+    let bench = bench();
+    bench.tree.dir("/src");
+    let noise = Bytes::from(noise(420 * 60_000, 4));
+    assert!(noise.len() > ROOM_BYTES);
+    // Each directory ends in a tree chunk that must find room while data is waiting everywhere.
+    for dir in 0..60 {
+        bench.tree.dir(&format!("/src/{dir}"));
+        for file in 0..7 {
+            let at = (dir * 7 + file) * 60_000;
+            bench.tree.file(&format!("/src/{dir}/{file}"), noise.slice(at..at + 60_000));
+        }
+    }
+    let done = tokio::time::timeout(std::time::Duration::from_secs(60), bench.backup()).await;
+    let summary = done.expect("no stage waits for another in a circle");
+    assert_eq!(summary.info.stats.data_added, 420 * 60_000);
+    bench.holds_all(&summary).await;
+}
+
 #[test]
 fn a_backup_can_run_in_a_task() {
     fn is_send<T: Send>(_: &T) {}

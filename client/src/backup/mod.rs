@@ -56,6 +56,9 @@ use upload::Upload;
 
 /// Plaintext of chunks between reading and sealing, in bytes; several times the largest chunk.
 const ROOM_BYTES: usize = 16 << 20;
+/// The same for tree chunks between the tree and sealing. They must not share the room above: data chunks that wait in
+/// front of the tree could hold all of it, while only the tree can move them on.
+const TREE_ROOM_BYTES: usize = 8 << 20;
 /// Packs being coded and sent. With 4+2 each takes about one and a half times its size.
 const PACKS_ON_THEIR_WAY: usize = 2;
 /// Steps and pieces waiting between two stages; they are small.
@@ -67,7 +70,8 @@ const SEALED_WAITING: usize = 2;
 /// Runs made before giving up on chunks or sessions that vanish during a run.
 const ATTEMPTS: usize = 3;
 
-const _: () = assert!(ROOM_BYTES > farshore_core::limits::CHUNK_BYTES_MAX);
+const _: () = assert!(ROOM_BYTES >= farshore_core::limits::CHUNK_BYTES_MAX);
+const _: () = assert!(TREE_ROOM_BYTES >= farshore_core::limits::CHUNK_BYTES_MAX);
 
 /// Everything a backup works with.
 #[derive(Clone)]
@@ -195,6 +199,7 @@ impl Run<'_> {
         let Run { ctx, report, session, .. } = self;
         let (repo, keys, catalogue) = (ctx.repo.id, &ctx.keys, &*ctx.catalogue);
         let room = Arc::new(Semaphore::new(ROOM_BYTES));
+        let tree_room = Arc::new(Semaphore::new(TREE_ROOM_BYTES));
         let slots = Arc::new(Semaphore::new(PACKS_ON_THEIR_WAY));
         let (scanned_in, scanned) = mpsc::channel(STEPS_WAITING);
         let (kept_in, kept) = mpsc::channel(STEPS_WAITING);
@@ -217,7 +222,7 @@ impl Run<'_> {
             report,
             out: pieces_in,
         };
-        let tree = Tree { keys: keys.clone(), room: room.clone(), report, out: chunks_in };
+        let tree = Tree { keys: keys.clone(), room: tree_room, report, out: chunks_in };
         let dedup = Dedup {
             catalogue,
             session: *session,

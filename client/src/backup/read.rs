@@ -37,7 +37,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Waits for room. Downstream never waits for more chunks before it frees what it has, so room always comes.
+    /// Waits for room. Every share of it is held by a stage behind the caller, and none of those waits for more chunks
+    /// before it frees what it has, so room always comes.
     pub async fn new(chunk: NewChunk, room: &Arc<Semaphore>) -> Self {
         let len = chunk.plain.len() as u32;
         let room = room.clone().acquire_many_owned(len).await.expect("this semaphore is never closed");

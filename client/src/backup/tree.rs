@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 pub struct Tree<'a> {
     /// Names tree chunks.
     pub keys: RepoKeys,
-    /// Memory for chunks on their way.
+    /// Memory for tree chunks on their way; its own, because everything that takes of it lies behind this stage.
     pub room: Arc<Semaphore>,
     /// Counts.
     pub report: &'a Report,
