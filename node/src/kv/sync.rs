@@ -44,37 +44,46 @@ mod tests {
     use super::*;
     use farshore_core::host::task;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
+
+    /// A store that counts what was written, what is synced and how often.
+    #[derive(Default)]
+    struct Counts {
+        written: AtomicU64,
+        synced: AtomicU64,
+        syncs: AtomicU64,
+    }
+
+    impl Counts {
+        fn sync(&self) {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            let covers = self.written.load(Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+            self.synced.fetch_max(covers, Ordering::SeqCst);
+        }
+    }
+
+    async fn write_and_sync(group: Arc<GroupSync>, counts: Arc<Counts>) {
+        for _ in 0..10 {
+            let mine = counts.written.fetch_add(1, Ordering::SeqCst) + 1;
+            let syncing = counts.clone();
+            group.run(move || Ok(syncing.sync())).await.unwrap();
+            assert!(
+                counts.synced.load(Ordering::SeqCst) >= mine,
+                "returned before a sync that covers its write"
+            );
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_hundred_callers_share_few_syncs_and_none_uses_an_earlier_one() {
-        let (group, syncs) = (Arc::new(GroupSync::default()), Arc::new(AtomicUsize::new(0)));
-        let written = Arc::new(AtomicU64::new(0));
-        let synced = Arc::new(AtomicU64::new(0));
-        let mut callers = vec![];
-        for _ in 0..100 {
-            let (group, syncs) = (group.clone(), syncs.clone());
-            let (written, synced) = (written.clone(), synced.clone());
-            callers.push(task::spawn(async move {
-                let mine = written.fetch_add(1, Ordering::SeqCst) + 1;
-                let (counted, covered) = (written, synced.clone());
-                let sync = move || {
-                    syncs.fetch_add(1, Ordering::SeqCst);
-                    let covers = counted.load(Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(2));
-                    covered.fetch_max(covers, Ordering::SeqCst);
-                    Ok(())
-                };
-                group.run(sync).await.unwrap();
-                assert!(
-                    synced.load(Ordering::SeqCst) >= mine,
-                    "returned before a sync that covers its write"
-                );
-            }));
-        }
+    async fn callers_share_syncs_and_none_uses_an_earlier_one() {
+        let (group, counts) = (Arc::new(GroupSync::default()), Arc::new(Counts::default()));
+        let callers: Vec<_> =
+            (0..20).map(|_| task::spawn(write_and_sync(group.clone(), counts.clone()))).collect();
         for caller in callers {
             caller.await.unwrap();
         }
-        assert!(syncs.load(Ordering::SeqCst) < 50, "{} syncs for 100 callers", syncs.load(Ordering::SeqCst));
+        let syncs = counts.syncs.load(Ordering::SeqCst);
+        assert!(syncs < 100, "{syncs} syncs for 200 calls");
     }
 }

@@ -170,6 +170,19 @@ async fn every_flipped_byte_is_found_and_a_mended_file_is_good_again() {
     assert_eq!(get(&store, &header).await.unwrap(), payload);
 }
 
+/// Damage that hides itself: sums and blocks fit each other, but not the recorded hash.
+#[tokio::test]
+async fn a_payload_exchanged_together_with_its_sums_is_found() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 200_000, 1);
+    put(&store, &header, &payload).await.unwrap();
+    let other: Vec<u8> = payload.iter().map(|byte| byte ^ 1).collect();
+    let sums = hash_shard(header.id, &other).1.encode();
+    std::fs::write(bench.path(header.id), [&header.encode()[..], &other, &sums].concat()).unwrap();
+    assert!(matches!(get(&store, &header).await, Err(StoreError::Corrupt(..))));
+}
+
 #[tokio::test]
 async fn a_file_of_another_length_is_bad_now_and_after_a_start_and_can_be_replaced() {
     for change in [-1i64, 1] {
