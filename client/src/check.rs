@@ -361,7 +361,17 @@ async fn shard(
     else {
         return Err((None, None));
     };
-    let failed = |error| (Some(node), Some(error));
+    let failed = |error: ShardError| {
+        context.health.note(node, &error);
+        (Some(node), Some(error))
+    };
+    // A dead node costs one timeout now and then, not one per pack.
+    if !context.health.readable(node) {
+        return Err((
+            Some(node),
+            Some(ShardError::Unreachable(node, "it did not answer a moment ago".into())),
+        ));
+    }
     if usize::from(index) >= pack.stripe.scheme.k() {
         return context.shards.verify(node, reference).await.map(|()| None).map_err(failed);
     }

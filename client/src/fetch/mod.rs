@@ -99,7 +99,8 @@ impl ChunkReader {
         Ok(all)
     }
 
-    /// Reads one batch. If that fails the places are asked for again, once: repair may have moved a shard since.
+    /// Reads one batch. If that fails the places are asked for again, once: repair may have moved a shard since, even to
+    /// a node that joined after we did, whose address comes with the topology.
     async fn fetch(&self, kind: PackKind, pack: Option<PackRecord>, fetch: PackFetch) -> Vec<Fetched> {
         let ids: Vec<ChunkId> = fetch.chunks().map(|c| c.id).collect();
         let first = match pack {
@@ -108,7 +109,11 @@ impl ChunkReader {
         };
         let Err(error) = first else { return first.unwrap_or_default() };
         tracing::debug!(%error, "read again with fresh places");
-        match self.plan(&ids).await {
+        let fresh = match self.api.topology().await {
+            Ok(_) => self.plan(&ids).await,
+            Err(error) => Err(error),
+        };
+        match fresh {
             Ok(plan) => self.fetch_again(kind, plan).await,
             Err(error) => failed(ids, error),
         }

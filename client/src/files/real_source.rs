@@ -21,7 +21,7 @@ use std::vec::IntoIter;
 const LIST_PAGE: usize = 256;
 /// Most bytes of attributes kept for one path; Linux allows more only by the thousands of attributes.
 const XATTR_BYTES_MAX: usize = 1 << 20;
-/// Largest value of one attribute that Linux allows.
+/// Largest value of one attribute, and longest list of names, that Linux allows.
 const XATTR_VALUE_MAX: usize = 64 << 10;
 
 /// The local file system.
@@ -166,26 +166,34 @@ fn describe(path: &[u8], stat: &rustix::fs::Stat, names: &Names) -> io::Result<S
 
 /// Extended attributes, sorted. File systems without them, and attributes that vanish meanwhile, give none.
 fn xattrs(path: &[u8]) -> Vec<Xattr> {
-    let Ok(len) = rustix::fs::llistxattr(path, &mut [0u8; 0]) else { return Vec::new() };
-    if len == 0 {
-        return Vec::new();
-    }
-    let mut list = vec![0u8; len + 1024];
-    let Ok(len) = rustix::fs::llistxattr(path, &mut list[..]) else { return Vec::new() };
-    list.truncate(len);
+    let Some(list) = sized(|buffer| rustix::fs::llistxattr(path, buffer)) else { return Vec::new() };
     let mut room = XATTR_BYTES_MAX;
     let mut found = Vec::new();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0u8; XATTR_VALUE_MAX];
-        let Ok(len) = rustix::fs::lgetxattr(path, name, &mut value[..]) else { continue };
-        value.truncate(len);
-        value.shrink_to_fit();
+        let Some(value) = sized(|buffer| rustix::fs::lgetxattr(path, name, buffer)) else { continue };
         let Some(left) = room.checked_sub(name.len() + value.len()) else { break };
         room = left;
         found.push((name.to_vec(), value));
     }
     found.sort_unstable();
     found
+}
+
+/// What a call writes into a buffer: first into a small one, and only if that is too short into the largest that Linux
+/// fills. Asking for the length with an empty buffer does not do: rustix answers 0 for it.
+fn sized(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<u8>> {
+    let mut small = [0u8; 512];
+    match call(&mut small) {
+        Ok(len) => Some(small[..len].to_vec()),
+        Err(rustix::io::Errno::RANGE) => {
+            let mut large = vec![0u8; XATTR_VALUE_MAX];
+            let len = call(&mut large).ok()?;
+            large.truncate(len);
+            large.shrink_to_fit();
+            Some(large)
+        }
+        Err(_) => None,
+    }
 }
 
 fn open_file(path: &[u8], want: usize, compute: Arc<dyn Compute>) -> io::Result<Opened> {

@@ -91,6 +91,21 @@ impl Target for RealTarget {
         let file = self.run(move |root| OpenFile::begin(root.clone(), &path, size)).await?;
         Ok(Box::new(RealFile { file: Arc::new(file), compute: self.compute.clone() }))
     }
+    async fn has(&self, path: &RelPath, size: u64, meta: &Meta) -> io::Result<bool> {
+        let (path, mtime) = (path.clone(), meta.mtime);
+        self.run(move |root| {
+            let (dir, name) = root.place(&path)?;
+            match fs::statat(&*dir, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(rustix::io::Errno::NOENT) => Ok(false),
+                Err(error) => Err(error.into()),
+                Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                    && stat.st_size as u64 == size
+                    && stat.st_mtime == mtime.secs
+                    && stat.st_mtime_nsec == u64::from(mtime.nanos)),
+            }
+        })
+        .await
+    }
     async fn symlink(&self, path: &RelPath, to: &[u8], meta: &Meta) -> io::Result<Kept> {
         let (path, to, meta) = (path.clone(), to.to_vec(), meta.clone());
         self.run(move |root| {

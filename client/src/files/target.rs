@@ -105,6 +105,9 @@ pub trait Target: Send + Sync {
     async fn make_dir(&self, path: &RelPath) -> io::Result<()>;
     /// Begins a file of `size` zero bytes. It has its name only after `finish`.
     async fn begin_file(&self, path: &RelPath, size: u64) -> io::Result<Box<dyn TargetFile>>;
+    /// Whether a file with this length and modification time is there already. A restore gives a file its name only
+    /// when it is whole, so after an interrupted one this tells which need not be fetched again.
+    async fn has(&self, path: &RelPath, size: u64, meta: &Meta) -> io::Result<bool>;
     /// Makes a symbolic link.
     async fn symlink(&self, path: &RelPath, to: &[u8], meta: &Meta) -> io::Result<Kept>;
     /// Gives the finished file `first` a second name.

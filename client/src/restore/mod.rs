@@ -33,6 +33,8 @@ pub struct Options {
     pub root: Option<Vec<u8>>,
     /// Which paths below it.
     pub select: Select,
+    /// Leave files alone that are there with the same length and modification time, as after an interrupted restore.
+    pub keep_same: bool,
     /// Plan and count, read no file contents and write nothing.
     pub dry_run: bool,
     /// Size of the windows.
@@ -56,6 +58,8 @@ pub struct Summary {
     pub packs: u64,
     /// Windows it took.
     pub windows: u64,
+    /// Files that were left alone because they were there already.
+    pub kept: u64,
     /// Paths that could not be restored.
     pub problems: u64,
     /// Attributes that the target would not take.
@@ -85,11 +89,14 @@ pub async fn run(
     let mut writer = Writer::new(target, progress);
     let mut packs = BTreeSet::new();
     while let Some(mut plan) = planner.next().await {
-        let fetch = context.reader.plan(&plan.chunks()).await?;
-        count(&mut writer.summary, &mut packs, &fetch);
         for (path, error) in std::mem::take(&mut plan.problems) {
             writer.problem(&path, &error.to_string());
         }
+        if options.keep_same {
+            plan.files = writer.still_needed(plan.files).await;
+        }
+        let fetch = context.reader.plan(&plan.chunks()).await?;
+        count(&mut writer.summary, &mut packs, &fetch);
         if options.dry_run {
             pretend(&mut writer.summary, &plan, progress);
             continue;

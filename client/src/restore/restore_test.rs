@@ -352,3 +352,101 @@ async fn the_wrong_password_opens_nothing() {
     assert_eq!(wrong.exit_code(), 12);
     assert_eq!(client.open_repository("q", "secret").await.err().unwrap().exit_code(), 10);
 }
+
+#[tokio::test]
+async fn what_is_there_already_is_left_alone() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let dir = tempfile::tempdir().unwrap();
+    for limits in [WindowLimits::default(), tiny()] {
+        restore(&repo, b"latest", Options::default(), dir.path()).await;
+        std::fs::write(dir.path().join("home/x/deep/f010"), b"changed").unwrap();
+        std::fs::remove_file(dir.path().join("home/x/deep/f011")).unwrap();
+        let again = Options { keep_same: true, limits, ..Options::default() };
+        let summary = restore(&repo, b"latest", again, dir.path()).await;
+        // The second name of the big file is made anew.
+        assert_eq!((summary.files, summary.kept, summary.problems), (3, files.len() as u64 - 3, 0));
+        assert!(summary.bytes_planned < 10_000);
+        assert_files(dir.path(), &files);
+    }
+}
+
+/// From a real directory through the whole backup and back, compared entry by entry.
+#[tokio::test]
+async fn a_backup_of_a_real_tree_restores_the_same() {
+    use crate::backup;
+    use crate::files::{RealSource, real_source::absolute};
+    use farshore_core::catalogue::SnapshotKind;
+    use std::sync::Arc;
+
+    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(name));
+    std::fs::create_dir_all(at(b"a/b/empty")).unwrap();
+    let write = |name: &[u8], bytes: &[u8], mode: u32| {
+        std::fs::write(at(name), bytes).unwrap();
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for n in 0..200u64 {
+        write(format!("a/f{n}").as_bytes(), &noise(n, n as usize * 61), 0o600 + n as u32 % 0o100);
+    }
+    write(b"a/empty", b"", 0o444);
+    write(b"a/b/\xff\xfe\x01", b"odd", 0o640);
+    write(b"big", &noise(7, 9 << 20), 0o644);
+    write(b"zeros", &vec![0; 5 << 20], 0o644);
+    std::fs::hard_link(at(b"a/f9"), at(b"a/b/second")).unwrap();
+    std::os::unix::fs::symlink("../a/\u{fc}", at(b"a/b/link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at(b"a/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o622),
+        0,
+    )
+    .unwrap();
+    let has_xattrs =
+        rustix::fs::setxattr(at(b"a/f3"), "user.farshore", &[b'v'; 600], rustix::fs::XattrFlags::empty()).is_ok();
+    let stamp = rustix::fs::Timespec { tv_sec: -86_400, tv_nsec: 987_654_321 };
+    let times = rustix::fs::Timestamps { last_access: stamp, last_modification: stamp };
+    for name in [&b"a/f1"[..], b"a/b/link", b"a/b/empty", b"a"] {
+        rustix::fs::utimensat(rustix::fs::CWD, at(name), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .unwrap();
+    }
+
+    let p = Planter::new(1_000).await;
+    let repo = p.repository().await;
+    let options = backup::Options {
+        paths: vec![absolute(dir.path().as_os_str()).unwrap()],
+        kind: SnapshotKind::Full,
+        host_name: "h".into(),
+        user: "u".into(),
+        tags: vec![],
+        utc_offset_min: None,
+        compression: None,
+    };
+    let source = Arc::new(RealSource::new(host().compute));
+    let saved = repo.backup(&options, source, Arc::new(Silent)).await.unwrap();
+
+    let nodes = p.cluster.region(1);
+    p.cluster.set_down(nodes);
+    let whole = restore(&repo, b"latest", Options::default(), out.path()).await;
+    assert_eq!((whole.problems, whole.attributes_lost), (0, 0));
+    let inside = out.path().join(dir.path().strip_prefix("/").unwrap());
+    assert!(picture(dir.path()) == picture(&inside), "absolute paths below the target");
+    let inode = |name: &str| std::fs::metadata(inside.join(name)).unwrap().ino();
+    assert_eq!(inode("a/f9"), inode("a/b/second"));
+    if has_xattrs {
+        let mut value = [0u8; 1000];
+        assert_eq!(rustix::fs::getxattr(inside.join("a/f3"), "user.farshore", &mut value), Ok(600));
+    }
+
+    let flat = tempfile::tempdir().unwrap();
+    let spec = [saved.snapshot.short().as_bytes(), b":", dir.path().as_os_str().as_bytes()].concat();
+    let (snapshot, root) = repo.resolve(&spec, &Filter::default()).await.unwrap();
+    let target = RealTarget::open(&host(), flat.path(), true).await.unwrap();
+    let options = Options { root, ..Options::default() };
+    repo.restore(&snapshot, &options, &target, &Silent).await.unwrap();
+    assert!(picture(dir.path()) == picture(flat.path()), "the path as the root, zeros as holes");
+    assert!(std::fs::metadata(flat.path().join("zeros")).unwrap().blocks() < 100);
+    p.cluster.set_down([]);
+    repo.check(check::Options { read_data: true }, &Silent).await.unwrap().verdict().unwrap();
+}

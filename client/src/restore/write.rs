@@ -32,6 +32,8 @@ enum Carried {
     Open(Box<dyn TargetFile>),
     /// And reported.
     Failed,
+    /// It was there already.
+    Kept,
 }
 
 /// A file of the window at work.
@@ -68,6 +70,31 @@ impl<'a> Writer<'a> {
     pub fn problem(&mut self, path: &RelPath, why: &str) {
         self.summary.problems += 1;
         self.progress.event(Event::Problem { path: path.as_bytes(), why });
+    }
+
+    /// Leaves out files that are there already.
+    pub async fn still_needed(&mut self, files: Vec<PlannedFile>) -> Vec<PlannedFile> {
+        let mut needed = Vec::with_capacity(files.len());
+        for file in files {
+            let kept = match file.continues {
+                true => matches!(self.carried, Carried::Kept),
+                // What cannot be looked at is written, and fails then if it must.
+                false => self.target.has(&file.path, file.size, &file.meta).await.unwrap_or(false),
+            };
+            if !kept {
+                needed.push(file);
+                continue;
+            }
+            match file.end {
+                FileEnd::GoesOn => self.carried = Carried::Kept,
+                FileEnd::Done => {
+                    self.carried = Carried::Nothing;
+                    self.summary.kept += 1;
+                }
+                FileEnd::Broken => self.carried = Carried::Nothing,
+            }
+        }
+        needed
     }
 
     /// Directories, links and special files.
@@ -152,7 +179,7 @@ impl<'a> Writer<'a> {
             (false, true) => match std::mem::replace(&mut self.carried, Carried::Nothing) {
                 Carried::Open(open) => State::Large(Some(open)),
                 Carried::Nothing => State::Large(None),
-                Carried::Failed => State::Over,
+                Carried::Failed | Carried::Kept => State::Over,
             },
         };
         Slot { missing: file.uses.len(), file, state }

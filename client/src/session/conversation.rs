@@ -208,6 +208,96 @@ fn answered(answer: ApiError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farshore_core::host::WallClock;
+    use farshore_core::host::real::{OsEntropy, SystemClock, TcpNet};
+    use farshore_core::id::{ClusterId, NodeId};
+    use farshore_core::topology::{NodeRecord, NodeState};
+    use farshore_proto::pki::{Authority, Validity};
+    use farshore_proto::tls::Credentials;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn conversation(endpoints: &[&str]) -> Conversation {
+        let validity = Validity::days(SystemClock.now_ms(), 1);
+        let authority = Authority::create(ClusterId([1; 16]), validity).unwrap();
+        let own = authority.issue_client(&"me".parse().unwrap(), validity).unwrap();
+        let credentials = Credentials {
+            cluster: ClusterId([1; 16]),
+            ca_pem: authority.ca_cert_pem().into(),
+            cert_pem: own.cert_pem,
+            key_pem: own.key_pem,
+        };
+        let tls = Arc::new(Tls::new(&credentials, Arc::new(SystemClock)).unwrap());
+        let endpoints: Vec<String> = endpoints.iter().map(|e| e.to_string()).collect();
+        Conversation::new(Arc::new(TcpNet), tls, Arc::new(OsEntropy), &endpoints).unwrap()
+    }
+
+    /// Answers by the address that is being asked.
+    async fn ask(
+        c: &Conversation,
+        calls: &AtomicUsize,
+        answer: impl Fn(&str) -> Result<u8, Status>,
+    ) -> Result<u8, Failure> {
+        c.call(|_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            let answer = answer(&c.stop().1).map(Response::new);
+            async move { answer }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn moves_on_from_dead_nodes_and_stays_with_a_good_one() {
+        let (c, calls) = (conversation(&["a:1", "b:1", "c:1"]), AtomicUsize::new(0));
+        let only_c = |addr: &str| if addr == "c:1" { Ok(7) } else { Err(Status::unavailable("dead")) };
+        assert_eq!(ask(&c, &calls, only_c).await.unwrap(), 7);
+        assert_eq!(calls.swap(0, Ordering::Relaxed), 3, "no pause, one attempt each");
+        assert_eq!(ask(&c, &calls, only_c).await.unwrap(), 7);
+        assert_eq!(calls.swap(0, Ordering::Relaxed), 1, "it stays with what works");
+        // A node that knows of no quorum may be cut off: the others are asked too.
+        let only_b = |addr: &str| {
+            if addr == "b:1" { Ok(8) } else { Err(Status::from(ApiError::NoQuorum("no leader".into()))) }
+        };
+        assert_eq!(ask(&c, &calls, only_b).await.unwrap(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_final_and_a_busy_node_is_asked_again() {
+        let (c, calls) = (conversation(&["a:1", "b:1"]), AtomicUsize::new(0));
+        let denied = ask(&c, &calls, |_| Err(ApiError::Denied("no grant".into()).into())).await;
+        assert!(matches!(denied, Err(Failure::Answer(ApiError::Denied(_)))));
+        assert_eq!(calls.swap(0, Ordering::Relaxed), 1);
+        let busy_once = |addr: &str| match (addr, calls.load(Ordering::Relaxed)) {
+            ("a:1", 1) => Err(Status::from(ApiError::TooBusy("later".into()))),
+            ("a:1", _) => Ok(1),
+            _ => Ok(2),
+        };
+        assert_eq!(ask(&c, &calls, busy_once).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn nodes_of_the_topology_outlive_the_profile() {
+        let (c, calls) = (conversation(&["a:1"]), AtomicUsize::new(0));
+        let node = |id: u64, addr: &str, state| NodeRecord {
+            id: NodeId(id),
+            name: format!("n{id}").parse().unwrap(),
+            region: "x/y".parse().unwrap(),
+            zone: None,
+            addr: addr.into(),
+            capacity: 1,
+            state,
+        };
+        let nodes = vec![
+            node(1, "a:1", NodeState::Up),
+            node(2, "gone:1", NodeState::Retired),
+            node(3, "new:1", NodeState::Down),
+        ];
+        let topology = Topology { cluster: ClusterId([1; 16]), nodes, leader: None, applied: 1 };
+        c.learn(&topology);
+        c.learn(&topology);
+        let only_new = |addr: &str| if addr == "new:1" { Ok(3) } else { Err(Status::unavailable("dead")) };
+        assert_eq!(ask(&c, &calls, only_new).await.unwrap(), 3);
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn failures_become_the_right_exit_codes() {
