@@ -43,6 +43,17 @@ pub struct BrokenSnapshot {
     pub count: u64,
 }
 
+/// What can be wrong with a shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Trouble {
+    /// Its holder does not have it, or repair still owes it.
+    Missing,
+    /// Its bytes are not what was written.
+    Corrupt,
+    /// Its holder did not answer, or answered nothing useful; the shard may be well.
+    Unreachable,
+}
+
 /// A shard that is not as it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadShard {
@@ -52,8 +63,8 @@ pub struct BadShard {
     pub node: String,
     /// What is wrong with it.
     pub why: String,
-    /// Its bytes are not there; otherwise they are there and wrong, or their node did not answer.
-    pub missing: bool,
+    /// Which sort of trouble this is.
+    pub trouble: Trouble,
 }
 
 /// A pack that is not as it should be.
@@ -111,7 +122,7 @@ impl Report {
         match self.damaged.len() {
             0 => Ok(()),
             damaged => Err(Error::CheckFailed(format!(
-                "{damaged} packs have bad or missing shards, all still readable; the cluster repairs them, check again later"
+                "{damaged} packs have bad, missing or unreachable shards, all still readable; the cluster repairs them, check again later"
             ))),
         }
     }
@@ -125,8 +136,6 @@ pub struct Context {
     pub api: Arc<dyn CatalogueApi>,
     /// Shards.
     pub shards: Arc<dyn ShardIo>,
-    /// Who does not answer.
-    pub health: Arc<NodeHealth>,
     /// Keys of the repository.
     pub keys: RepoKeys,
     /// The trees.
@@ -276,6 +285,8 @@ async fn packs(
     progress: &dyn Progress,
 ) -> Result<()> {
     let topology = context.api.topology().await?;
+    // Its own: what a node failed at before the check began must not count as a finding of the check.
+    let health = NodeHealth::new();
     let mut from = Some(PackNo(0));
     while let Some(next) = from {
         let page = context.api.list_packs(context.keys.repo(), next).await?;
@@ -290,7 +301,7 @@ async fn packs(
             continue;
         }
         let mut reads = futures_util::stream::iter(&page.packs)
-            .map(|pack| deep(context, &topology, pack))
+            .map(|pack| deep(context, &health, &topology, pack))
             .buffered(CHECK_PACKS_IN_FLIGHT);
         while let Some(seen) = reads.next().await {
             let Seen { shards, chunks, bytes, damage } = seen?;
@@ -313,9 +324,14 @@ struct Seen {
 }
 
 /// Reads the data shards of a pack, has the parity shards re-read by their nodes, and opens every chunk.
-async fn deep(context: &Context, topology: &Topology, pack: &PackRecord) -> Result<Seen> {
+async fn deep(
+    context: &Context,
+    health: &NodeHealth,
+    topology: &Topology,
+    pack: &PackRecord,
+) -> Result<Seen> {
     let (mut data, mut bad) = (Vec::new(), Vec::new());
-    let reads = (0..pack.stripe.shards.len() as u8).map(|index| shard(context, pack, index));
+    let reads = (0..pack.stripe.shards.len() as u8).map(|index| shard(context, health, pack, index));
     for (index, read) in futures_util::future::join_all(reads).await.into_iter().enumerate() {
         match read {
             Ok(payload) => data.extend(payload),
@@ -325,7 +341,7 @@ async fn deep(context: &Context, topology: &Topology, pack: &PackRecord) -> Resu
     let whole = if data.len() == pack.stripe.scheme.k() {
         Ok(join(&data, pack.len))
     } else {
-        again(context, pack).await
+        again(context, health, pack).await
     };
     drop(data);
     let (mut chunks, mut problems) = (0, Vec::new());
@@ -353,6 +369,7 @@ async fn deep(context: &Context, topology: &Topology, pack: &PackRecord) -> Resu
 /// One shard: its payload if it is a data shard, nothing if it is parity and good.
 async fn shard(
     context: &Context,
+    health: &NodeHealth,
     pack: &PackRecord,
     index: u8,
 ) -> Result<Option<Bytes>, (Option<NodeId>, Option<ShardError>)> {
@@ -362,14 +379,17 @@ async fn shard(
         return Err((None, None));
     };
     let failed = |error: ShardError| {
-        context.health.note(node, &error);
+        health.note(node, &error);
         (Some(node), Some(error))
     };
     // A dead node costs one timeout now and then, not one per pack.
-    if !context.health.readable(node) {
+    if !health.readable(node) {
         return Err((
             Some(node),
-            Some(ShardError::Unreachable(node, "it did not answer a moment ago".into())),
+            Some(ShardError::Unreachable(
+                node,
+                "it did not answer a moment ago and was not asked again".into(),
+            )),
         ));
     }
     if usize::from(index) >= pack.stripe.scheme.k() {
@@ -385,14 +405,18 @@ fn describe(topology: &Topology, index: u8, node: Option<NodeId>, error: &Option
         index,
         node: node.map(|node| topology.name_of(node)).unwrap_or_default(),
         why: error.as_ref().map_or_else(|| "repair still owes it".into(), ToString::to_string),
-        missing: matches!(error, None | Some(ShardError::Missing(..))),
+        trouble: match error {
+            None | Some(ShardError::Missing(..)) => Trouble::Missing,
+            Some(ShardError::Corrupt(..)) => Trouble::Corrupt,
+            Some(_) => Trouble::Unreachable,
+        },
     }
 }
 
 /// The pack's bytes when not all data shards are good.
-async fn again(context: &Context, pack: &PackRecord) -> Result<Bytes, String> {
+async fn again(context: &Context, health: &NodeHealth, pack: &PackRecord) -> Result<Bytes, String> {
     let io = context.shards.as_ref();
-    gather_pack(io, &pack.stripe, pack.repo, pack.len, None, &|_| 0, &context.health)
+    gather_pack(io, &pack.stripe, pack.repo, pack.len, None, &|_| 0, health)
         .await
         .map(|gathered| gathered.bytes)
         .map_err(|e| e.to_string())

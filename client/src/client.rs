@@ -285,7 +285,6 @@ impl Repository {
             host: parts.host.clone(),
             api: parts.api.clone(),
             shards: self.0.watch.clone(),
-            health: parts.health.clone(),
             keys: self.0.keys.clone(),
             trees: self.0.trees.clone(),
         };

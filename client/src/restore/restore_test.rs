@@ -315,6 +315,7 @@ async fn a_check_names_what_is_bad_and_where() {
     assert_eq!(report.verdict().unwrap_err().exit_code(), 15);
     assert_eq!(report.damaged.len() as u64, report.packs);
     assert!(report.damaged.iter().all(|d| d.readable && d.shards.len() == 1 && d.shards[0].node == "n2"));
+    assert!(report.damaged.iter().all(|d| d.shards[0].trouble == check::Trouble::Corrupt));
     assert!(
         repo.check(check::Options::default(), &Silent).await.unwrap().verdict().is_ok(),
         "structure is sound"
@@ -404,7 +405,8 @@ async fn a_backup_of_a_real_tree_restores_the_same() {
     )
     .unwrap();
     let has_xattrs =
-        rustix::fs::setxattr(at(b"a/f3"), "user.farshore", &[b'v'; 600], rustix::fs::XattrFlags::empty()).is_ok();
+        rustix::fs::setxattr(at(b"a/f3"), "user.farshore", &[b'v'; 600], rustix::fs::XattrFlags::empty())
+            .is_ok();
     let stamp = rustix::fs::Timespec { tv_sec: -86_400, tv_nsec: 987_654_321 };
     let times = rustix::fs::Timestamps { last_access: stamp, last_modification: stamp };
     for name in [&b"a/f1"[..], b"a/b/link", b"a/b/empty", b"a"] {
