@@ -1,2 +1,109 @@
-//! Placeholder while the workspace is laid out.
-fn main() {}
+//! The `farshore` command: arguments in, one exit code out. What it does is in one file per command; no logic here.
+
+mod args;
+mod children;
+mod cluster;
+mod demo;
+mod dev;
+mod exit;
+mod health;
+mod node;
+mod print;
+mod profile;
+mod repository;
+mod setup;
+mod trees;
+
+use args::{Cli, Command};
+use clap::Parser;
+use clap::error::ErrorKind;
+use exit::Exit;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(asked) if matches!(asked.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // Nothing can be done about a closed pipe.
+            let _ = asked.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => return fail(&Exit::failure(one_line(&wrong))),
+    };
+    start_log(cli.global.verbose, matches!(cli.command, Command::Node(_)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(cli));
+            // A blocked file operation must not keep a finished command from ending.
+            runtime.shutdown_background();
+            result
+        }
+        Err(e) => Err(Exit::failure(format!("cannot start: {e}"))),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(exit) => fail(&exit),
+    }
+}
+
+fn fail(exit: &Exit) -> ExitCode {
+    eprintln!("farshore: {}", exit.message.replace('\n', " "));
+    ExitCode::from(exit.code)
+}
+
+/// What was wrong with the arguments, and where help is.
+fn one_line(wrong: &clap::Error) -> String {
+    let text = wrong.render().to_string();
+    if wrong.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing; see farshore --help".into();
+    }
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let said: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let said = said.join(" ");
+    format!("{}; see farshore --help", said.trim_start_matches("error: ").trim_end_matches('.'))
+}
+
+/// Logs go to standard error. Commands are quiet unless asked; a node tells what it does.
+fn start_log(verbose: u8, node: bool) {
+    let default = match (node, verbose) {
+        (_, 2..) => "debug,h2=info,hyper=info,rustls=info",
+        (true, _) | (_, 1) => "info,openraft=warn",
+        _ => "off",
+    };
+    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+async fn run(cli: Cli) -> Result<u8, Exit> {
+    let global = cli.global;
+    let work = async {
+        match cli.command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::Dev(args) => dev::run(args).await,
+            Command::Node(command) => node::run(command).await,
+            Command::Cluster(command) => cluster::run(command, &global).await,
+            Command::Init(args) => repository::init(args, &global).await,
+            Command::Backup(args) => repository::backup(args, &global).await,
+            Command::Snapshots(args) => repository::snapshots(args, &global).await,
+            Command::Ls(args) => repository::ls(args, &global).await,
+            Command::Restore(args) => repository::restore(args, &global).await,
+            Command::Check(args) => repository::check(args, &global).await,
+            Command::Sim { args } => simulate(args),
+        }
+    };
+    work.await
+}
+
+/// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.
+fn simulate(args: Vec<std::ffi::OsString>) -> Result<u8, Exit> {
+    use std::os::unix::process::CommandExt;
+    let own = std::env::current_exe().map_err(|e| Exit::failure(format!("cannot find this program: {e}")))?;
+    let program = own.with_file_name("farshore-sim");
+    let failed = std::process::Command::new(&program).args(args).exec();
+    Err(Exit::failure(format!(
+        "cannot start {}: {failed}; build it with `cargo build --release -p farshore-sim`",
+        program.display()
+    )))
+}

@@ -210,6 +210,10 @@ impl Repository {
     pub fn policy(&self) -> Policy {
         self.0.record.policy
     }
+    /// The seams it works through.
+    pub fn host(&self) -> &Host {
+        &self.0.client.0.host
+    }
     /// Its settings.
     pub fn config(&self) -> &RepoConfig {
         &self.0.config

@@ -1,0 +1,254 @@
+//! Flags exactly as typed. Every flag that has an environment variable shows it in `--help`; what the flags mean
+//! together is decided in the command's own file.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Backups erasure-coded across clouds by a cluster that heals itself.
+#[derive(Parser, Debug)]
+#[command(name = "farshore", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Repository inside the cluster
+    #[arg(short, long, global = true, env = "FARSHORE_REPOSITORY", value_name = "NAME")]
+    pub repo: Option<String>,
+    /// Profile of the cluster: endpoints, certificate authority, certificate and key
+    #[arg(long, global = true, env = "FARSHORE_PROFILE", value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// File whose first line is the repository's passphrase
+    #[arg(short, long, global = true, env = "FARSHORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Shell command that prints the repository's passphrase
+    #[arg(long, global = true, env = "FARSHORE_PASSWORD_COMMAND", value_name = "COMMAND")]
+    pub password_command: Option<String>,
+    /// The passphrase itself; only by environment, since arguments can be seen by others
+    #[arg(long, hide = true, env = "FARSHORE_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+    /// Machine-readable output, one JSON object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Log what is going on to standard error; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show the whole story on this machine: back up, lose a region, restore, compare, repair
+    Demo(DemoArgs),
+    /// Run a real cluster on this machine until Ctrl-C
+    Dev(DevArgs),
+    /// Run a storage node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Set up and look after a cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Create a repository
+    Init(InitArgs),
+    /// Back up files and directories
+    Backup(BackupArgs),
+    /// List snapshots
+    Snapshots(SnapshotsArgs),
+    /// List what is in a snapshot
+    Ls(LsArgs),
+    /// Restore a snapshot, or a path in it
+    Restore(RestoreArgs),
+    /// Check that everything needed is there, and on request that all of it can be read
+    Check(CheckArgs),
+    /// Run the failure-injection simulator (the program farshore-sim beside this one)
+    #[command(disable_help_flag = true)]
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Tree to back up; by default one is generated
+    pub path: Option<PathBuf>,
+    /// Work here and leave it behind; by default a temporary directory is used and removed
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct DevArgs {
+    /// Directory of the cluster; running again on it resumes it
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Regions, each a failure domain
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub regions: u8,
+    /// Nodes in each region
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes_per_region: u8,
+    /// How long a node may be silent before its shards are rebuilt elsewhere
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    pub grace: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NodeCommand {
+    /// Run a node until it is told to stop
+    Run(NodeRunArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct NodeRunArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// End when the parent process does (used by `dev` and `demo`)
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ClusterCommand {
+    /// Write certificates, configurations and the operator's profile of a new cluster to a directory
+    Init(ClusterInitArgs),
+    /// Health first, then regions, safety, repair, and what to type next
+    Status(StatusArgs),
+    /// List the nodes
+    Nodes,
+    /// Re-read every shard now, report and rebuild what is bad
+    Scrub(ScrubArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct ClusterInitArgs {
+    /// Directory to write; must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// A node as NAME=PROVIDER/REGION=HOST:PORT; repeat for each node
+    #[arg(long = "node", value_name = "NODE", required = true)]
+    pub nodes: Vec<String>,
+    /// Where a node keeps its data on its own machine
+    #[arg(long, default_value = "/var/lib/farshore", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where a node's configuration and keys will lie on its own machine
+    #[arg(long, default_value = "/etc/farshore", value_name = "DIR")]
+    pub config_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Wait until the cluster is healthy and at full strength, at most this long
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct ScrubArgs {
+    /// Wait for the result
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// What must be survived: "1 region", "1 region + 1 node", "2 regions", "1 provider"
+    #[arg(long, default_value = "1 region", env = "FARSHORE_SURVIVE", value_name = "GOAL")]
+    pub survive: String,
+}
+
+/// How a snapshot is made.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Read and hash every byte
+    Full,
+    /// Build on the newest snapshot of the same host and paths
+    Incremental,
+    /// Build on the newest full snapshot of the same host and paths
+    Differential,
+}
+
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    /// Files and directories to back up
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// How to make the snapshot; every snapshot is complete whatever its kind
+    #[arg(long, value_enum, default_value_t = Kind::Incremental)]
+    pub kind: Kind,
+    /// Read every file again (the same as --kind full)
+    #[arg(short, long)]
+    pub force: bool,
+    /// Label; may be repeated or a comma-separated list
+    #[arg(long, value_delimiter = ',')]
+    pub tag: Vec<String>,
+    /// Host name to record
+    #[arg(short = 'H', long, env = "FARSHORE_HOST", value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct Filter {
+    /// Only snapshots of this host
+    #[arg(short = 'H', long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// Only snapshots with this label
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// Only snapshots of this path
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SnapshotsArgs {
+    /// Only these snapshots
+    pub snapshots: Vec<String>,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// `latest`, an id, the start of an id, or any of them with `:PATH`
+    pub snapshot: String,
+    /// Only these paths
+    pub paths: Vec<PathBuf>,
+    /// Long listing: mode, owner, size, time
+    #[arg(short, long)]
+    pub long: bool,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// `latest`, an id, the start of an id, or any of them with `:PATH`
+    pub snapshot: String,
+    /// Directory to restore into; each entry goes to its absolute path below it
+    #[arg(short, long, value_name = "DIR")]
+    pub target: PathBuf,
+    /// Restore only what matches (`*`, `?` and `**` work) and what is below it; may be repeated
+    #[arg(short, long, value_name = "PATTERN")]
+    pub include: Vec<PathBuf>,
+    /// Say what would be read from where, and restore nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Read every shard of every pack, decode and open every chunk
+    #[arg(long)]
+    pub read_data: bool,
+}

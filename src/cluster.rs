@@ -1,0 +1,161 @@
+//! `farshore cluster`: set a cluster up, and see how it is.
+
+use crate::args::{ClusterCommand, ClusterInitArgs, Global, ScrubArgs, StatusArgs};
+use crate::exit::{self, Exit};
+use crate::health::{self, Report};
+use crate::setup::{self, NewNode, Placing};
+use farshore_client::Client;
+use farshore_core::topology::Name;
+use farshore_core::units::parse_duration;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Runs the sub-command.
+pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
+    match command {
+        ClusterCommand::Init(args) => init(&args),
+        ClusterCommand::Status(args) => status(&args, global).await,
+        ClusterCommand::Nodes => nodes(global).await,
+        ClusterCommand::Scrub(args) => scrub(&args, global).await,
+    }
+}
+
+fn init(args: &ClusterInitArgs) -> Result<u8, Exit> {
+    let occupied = std::fs::read_dir(&args.dir).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied {
+        let dir = args.dir.display();
+        return Err(Exit::failure(format!(
+            "{dir} is not empty; a cluster is set up once, in a new directory"
+        )));
+    }
+    let nodes: Vec<NewNode> = args.nodes.iter().map(|text| parse_node(text)).collect::<Result<_, _>>()?;
+    let config_dir = |_: &Name| args.config_dir.clone();
+    let data_dir = |_: &Name| args.data_dir.clone();
+    let placing = Placing { config_dir: &config_dir, data_dir: &data_dir, capacity: "1T", extra: "" };
+    let ids = setup::write_cluster(&args.dir, &nodes, &placing)?;
+    for (node, id) in nodes.iter().zip(ids) {
+        let dir = setup::node_dir(&args.dir, &node.name);
+        println!(
+            "{:<12} {id}  {:<20} {} -> {}",
+            node.name,
+            node.region,
+            dir.display(),
+            args.config_dir.display()
+        );
+    }
+    println!(
+        "Copy each directory to its machine as {}, set `capacity` in node.toml,",
+        args.config_dir.display()
+    );
+    println!("start `farshore node run --config {}/node.toml` on each, then", args.config_dir.display());
+    println!("  FARSHORE_PROFILE={} farshore cluster status", args.dir.join("profile.toml").display());
+    println!("Keep {} offline: it makes members.", args.dir.join("pki/ca.key").display());
+    Ok(exit::OK)
+}
+
+/// `NAME=PROVIDER/REGION=HOST:PORT`. The node listens on that port on every address.
+fn parse_node(text: &str) -> Result<NewNode, Exit> {
+    let bad = |why: &dyn std::fmt::Display| {
+        Exit::failure(format!("--node {text}: {why}; write NAME=PROVIDER/REGION=HOST:PORT"))
+    };
+    let mut parts = text.splitn(3, '=');
+    let (Some(name), Some(region), Some(addr)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(bad(&"a part is missing"));
+    };
+    let port =
+        addr.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+    let port = port.ok_or_else(|| bad(&"the address has no port"))?;
+    Ok(NewNode {
+        name: name.parse().map_err(|e| bad(&e))?,
+        region: region.parse().map_err(|e| bad(&e))?,
+        listen: format!("0.0.0.0:{port}"),
+        advertise: addr.into(),
+    })
+}
+
+async fn report(client: &Client) -> Result<Report, Exit> {
+    Ok(health::report(client.status().await.map_err(Exit::from)?))
+}
+
+async fn status(args: &StatusArgs, global: &Global) -> Result<u8, Exit> {
+    let client = crate::profile::connect(global).await?;
+    let wait = args.wait.as_deref().map(parse_duration).transpose().map_err(Exit::failure)?;
+    let deadline = Instant::now() + wait.unwrap_or(Duration::ZERO);
+    let mut seen = report(&client).await;
+    while wait.is_some() && !seen.as_ref().is_ok_and(Report::settled) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        seen = report(&client).await;
+    }
+    let seen = seen?;
+    if global.json {
+        println!("{}", seen.json());
+    } else {
+        print!("{}", seen.text());
+    }
+    if wait.is_some() && !seen.settled() {
+        return Err(Exit::failure(
+            "the cluster is not at full strength yet; `farshore cluster status` says why",
+        ));
+    }
+    Ok(exit::OK)
+}
+
+async fn nodes(global: &Global) -> Result<u8, Exit> {
+    let client = crate::profile::connect(global).await?;
+    let seen = report(&client).await?;
+    if global.json {
+        println!("{}", seen.json()["nodes"]);
+    } else {
+        print!("{}", seen.node_table());
+    }
+    Ok(exit::OK)
+}
+
+async fn scrub(args: &ScrubArgs, global: &Global) -> Result<u8, Exit> {
+    let client = crate::profile::connect(global).await?;
+    let before = client.status().await.map_err(Exit::from)?.repair.rebuilt;
+    let result = client.scrub().await.map_err(Exit::from)?;
+    let mut repaired = 0;
+    if args.wait && result.bad + result.missing > 0 {
+        // What was found has been reported; repair follows within a planner's round.
+        let deadline = Instant::now() + Duration::from_secs(600);
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let status = client.status().await.map_err(Exit::from)?;
+            repaired = status.repair.rebuilt.saturating_sub(before);
+            let settled = status.under_target == 0 && status.repair.queued + status.repair.running == 0;
+            if (settled && repaired >= result.bad + result.missing) || Instant::now() > deadline {
+                break;
+            }
+        }
+    }
+    if global.json {
+        let line = json!({
+            "message_type": "summary", "shards_checked": result.checked, "bad": result.bad, "missing": result.missing, "repaired": repaired,
+        });
+        println!("{line}");
+    } else {
+        println!(
+            "{} shards checked, {} bad, {} missing, {repaired} rebuilt",
+            result.checked, result.bad, result.missing
+        );
+    }
+    let open = (result.bad + result.missing).saturating_sub(repaired);
+    Ok(if args.wait && open > 0 { exit::CHECK_FAILED } else { exit::OK })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_named_placed_and_addressed() {
+        let node = parse_node("a1=aws/eu-west-1=a1.example.org:7400").unwrap();
+        assert_eq!((node.name.as_str(), node.region.as_str()), ("a1", "aws/eu-west-1"));
+        assert_eq!((node.listen.as_str(), node.advertise.as_str()), ("0.0.0.0:7400", "a1.example.org:7400"));
+        for bad in ["a1", "a1=aws=h:1", "a1=aws/x=h", "a1=aws/x=:7", "=aws/x=h:7", "a1=aws/x=h:99999"] {
+            assert!(parse_node(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Turns what a cluster says about itself into what a person needs: severity first, what it means, what to type next.
+
+use farshore_client::api::{ClusterStatus, NodeStatus};
+use farshore_core::topology::NodeState;
+use farshore_core::units::{Bytes, clock, rfc3339};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// How bad a finding is. The order is the order of urgency.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Nothing to do.
+    Ok,
+    /// Data is safe; something is owed or reduced.
+    Warn,
+    /// Data or service is at risk, or gone.
+    Error,
+}
+
+impl Severity {
+    fn word(self) -> &'static str {
+        match self {
+            Severity::Ok => "ok",
+            Severity::Warn => "warn",
+            Severity::Error => "error",
+        }
+    }
+}
+
+/// One finding. Its code is a stable name.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    code: &'static str,
+    severity: Severity,
+    text: String,
+    next: String,
+}
+
+/// A cluster's status with everything that follows from it.
+pub struct Report {
+    status: ClusterStatus,
+    findings: Vec<Finding>,
+}
+
+/// Draws the conclusions.
+pub fn report(status: ClusterStatus) -> Report {
+    let mut findings = Vec::new();
+    let mut find = |code, severity, text: String, next: &str| {
+        findings.push(Finding { code, severity, text, next: next.into() });
+    };
+    if status.stale {
+        let voters: Vec<&str> = status
+            .nodes
+            .iter()
+            .filter(|n| n.voter && n.node.state != NodeState::Up)
+            .map(|n| n.node.name.as_str())
+            .collect();
+        let text = format!(
+            "no quorum: no leader confirms this answer, which may be old; voters not seen up: {}",
+            if voters.is_empty() { "unknown".into() } else { voters.join(", ") }
+        );
+        find(
+            "NO_QUORUM",
+            Severity::Error,
+            text,
+            "start the missing voters; restores work again with a majority of them",
+        );
+    }
+    if status.unreadable > 0 {
+        let text = format!("{} packs have fewer good shards than needed to read them now", status.unreadable);
+        find(
+            "DATA_UNREADABLE",
+            Severity::Error,
+            text,
+            "bring the missing nodes back: their disks hold what is needed",
+        );
+    }
+    if status.endangered > 0 {
+        let text = format!("{} packs have no spare shard left", status.endangered);
+        let next = "bring nodes back or add nodes; repair does the rest (farshore cluster status)";
+        find("NO_SPARE", Severity::Error, text, next);
+    }
+    for node in &status.nodes {
+        let name = &node.node.name;
+        match node.node.state {
+            NodeState::Suspect | NodeState::Down => {
+                let grace = node.grace_left_ms / 1000;
+                let text = format!(
+                    "node {name} in {} is silent for {}; its shards are rebuilt elsewhere in {}",
+                    node.node.region,
+                    clock(node.silent_ms / 1000),
+                    clock(grace)
+                );
+                find(
+                    "NODE_DOWN",
+                    Severity::Warn,
+                    text,
+                    "start it again before its grace ends, and nothing has to move",
+                );
+            }
+            NodeState::Lost => {
+                let text = format!(
+                    "node {name} in {} is lost; its shards are being rebuilt elsewhere",
+                    node.node.region
+                );
+                find("NODE_LOST", Severity::Warn, text, "start it again, or put a new node into its region");
+            }
+            _ => {}
+        }
+    }
+    if status.under_target > 0 {
+        let text = format!("{} of {} packs are not at full strength", status.under_target, status.packs);
+        let next = "nothing: repair is on it; farshore cluster status --wait 10m waits for it";
+        find("UNDER_TARGET", Severity::Warn, text, next);
+    }
+    if status.packs > 0 && !status.survives_region && status.unreadable == 0 {
+        let text = format!(
+            "losing any of these regions would make data unreadable: {}",
+            if status.fatal_regions.is_empty() { "unknown".into() } else { status.fatal_regions.join(", ") }
+        );
+        find("REGION_FATAL", Severity::Warn, text, "bring nodes back, or add nodes in another region");
+    }
+    if status.repair.failed > 0 && status.under_target > 0 && !status.repair.last_error.is_empty() {
+        let text = format!("{} repairs failed, the last: {}", status.repair.failed, status.repair.last_error);
+        find("REPAIR_FAILING", Severity::Warn, text, "see the logs of the node that leads");
+    }
+    findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    Report { status, findings }
+}
+
+impl Report {
+    /// Every pack at full strength, every node up, nothing queued, a leader confirmed it.
+    pub fn settled(&self) -> bool {
+        let s = &self.status;
+        !s.stale && s.under_target == 0 && s.unreadable == 0 && s.repair.queued + s.repair.running == 0
+    }
+
+    fn severity(&self) -> Severity {
+        self.findings.iter().map(|f| f.severity).max().unwrap_or(Severity::Ok)
+    }
+
+    fn regions(&self) -> BTreeMap<&str, Vec<&NodeStatus>> {
+        let mut regions = BTreeMap::<&str, Vec<&NodeStatus>>::new();
+        for node in self.status.nodes.iter().filter(|n| n.node.state != NodeState::Retired) {
+            regions.entry(node.node.region.as_str()).or_default().push(node);
+        }
+        regions
+    }
+
+    /// The documented object of `cluster status --json`.
+    pub fn json(&self) -> Value {
+        let s = &self.status;
+        let codes: Vec<Value> = self
+            .findings
+            .iter()
+            .map(|f| json!({"code": f.code, "severity": f.severity.word(), "text": f.text, "next": f.next}))
+            .collect();
+        let nodes: Vec<Value> = s
+            .nodes
+            .iter()
+            .map(|n| {
+                json!({
+                    "id": n.node.id.to_string(), "name": n.node.name.as_str(), "region": n.node.region.as_str(),
+                    "zone": n.node.zone.as_ref().map(|z| z.as_str()), "addr": n.node.addr,
+                    "state": n.node.state.word(), "voter": n.voter, "leader": s.leader == Some(n.node.id),
+                    "capacity": n.node.capacity, "used": n.used, "free": n.free, "shards": n.shards,
+                    "silent_ms": n.silent_ms, "grace_left_ms": n.grace_left_ms,
+                })
+            })
+            .collect();
+        let regions: Vec<Value> = self
+            .regions()
+            .into_iter()
+            .map(|(region, nodes)| {
+                let up = nodes.iter().filter(|n| n.node.state == NodeState::Up).count();
+                json!({
+                    "region": region, "nodes": nodes.len(), "up": up,
+                    "used": nodes.iter().map(|n| n.used).sum::<u64>(),
+                    "loss_is_fatal": s.fatal_regions.iter().any(|r| r == region),
+                })
+            })
+            .collect();
+        json!({
+            "health": self.severity().word(),
+            "codes": codes,
+            "cluster": s.cluster.to_string(),
+            "leader": s.leader.map(|l| l.to_string()),
+            "term": s.term,
+            "applied": s.applied,
+            "stale": s.stale,
+            "time": rfc3339(s.catalogue_ms),
+            "nodes": nodes,
+            "regions": regions,
+            "safety": {
+                "packs": s.packs, "under_target": s.under_target, "endangered": s.endangered,
+                "unreadable": s.unreadable, "survives_region": s.survives_region, "fatal_regions": s.fatal_regions,
+            },
+            "repair": {
+                "queued": s.repair.queued, "running": s.repair.running, "rebuilt": s.repair.rebuilt,
+                "failed": s.repair.failed, "last_error": s.repair.last_error,
+            },
+            "scrub": { "bad_found": s.repair.bad_found },
+        })
+    }
+
+    /// The page for a person.
+    pub fn text(&self) -> String {
+        let s = &self.status;
+        let mut out = String::new();
+        let word = match self.severity() {
+            Severity::Ok => "OK",
+            Severity::Warn => "WARNING",
+            Severity::Error => "ERROR",
+        };
+        let up = s.nodes.iter().filter(|n| n.node.state == NodeState::Up).count();
+        let alive = s.nodes.iter().filter(|n| n.node.state != NodeState::Retired).count();
+        let _ = writeln!(out, "{word}   cluster {}, {up} of {alive} nodes up", s.cluster.short());
+        for finding in &self.findings {
+            let _ = writeln!(out, "  {:<5} {}: {}", finding.severity.word(), finding.code, finding.text);
+            let _ = writeln!(out, "        next: {}", finding.next);
+        }
+        let _ = writeln!(out, "\nregions");
+        for (region, nodes) in self.regions() {
+            let up = nodes.iter().filter(|n| n.node.state == NodeState::Up).count();
+            let used = Bytes(nodes.iter().map(|n| n.used).sum());
+            let _ = writeln!(out, "  {region:<20} {up} of {} nodes up   {used}", nodes.len());
+        }
+        let _ = writeln!(out, "\nsafety");
+        let yes = match (s.packs, s.survives_region) {
+            (0, _) => "nothing stored yet",
+            (_, true) => "yes",
+            (_, false) => "NO",
+        };
+        let _ = writeln!(out, "  survive 1 more region: {yes}");
+        let full = s.packs.saturating_sub(s.under_target);
+        let _ = writeln!(out, "  packs at full strength: {full} of {}", s.packs);
+        let _ = writeln!(out, "\nrepair");
+        let r = &s.repair;
+        let _ = writeln!(
+            out,
+            "  {} running, {} queued, {} shards rebuilt, {} found bad",
+            r.running, r.queued, r.rebuilt, r.bad_found
+        );
+        let next = self.findings.first().map_or("farshore backup PATH", |f| f.next.as_str());
+        let _ = writeln!(out, "\nnext: {next}");
+        out
+    }
+
+    /// One line a node.
+    pub fn node_table(&self) -> String {
+        let mut out = format!(
+            "{:<12} {:<16} {:<20} {:<9} {:<7} {:>12} {:>8}  {}\n",
+            "NAME", "ID", "REGION", "STATE", "RAFT", "USED", "SHARDS", "ADDRESS"
+        );
+        for n in &self.status.nodes {
+            let role = match (self.status.leader == Some(n.node.id), n.voter) {
+                (true, _) => "leader",
+                (false, true) => "voter",
+                (false, false) => "-",
+            };
+            let _ = writeln!(
+                out,
+                "{:<12} {} {:<20} {:<9} {:<7} {:>12} {:>8}  {}",
+                n.node.name.as_str(),
+                n.node.id,
+                n.node.region.as_str(),
+                n.node.state.word(),
+                role,
+                Bytes(n.used).to_string(),
+                n.shards,
+                n.node.addr
+            );
+        }
+        out
+    }
+}

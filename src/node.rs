@@ -1,0 +1,100 @@
+//! `farshore node run`: reads the configuration and keys, builds the real seams, and runs the node until told to stop.
+
+use crate::args::{NodeCommand, NodeRunArgs};
+use crate::exit::Exit;
+use crate::setup::{BOOTSTRAP, Founder};
+use farshore_core::host::{Host, real};
+use farshore_node::config::{Config, Seed};
+use farshore_node::disk::RealDisk;
+use farshore_node::kv::RealKv;
+use farshore_proto::tls::Credentials;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the sub-command.
+pub async fn run(command: NodeCommand) -> Result<u8, Exit> {
+    match command {
+        NodeCommand::Run(args) => run_node(args).await,
+    }
+}
+
+async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
+    if args.with_parent {
+        end_with_parent()?;
+    }
+    let text = read(&args.config)?;
+    let mut config =
+        Config::parse(&text).map_err(|e| Exit::failure(format!("{}: {e}", args.config.display())))?;
+    let beside = args.config.parent().unwrap_or(Path::new("."));
+    let founding = beside.join(BOOTSTRAP);
+    if founding.exists() {
+        config.bootstrap = Some(read_founders(&founding)?);
+    }
+    let credentials = Credentials {
+        cluster: config.cluster,
+        ca_pem: read(&beside.join(&config.credentials.ca))?,
+        cert_pem: read(&beside.join(&config.credentials.cert))?,
+        key_pem: read(&beside.join(&config.credentials.key))?,
+    };
+    let host = host(&config)?;
+    let node = farshore_node::Node::start(host, config, &credentials).await.map_err(Exit::failure)?;
+    let wait_and_put_away = async {
+        if founding.exists() {
+            while node.view().map_err(Exit::failure)?.cluster().is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            put_away(&founding)?;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        result = stop_signal() => result?,
+        failed = wait_and_put_away => return failed,
+    }
+    node.stop().await;
+    Ok(crate::exit::OK)
+}
+
+/// The cluster has formed: the permission to found it must not lie around for a day when this disk is empty again.
+fn put_away(founding: &Path) -> Result<(), Exit> {
+    std::fs::rename(founding, founding.with_extension("done"))
+        .map_err(|e| Exit::failure(format!("cannot put away {}: {e}", founding.display())))
+}
+
+fn read_founders(path: &Path) -> Result<Vec<Seed>, Exit> {
+    let bad = |e: &dyn std::fmt::Display| Exit::failure(format!("{}: {e}", path.display()));
+    let founders: Vec<Founder> = serde_json::from_str(&read(path)?).map_err(|e| bad(&e))?;
+    founders.into_iter().map(|f| Ok(Seed { id: f.id.parse().map_err(|e| bad(&e))?, addr: f.addr })).collect()
+}
+
+fn host(config: &Config) -> Result<Host, Exit> {
+    let dir: PathBuf = config.data_dir.clone();
+    std::fs::create_dir_all(&dir)
+        .map_err(|e| Exit::failure(format!("cannot create {}: {e}", dir.display())))?;
+    let disk = RealDisk::new(dir.clone());
+    let kv = RealKv::new(dir);
+    Ok(Host { disk: Arc::new(disk), kv: Arc::new(kv), ..real::client_host() })
+}
+
+fn read(path: &Path) -> Result<String, Exit> {
+    std::fs::read_to_string(path).map_err(|e| Exit::failure(format!("cannot read {}: {e}", path.display())))
+}
+
+fn end_with_parent() -> Result<(), Exit> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(|e| Exit::failure(format!("cannot follow the parent process: {e}")))
+}
+
+/// Returns when the process is asked to stop.
+pub async fn stop_signal() -> Result<(), Exit> {
+    let on = |kind| signal(kind).map_err(|e| Exit::failure(format!("cannot listen for signals: {e}")));
+    let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    tokio::select! {
+        biased;
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

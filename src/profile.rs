@@ -1,0 +1,121 @@
+//! From flags and environment to a connected client and an open repository.
+
+use crate::args::Global;
+use crate::exit::{self, Exit};
+use farshore_client::{Client, Repository};
+use farshore_core::host::real;
+use farshore_proto::profile::Profile;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+/// Exit code for a passphrase or credential that does not work.
+const WRONG_CREDENTIAL: u8 = 12;
+
+impl From<farshore_client::Error> for Exit {
+    fn from(error: farshore_client::Error) -> Self {
+        Exit { code: error.exit_code() as u8, message: error.to_string() }
+    }
+}
+
+/// Connects to the cluster of the profile.
+pub async fn connect(global: &Global) -> Result<Client, Exit> {
+    let Some(path) = &global.profile else {
+        return Err(Exit::failure(
+            "which cluster? give --profile FILE or set FARSHORE_PROFILE (try `farshore dev --dir ./dev` for one to play with)",
+        ));
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Exit::failure(format!("cannot read profile {}: {e}", path.display())))?;
+    let profile = Profile::parse(&text)
+        .map_err(|e| Exit::code(WRONG_CREDENTIAL, format!("profile {}: {e}", path.display())))?;
+    Ok(Client::connect(real::client_host(), profile).await?)
+}
+
+/// Name of the repository, as given.
+pub fn repo_name(global: &Global) -> Result<&str, Exit> {
+    let given = global.repo.as_deref().filter(|name| !name.is_empty());
+    given.ok_or_else(|| Exit::failure("which repository? give -r NAME or set FARSHORE_REPOSITORY"))
+}
+
+/// Connects and opens the repository.
+pub async fn open(global: &Global) -> Result<Repository, Exit> {
+    let name = repo_name(global)?.to_owned();
+    let client = connect(global).await?;
+    // A repository that is not there should not cost a question for its passphrase.
+    let sealed = client.find_repository(&name).await?;
+    let passphrase = passphrase(global, false)?;
+    Ok(client.unlock_repository(sealed, &passphrase).await?)
+}
+
+/// The passphrase, from wherever the flags say, or asked for on the terminal (twice if it is new).
+pub fn passphrase(global: &Global, new: bool) -> Result<String, Exit> {
+    if let Some(path) = &global.password_file {
+        return from_file(path);
+    }
+    if let Some(command) = &global.password_command {
+        return from_command(command);
+    }
+    if let Some(text) = &global.password {
+        return non_empty(text.clone(), "FARSHORE_PASSWORD");
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Exit::code(
+            WRONG_CREDENTIAL,
+            "no passphrase: give --password-file FILE or set FARSHORE_PASSWORD_FILE or FARSHORE_PASSWORD",
+        ));
+    }
+    let first = ask("repository passphrase: ")?;
+    if new && ask("once more: ")? != first {
+        return Err(Exit::code(WRONG_CREDENTIAL, "the two passphrases differ; nothing was created"));
+    }
+    non_empty(first, "the terminal")
+}
+
+fn from_file(path: &Path) -> Result<String, Exit> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Exit::code(WRONG_CREDENTIAL, format!("cannot read passphrase file {}: {e}", path.display()))
+    })?;
+    non_empty(text.lines().next().unwrap_or_default().to_owned(), &path.display().to_string())
+}
+
+fn from_command(command: &str) -> Result<String, Exit> {
+    let failed = |why: String| Exit::code(WRONG_CREDENTIAL, format!("passphrase command failed: {why}"));
+    let output = std::process::Command::new("sh")
+        .args(["-c", command])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(output.status.to_string()));
+    }
+    let text = String::from_utf8(output.stdout).map_err(|_| failed("its output is not text".into()))?;
+    non_empty(text.lines().next().unwrap_or_default().to_owned(), "the passphrase command")
+}
+
+fn non_empty(text: String, source: &str) -> Result<String, Exit> {
+    if text.is_empty() {
+        return Err(Exit::code(WRONG_CREDENTIAL, format!("the passphrase from {source} is empty")));
+    }
+    Ok(text)
+}
+
+/// Asks on the terminal without showing what is typed.
+fn ask(prompt: &str) -> Result<String, Exit> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let stdin = std::io::stdin();
+    let failed = |e: &dyn std::fmt::Display| Exit::failure(format!("cannot ask on the terminal: {e}"));
+    eprint!("{prompt}");
+    std::io::stderr().flush().map_err(|e| failed(&e))?;
+    let before = tcgetattr(&stdin).map_err(|e| failed(&e))?;
+    let mut silent = before.clone();
+    silent.local_modes -= LocalModes::ECHO;
+    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(|e| failed(&e))?;
+    let mut line = String::new();
+    let read = stdin.lock().read_line(&mut line);
+    tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(|e| failed(&e))?;
+    eprintln!();
+    match read.map_err(|e| failed(&e))? {
+        0 => Err(Exit::code(exit::INTERRUPTED, "no passphrase was typed")),
+        _ => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
+    }
+}
