@@ -38,12 +38,10 @@ async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
         key_pem: read(&beside.join(&config.credentials.key))?,
     };
     let host = host(&config)?;
-    let node = farshore_node::Node::start(host, config, &credentials).await.map_err(Exit::failure)?;
+    let node = farshore_node::Node::start(host, config, credentials).await.map_err(Exit::failure)?;
     let wait_and_put_away = async {
         if founding.exists() {
-            while node.view().map_err(Exit::failure)?.cluster().is_none() {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
+            node.formed().await;
             put_away(&founding)?;
         }
         std::future::pending().await
@@ -52,6 +50,7 @@ async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
         biased;
         result = stop_signal() => result?,
         failed = wait_and_put_away => return failed,
+        why = node.failed() => return Err(Exit::failure(format!("this replica stopped for good: {why}"))),
     }
     node.stop().await;
     Ok(crate::exit::OK)
