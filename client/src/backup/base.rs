@@ -5,7 +5,7 @@ use super::Context;
 use super::ledger::Ledger;
 use super::scan::{Reread, Step};
 use crate::api::CatalogueApi;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{FileTime, Fingerprint};
 use crate::format::{ChunkSource, Content, ContentIter, Entry, Node, SnapshotInfo};
 use farshore_core::catalogue::{SnapshotKind, SnapshotRecord};
@@ -188,6 +188,9 @@ pub async fn lookup(
     ids: &[ChunkId],
 ) -> Result<Vec<Option<Ordinal>>> {
     let found = catalogue.lookup(session, repo, ids).await?;
+    if found.len() != ids.len() {
+        return Err(Error::Protocol(format!("{} chunks asked for, {} answers", ids.len(), found.len())));
+    }
     for (id, ordinal) in ids.iter().zip(&found) {
         if let Some(ordinal) = ordinal {
             ledger.present(*id, *ordinal);
