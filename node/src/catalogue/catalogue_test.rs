@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 const NODES: u64 = 7;
 
-fn new_catalogue() -> Catalogue {
+pub(super) fn new_catalogue() -> Catalogue {
     Catalogue::open(Arc::new(MemoryKv::new())).unwrap()
 }
 
@@ -40,7 +40,7 @@ fn repo(id: u8, name: u8, floor_nodes: u8) -> RepoRecord {
 }
 
 /// Pack number `which` always has the same contents; packs share some chunks.
-fn pack(which: u8, holders: &[Option<u64>]) -> PackCommit {
+pub(super) fn pack(which: u8, holders: &[Option<u64>]) -> PackCommit {
     let scheme = Scheme::new(4, 2, 2).unwrap();
     let len = 1_000 + u64::from(which) * 100;
     let chunks =
@@ -80,7 +80,7 @@ fn damage(mut pack: PackCommit, how: u8) -> PackCommit {
     pack
 }
 
-fn snapshot(which: u8, repo: u8, live: &[u64], how: u8) -> SnapshotRecord {
+pub(super) fn snapshot(which: u8, repo: u8, live: &[u64], how: u8) -> SnapshotRecord {
     let mut live = live.iter().copied().map(Ordinal).collect::<LiveSet>().encode();
     match how {
         1 => live.push(0),
@@ -216,7 +216,7 @@ fn resolve(wish: Wish, model: &Model) -> Command {
 }
 
 /// A formed cluster of six nodes in three regions with two repositories and a session for each.
-fn prologue() -> Vec<Command> {
+pub(super) fn prologue() -> Vec<Command> {
     let mut commands = vec![Command::FormCluster { cluster: ClusterId([9; 16]) }];
     commands.extend((1..NODES).map(|id| Command::PutNode { node: node(id) }));
     for r in 0..2 {
@@ -294,7 +294,7 @@ fn compare_repo(view: &View, model: &Model, repo: &RepoRecord) {
     assert!(view.snapshots(repo.id, None, 9, false).unwrap().rows.iter().all(|row| row.live.is_empty()));
 }
 
-fn image_of(catalogue: &Catalogue) -> (Vec<ImagePage>, u64, StateHash) {
+pub(super) fn image_of(catalogue: &Catalogue) -> (Vec<ImagePage>, u64, StateHash) {
     let mut writer = ImageWriter::begin(catalogue).unwrap();
     let mut pages = Vec::new();
     while let Some(page) = writer.next_page().unwrap() {
@@ -304,7 +304,7 @@ fn image_of(catalogue: &Catalogue) -> (Vec<ImagePage>, u64, StateHash) {
 }
 
 /// State hash and row counts, worked out anew from the rows.
-fn recount(catalogue: &Catalogue) {
+pub(super) fn recount(catalogue: &Catalogue) {
     let (pages, _, claimed) = image_of(catalogue);
     let mut hash = StateHash::default();
     let mut rows = std::collections::BTreeMap::<u8, u64>::new();
@@ -322,7 +322,7 @@ fn recount(catalogue: &Catalogue) {
     }
 }
 
-fn install(from: &Catalogue, into: &Catalogue) {
+pub(super) fn install(from: &Catalogue, into: &Catalogue) {
     let (pages, rows, hash) = image_of(from);
     let mut reader = ImageReader::begin(into).unwrap();
     pages.iter().for_each(|page| reader.add_page(page).unwrap());
@@ -416,161 +416,4 @@ fn the_random_commands_reach_every_kind_of_reply() {
     ];
     let missing = words.iter().filter(|word| !seen.contains(**word)).collect::<Vec<_>>();
     assert!(missing.is_empty(), "never seen: {missing:?}");
-}
-
-/// A catalogue with a few packs and snapshots.
-fn lived_in() -> Catalogue {
-    let catalogue = new_catalogue();
-    let mut commands = prologue();
-    let holders = (1..=6).map(Some).collect::<Vec<_>>();
-    let packs = (0..4).map(|which| pack(which, &holders)).collect();
-    commands.push(Command::CommitPacks { session: SessionId([0; 16]), packs });
-    let snapshot = snapshot(1, 0, &[0, 1, 5], 0);
-    commands.push(Command::CommitSnapshot { session: SessionId([0; 16]), snapshot });
-    let mut tx = catalogue.begin();
-    for (command, index) in commands.into_iter().zip(1..) {
-        let reply = tx.apply(index, &Proposal { time_ms: 77, command }).unwrap();
-        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
-    }
-    tx.note(NoteKey::Applied, vec![1]).unwrap();
-    tx.note(NoteKey::Membership, vec![2]).unwrap();
-    tx.commit().unwrap();
-    catalogue
-}
-
-#[test]
-fn a_catalogue_survives_its_process() {
-    let kv = Arc::new(MemoryKv::new());
-    let first = Catalogue::open(kv.clone()).unwrap();
-    install(&lived_in(), &first);
-    while first.drop_old_generation(3).unwrap() > 0 {}
-    let before = first.view().unwrap();
-    let again = Catalogue::open(kv).unwrap();
-    let after = again.view().unwrap();
-    assert_eq!((after.state_hash(), after.applied()), (before.state_hash(), before.applied()));
-    assert_eq!(again.note(NoteKey::Membership).unwrap(), Some(vec![2]));
-    recount(&again);
-}
-
-#[test]
-fn an_entry_is_never_applied_twice() {
-    let catalogue = lived_in();
-    let applied = catalogue.applied();
-    assert!(matches!(catalogue.begin().pass(applied), Err(CatalogueError::OutOfOrder { .. })));
-    let mut tx = catalogue.begin();
-    tx.pass(applied + 3).unwrap();
-    tx.commit().unwrap();
-    assert_eq!(catalogue.applied(), applied + 3);
-}
-
-#[test]
-fn a_transaction_that_was_overtaken_does_not_commit() {
-    let catalogue = lived_in();
-    let (mut first, second) = (catalogue.begin(), catalogue.begin());
-    first.pass(100).unwrap();
-    first.commit().unwrap();
-    assert!(matches!(second.commit(), Err(CatalogueError::Conflict)));
-    let overtaken = catalogue.begin();
-    install(&lived_in(), &catalogue);
-    assert!(matches!(overtaken.commit(), Err(CatalogueError::Conflict)));
-}
-
-#[test]
-fn a_view_does_not_change() {
-    let catalogue = lived_in();
-    let view = catalogue.view().unwrap();
-    install(&new_catalogue(), &catalogue);
-    while catalogue.drop_old_generation(9).unwrap() > 0 {}
-    assert_eq!(view.all_packs(PackNo(0), 9).unwrap().rows.len(), 4);
-    assert_eq!(catalogue.view().unwrap().all_packs(PackNo(0), 9).unwrap().rows.len(), 0);
-}
-
-#[test]
-fn a_damaged_image_is_refused_and_the_old_state_stays() {
-    let (source, catalogue) = (lived_in(), lived_in());
-    let mut tx = catalogue.begin();
-    tx.apply(
-        200,
-        &Proposal { time_ms: 99, command: Command::EndSessions { sessions: vec![SessionId([1; 16])] } },
-    )
-    .unwrap();
-    tx.commit().unwrap();
-    let before = catalogue.view().unwrap().state_hash();
-    let (pages, rows, hash) = image_of(&source);
-    let all = pages.concat();
-    for at in 0..all.len() {
-        let mut flipped = all.clone();
-        let last = flipped[at].value.len() - 1;
-        // The head's row count is not hashed, but the head names the hash; notes are told apart from it.
-        flipped[at].value[last] ^= 1;
-        let mut missing = all.clone();
-        missing.remove(at);
-        let mut doubled = all.clone();
-        doubled.insert(at, all[at].clone());
-        let note = all[at].table == 1 && !is_hashed(1, &all[at].key);
-        for (damaged, harmless) in [(flipped, note), (missing, false), (doubled, false)] {
-            let mut reader = ImageReader::begin(&catalogue).unwrap();
-            let staged = reader.add_page(&damaged);
-            let installed = staged.is_ok() && !harmless && reader.finish(rows, hash).is_ok();
-            assert!(!installed, "row {at}");
-            assert_eq!(catalogue.view().unwrap().state_hash(), before);
-        }
-    }
-    recount(&catalogue);
-    install(&source, &catalogue);
-    assert_eq!(catalogue.view().unwrap().state_hash(), hash);
-}
-
-#[test]
-fn an_interrupted_image_leaves_nothing_behind() {
-    let (source, catalogue) = (lived_in(), new_catalogue());
-    let (pages, rows, hash) = image_of(&source);
-    let mut reader = ImageReader::begin(&catalogue).unwrap();
-    reader.add_page(&pages[0]).unwrap();
-    assert!(matches!(ImageReader::begin(&catalogue), Err(CatalogueError::Staging)));
-    assert_eq!(catalogue.drop_old_generation(9).unwrap(), 0, "what is being staged is not dropped");
-    drop(reader);
-    assert!(catalogue.drop_old_generation(9).unwrap() > 0);
-    let mut reader = ImageReader::begin(&catalogue).unwrap();
-    pages.iter().for_each(|page| reader.add_page(page).unwrap());
-    reader.finish(rows, hash).unwrap();
-    assert_eq!(catalogue.drop_old_generation(9).unwrap(), 0);
-}
-
-#[test]
-fn a_row_of_a_newer_version_is_a_typed_error() {
-    let row = ImageRow { table: 2, key: vec![0; 8], value: vec![2, 0] };
-    let mut reader = ImageReader::begin(&new_catalogue()).unwrap();
-    let error = reader.add_page(&[row]).unwrap_err();
-    assert!(matches!(error, CatalogueError::UnknownVersion { table: 2, version: 2 }), "{error}");
-}
-
-#[test]
-fn safety_names_what_must_not_be_lost() {
-    let catalogue = lived_in();
-    let look = || {
-        let view = catalogue.view().unwrap();
-        let mut scan = SafetyScan::begin(&view).unwrap();
-        loop {
-            if let Some(safety) = scan.step(&view, 3).unwrap() {
-                return safety;
-            }
-        }
-    };
-    assert_eq!(look(), Safety { packs: 4, ..Safety::default() });
-    assert!(look().survives_region());
-    let mut tx = catalogue.begin();
-    let bad = |index, node| Command::ShardBad { pack: PackNo(2), index, node: NodeId(node) };
-    // Nodes 1 and 4 are in region r1; shard i is on node i + 1.
-    tx.apply(50, &Proposal { time_ms: 0, command: bad(0, 1) }).unwrap();
-    tx.commit().unwrap();
-    let safety = look();
-    assert_eq!((safety.under_target, safety.endangered, safety.unreadable), (1, 0, 0));
-    let fatal = safety.fatal_regions.iter().map(|region| region.as_str()).collect::<Vec<_>>();
-    assert_eq!(fatal, ["test/r0", "test/r2"]);
-    let mut tx = catalogue.begin();
-    tx.apply(51, &Proposal { time_ms: 0, command: bad(3, 4) }).unwrap();
-    tx.apply(52, &Proposal { time_ms: 0, command: bad(1, 2) }).unwrap();
-    tx.commit().unwrap();
-    assert_eq!((look().endangered, look().unreadable), (0, 1));
 }

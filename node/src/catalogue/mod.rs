@@ -26,6 +26,9 @@ mod tables;
 mod error;
 
 #[cfg(test)]
+mod example_test;
+
+#[cfg(test)]
 mod catalogue_test;
 
 #[cfg(test)]

@@ -178,3 +178,20 @@ fn a_bad_shard_does_not_return_to_its_node_before_the_sweep() {
     cluster.repair(9);
     assert!(cluster.whole());
 }
+
+#[test]
+fn a_round_meets_every_pack_once() {
+    let mut cluster = Cluster::new(9);
+    for id in [1, 4, 8] {
+        cluster.become_state(id, &[Up, Suspect, Down, Lost]);
+    }
+    cluster.must(Command::Recheck { packs: vec![PackNo(0), PackNo(5)] });
+    let view = cluster.catalogue.view().unwrap();
+    let mut scan = RepairScan::new();
+    let mut met = Vec::new();
+    while let Some(page) = scan.step(&view, 2).unwrap() {
+        met.extend(page.packs.into_iter().map(|pack| pack.no.0));
+    }
+    met.sort_unstable();
+    assert_eq!(met, (0..9).collect::<Vec<_>>());
+}

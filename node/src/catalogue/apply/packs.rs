@@ -200,6 +200,7 @@ fn record_chunks(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farshore_core::id::ShardHash;
 
     fn span(id: u8, offset: u32, len: u32) -> ChunkSpan {
         ChunkSpan { id: ChunkId([id; 32]), offset, len }
@@ -215,5 +216,24 @@ mod tests {
         assert!(check_table(10, &[span(1, 0, 11)]).is_err());
         assert!(check_table(10, &[span(1, u32::MAX, u32::MAX)]).is_err());
         assert!(check_table(10, &[span(1, 0, 4), span(1, 4, 4)]).is_err());
+    }
+
+    #[test]
+    fn the_floor_takes_the_fullest_nodes_first_and_counts_no_lost_ones() {
+        let node = |id: u64, state| NodeRecord {
+            id: NodeId(id),
+            name: "n".parse().unwrap(),
+            region: "a/b".parse().unwrap(),
+            zone: None,
+            addr: "host:1".into(),
+            capacity: 1,
+            state,
+        };
+        let states = [NodeState::Up, NodeState::Down, NodeState::Lost, NodeState::Draining];
+        let nodes = (0..).zip(states).map(|(id, state)| (NodeId(id), node(id, state))).collect();
+        let held = [Some(0), Some(1), Some(1), Some(2), None, Some(3), Some(3), Some(3)];
+        let shard = |id: Option<u64>| ShardRecord { node: id.map(NodeId), hash: ShardHash([1; 32]) };
+        let left = |worst| left_after_worst_nodes(&held.map(shard), &nodes, worst);
+        assert_eq!([left(0), left(1), left(2), left(3), left(9)], [6, 3, 1, 0, 0]);
     }
 }
