@@ -47,11 +47,15 @@ async fn backed_up(cluster: &Cluster, client: &mut Client, tag: u8) -> RepoId {
     let ordinals = client.commit(SESSION, vec![commit]).await;
     assert_eq!(ordinals.len(), 2);
 
-    let ids = vec![raw(&[tag; 32]), raw(&[tag + 50; 32])];
-    let lookup =
-        wire::LookupChunksRequest { session: raw(SESSION.as_bytes()), repo: raw(repo.as_bytes()), ids };
-    let found = client.catalogue.lookup_chunks(lookup).await.unwrap().into_inner();
-    assert_eq!(found.ordinals_plus_one, [ordinals[0] + 1, 0], "one chunk is there, the other never was");
+    // A lookup is answered by any replica that knows the session, so it may lag behind the commit for a moment.
+    eventually(10, "one chunk is there, and the other never was", || async {
+        let ids = vec![raw(&[tag; 32]), raw(&[tag + 50; 32])];
+        let lookup =
+            wire::LookupChunksRequest { session: raw(SESSION.as_bytes()), repo: raw(repo.as_bytes()), ids };
+        let found = client.again().catalogue.lookup_chunks(lookup).await.unwrap().into_inner();
+        found.ordinals_plus_one == [ordinals[0] + 1, 0]
+    })
+    .await;
 
     let committed = client.catalogue.commit_snapshot(snapshot(repo, &ordinals)).await.unwrap().into_inner();
     assert!(committed.committed_ms > 0);
@@ -107,7 +111,10 @@ async fn a_backup_survives_rot_and_the_loss_of_a_node() {
         pack.is_some_and(|pack| pack.stripe.generation > before) && is_well(&client, repo, 1).await
     })
     .await;
-    assert_eq!(client.status().await.repair.unwrap().bad_found, 1);
+    eventually(5, "the leader has heard of it", || async {
+        client.again().status().await.repair.is_some_and(|repair| repair.bad_found == 1)
+    })
+    .await;
 
     // Loss: a file vanishes behind the node's back.
     let pack = client.locate(repo, 1).await.unwrap();
