@@ -410,7 +410,7 @@ fn check_json(report: &check::Report) -> Value {
             let shards: Vec<Value> = pack
                 .shards
                 .iter()
-                .map(|s| json!({"index": s.index, "node": s.node, "missing": s.missing, "error": s.why}))
+                .map(|s| json!({"index": s.index, "node": s.node, "trouble": format!("{:?}", s.trouble).to_lowercase(), "error": s.why}))
                 .collect();
             json!({
                 "message_type": "error", "pack": pack.id.to_string(), "readable": pack.readable,

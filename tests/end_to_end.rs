@@ -28,7 +28,7 @@ fn make_tree(root: &Path, files: u32) {
     fs::write(root.join("a/b/big"), big).unwrap();
     fs::write(root.join("empty"), b"").unwrap();
     symlink("a/b/big", root.join("link")).unwrap();
-    fs::hard_link(root.join("a/b/big"), root.join("hard")).unwrap();
+    fs::hard_link(root.join("a/b/big"), root.join("a/b/hard")).unwrap();
 }
 
 fn restore_is_identical(dev: &Dev, source: &Path, snapshot: &str) {
