@@ -1,1 +1,23 @@
-//! Placeholder while the workspace is laid out.
+//! Farshore's failure-injection simulator: the shipped node and client code, real TLS and gRPC included, in one thread
+//! on virtual time, over seams that lose power, cut links and rot. One seed is one run, to the last event.
+//!
+//! Read downwards. The program `farshore-sim` (`src/bin`) adds what a library must not do: it replaces the process's
+//! own clock and randomness.
+
+pub mod scenario;
+
+pub mod cluster;
+
+pub mod tree;
+
+pub mod net;
+
+pub mod disk;
+
+pub mod kv;
+
+pub mod clock;
+
+pub mod world;
+
+pub mod entropy;

@@ -1,0 +1,243 @@
+//! Nodes and clients as simulated processes: what outlives a crash (disk, stores, keys), and how one is started,
+//! crashed, and asked how it is.
+
+use crate::clock::{EPOCH_MS, SimClock};
+use crate::disk::SimDisk;
+use crate::entropy::{Inline, Rng, SimEntropy};
+use crate::event;
+use crate::kv::SimStores;
+use crate::net::{Hub, Label};
+use crate::world::World;
+use farshore_client::Client;
+use farshore_core::host::task::{Scope, splitmix};
+use farshore_core::host::{Host, WallClock};
+use farshore_core::host::real::NoStorage;
+use farshore_core::id::{ClusterId, NodeId};
+use farshore_core::topology::{Name, Region};
+use farshore_node::Node;
+use farshore_node::config::{Caches, Config, CredentialFiles, RaftTiming, Seed, Timing};
+use farshore_proto::pki::{Authority, Validity};
+use farshore_proto::profile::Profile;
+use farshore_proto::tls::Credentials;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Label of the first client; nodes are numbered from 1.
+const CLIENT: Label = 100;
+/// Bytes each node offers.
+const CAPACITY: u64 = 512 << 20;
+/// Silence before a node's shards are rebuilt elsewhere.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What is wrong, in one line.
+pub type Violation = String;
+
+/// A node's machine: what survives the process.
+pub struct Machine {
+    /// Number in the event log and on the network.
+    pub label: Label,
+    /// Its id.
+    pub id: NodeId,
+    /// Its failure domain.
+    pub region: Region,
+    /// Its files.
+    pub disk: SimDisk,
+    stores: Arc<SimStores>,
+    clock: Arc<SimClock>,
+    credentials: Credentials,
+    config: Config,
+    incarnation: u64,
+    process: Option<Process>,
+}
+
+struct Process {
+    scope: Scope,
+    node: Arc<Mutex<Option<Arc<Node>>>>,
+}
+
+/// All machines of a world.
+pub struct Cluster {
+    /// Its world.
+    pub world: World,
+    /// Its network.
+    pub hub: Hub,
+    /// Its machines, in a fixed order.
+    pub machines: Vec<Machine>,
+    authority: Authority,
+    clients: Label,
+}
+
+impl Cluster {
+    /// Lays out `regions` × `per_region` machines, none running.
+    pub fn new(world: World, regions: usize, per_region: usize) -> Result<Self, Violation> {
+        let mut rng = Rng::new(world.seed(), 0x434c);
+        let mut id = [0u8; 16];
+        rng.fill(&mut id);
+        let cluster = ClusterId(id);
+        let authority = Authority::create(cluster, validity()).map_err(|e| e.to_string())?;
+        let hub = Hub::new(world.clone());
+        let mut machines = Vec::new();
+        for at in 0..regions * per_region {
+            let label = at as Label + 1;
+            let issued = authority.issue_node(validity()).map_err(|e| e.to_string())?;
+            let region: Region = format!("cloud{}/r", at / per_region).parse().map_err(|_| "region name")?;
+            let credentials = Credentials {
+                cluster,
+                ca_pem: authority.ca_cert_pem().into(),
+                cert_pem: issued.cert_pem,
+                key_pem: issued.key_pem,
+            };
+            machines.push(Machine {
+                label,
+                id: issued.id,
+                region: region.clone(),
+                disk: SimDisk::new(world.clone(), label),
+                stores: Arc::new(SimStores::new(world.clone(), label)),
+                clock: Arc::new(SimClock::new(world.clone(), rng.range(0, 4_000) as i64 - 2_000)),
+                credentials,
+                config: config(cluster, label, region)?,
+                incarnation: 0,
+                process: None,
+            });
+        }
+        let seeds: Vec<Seed> = machines.iter().map(|m| Seed { id: m.id, addr: addr(m.label) }).collect();
+        let founders: Vec<Seed> = seeds.iter().step_by(per_region).cloned().collect();
+        for machine in &mut machines {
+            machine.config.peers = seeds.iter().filter(|s| s.id != machine.id).cloned().collect();
+        }
+        machines[0].config.bootstrap = Some(founders);
+        Ok(Cluster { world, hub, machines, authority, clients: CLIENT })
+    }
+
+    /// Starts a machine's node, or starts it again.
+    pub fn start(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        assert!(machine.process.is_none(), "a machine runs one node at a time");
+        machine.incarnation += 1;
+        let seed = splitmix(self.world.seed() ^ machine.label << 32, machine.incarnation);
+        let host = Host {
+            disk: Arc::new(machine.disk.clone()),
+            kv: machine.stores.clone(),
+            net: Arc::new(self.hub.of(machine.label)),
+            clock: machine.clock.clone() as Arc<dyn WallClock>,
+            entropy: Arc::new(SimEntropy::new(Rng::new(seed, 0x454e))),
+            compute: Arc::new(Inline),
+        };
+        let scope = Scope::new(machine.label);
+        let slot = Arc::new(Mutex::new(None));
+        event!(self.world, machine.label, "starts");
+        let (world, label, keep) = (self.world.clone(), machine.label, slot.clone());
+        let (config, credentials) = (machine.config.clone(), machine.credentials.clone());
+        scope.spawn(seed, async move {
+            match Node::start(host, config, credentials).await {
+                Ok(node) => *keep.lock().expect("no holder of this lock panics") = Some(Arc::new(node)),
+                Err(e) => event!(world, label, "does not start: {e}"),
+            }
+        });
+        machine.process = Some(Process { scope, node: slot });
+    }
+
+    /// Ends a machine's node at once. With `power` lost, unsynced data is lost too and peers hear nothing.
+    pub fn crash(&mut self, at: usize, power: bool) {
+        let machine = &mut self.machines[at];
+        let Some(process) = machine.process.take() else { return };
+        event!(self.world, machine.label, "crashes, power lost: {power}");
+        self.hub.crash(machine.label, power);
+        process.scope.kill();
+        process.node.lock().expect("no holder of this lock panics").take();
+        if power {
+            machine.stores.crash();
+            machine.disk.crash();
+        }
+    }
+
+    /// Whether a machine's node is running.
+    pub fn running(&self, at: usize) -> bool {
+        self.machines[at].process.is_some()
+    }
+
+    /// The node of a running machine, once it has started.
+    pub fn node(&self, at: usize) -> Option<Arc<Node>> {
+        let process = self.machines[at].process.as_ref()?;
+        process.node.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// A new client process: its scope and its seams.
+    pub fn client_host(&mut self) -> (Scope, u64, Host) {
+        self.clients += 1;
+        let label = self.clients;
+        let seed = splitmix(self.world.seed() ^ label << 32, 1);
+        let host = Host {
+            disk: Arc::new(NoStorage),
+            kv: Arc::new(NoStorage),
+            net: Arc::new(self.hub.of(label)),
+            clock: Arc::new(SimClock::new(self.world.clone(), 0)),
+            entropy: Arc::new(SimEntropy::new(Rng::new(seed, 0x454e))),
+            compute: Arc::new(Inline),
+        };
+        (Scope::new(label), seed, host)
+    }
+
+    /// A client's credential and where to find the cluster.
+    pub fn profile(&self, name: &str) -> Result<Profile, Violation> {
+        let name: Name = name.parse().map_err(|_| "client name")?;
+        let issued = self.authority.issue_client(&name, validity()).map_err(|e| e.to_string())?;
+        Ok(Profile {
+            cluster: self.authority.cluster(),
+            endpoints: self.machines.iter().map(|m| addr(m.label)).collect(),
+            ca_cert: self.authority.ca_cert_pem().into(),
+            cert: issued.cert_pem,
+            key: issued.key_pem,
+        })
+    }
+
+    /// Replicas at the same applied index must have the same state.
+    pub fn check_agreement(&self) -> Result<usize, Violation> {
+        let mut seen = std::collections::BTreeMap::new();
+        for (at, machine) in self.machines.iter().enumerate() {
+            let Some(node) = self.node(at) else { continue };
+            let (applied, hash) = node.applied_and_state_hash().map_err(|e| format!("p{}: {e}", machine.label))?;
+            event!(self.world, machine.label, "at {applied} has state {hash:x}");
+            if let Some((other, label)) = seen.insert(applied, (hash, machine.label))
+                && other != hash
+            {
+                return Err(format!("agree: p{label} and p{} differ at index {applied}", machine.label));
+            }
+        }
+        Ok(seen.len())
+    }
+}
+
+/// Connects, from inside a client's scope.
+pub async fn connect(host: Host, profile: Profile) -> Result<Client, Violation> {
+    Client::connect(host, profile).await.map_err(|e| format!("client cannot connect: {e}"))
+}
+
+fn addr(label: Label) -> String {
+    format!("node{label}:7400")
+}
+
+/// Certificates that hold however far a simulated clock jumps.
+fn validity() -> Validity {
+    const TWENTY_YEARS_MS: u64 = 20 * 366 * 86_400_000;
+    Validity { not_before_ms: EPOCH_MS - TWENTY_YEARS_MS, not_after_ms: EPOCH_MS + TWENTY_YEARS_MS }
+}
+
+fn config(cluster: ClusterId, label: Label, region: Region) -> Result<Config, Violation> {
+    Ok(Config {
+        cluster,
+        name: format!("node{label}").parse().map_err(|_| "node name")?,
+        region,
+        zone: None,
+        listen: addr(label),
+        advertise: Some(addr(label)),
+        data_dir: "data".into(),
+        capacity: CAPACITY,
+        credentials: CredentialFiles { ca: "ca".into(), cert: "cert".into(), key: "key".into() },
+        peers: Vec::new(),
+        timing: Timing { grace: GRACE, ..Timing::default() },
+        raft: RaftTiming::default(),
+        caches: Caches::default(),
+        bootstrap: None,
+    })
+}
