@@ -13,6 +13,7 @@ use farshore_client::crypto::KdfParams;
 use farshore_client::progress::Silent;
 use farshore_client::restore;
 use farshore_client::{Client, Repository};
+use farshore_core::catalogue::SnapshotKind;
 use farshore_core::host::task::{Scope, set_strict, splitmix};
 use farshore_core::policy::Policy;
 use std::future::Future;
@@ -109,7 +110,15 @@ impl Agent {
         let (repository, source) = (self.repository.clone(), self.source.clone());
         let paths = vec![b"/src".to_vec()];
         let result = self.work("backup", async move {
-            let options = backup::Options { paths, host: "sim".into(), ..backup::Options::default() };
+            let options = backup::Options {
+                paths,
+                kind: SnapshotKind::Incremental,
+                host_name: "sim".into(),
+                user: "sim".into(),
+                tags: Vec::new(),
+                utc_offset_min: None,
+                compression: None,
+            };
             Ok(repository.backup(options, source, Arc::new(Silent)).await)
         });
         match result.await? {
