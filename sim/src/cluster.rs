@@ -9,13 +9,14 @@ use crate::kv::SimStores;
 use crate::net::{Hub, Label};
 use crate::world::World;
 use farshore_client::Client;
+use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
-use farshore_core::host::real::NoStorage;
 use farshore_core::id::{ClusterId, NodeId};
 use farshore_core::topology::{Name, Region};
 use farshore_node::Node;
-use farshore_node::config::{Caches, Config, CredentialFiles, RaftTiming, Seed, Timing};
+use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
+use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
 use farshore_proto::profile::Profile;
 use farshore_proto::tls::Credentials;
@@ -126,10 +127,11 @@ impl Cluster {
         let scope = Scope::new(machine.label);
         let slot = Arc::new(Mutex::new(None));
         event!(self.world, machine.label, "starts");
+        self.hub.boot(machine.label);
         let (world, label, keep) = (self.world.clone(), machine.label, slot.clone());
         let (config, credentials) = (machine.config.clone(), machine.credentials.clone());
         scope.spawn(seed, async move {
-            match Node::start(host, config, credentials).await {
+            match Node::start(host, config, &credentials).await {
                 Ok(node) => *keep.lock().expect("no holder of this lock panics") = Some(Arc::new(node)),
                 Err(e) => event!(world, label, "does not start: {e}"),
             }
@@ -145,6 +147,7 @@ impl Cluster {
         self.hub.crash(machine.label, power);
         process.scope.kill();
         process.node.lock().expect("no holder of this lock panics").take();
+        machine.stores.release();
         if power {
             machine.stores.crash();
             machine.disk.crash();
@@ -196,8 +199,10 @@ impl Cluster {
         let mut seen = std::collections::BTreeMap::new();
         for (at, machine) in self.machines.iter().enumerate() {
             let Some(node) = self.node(at) else { continue };
-            let (applied, hash) = node.applied_and_state_hash().map_err(|e| format!("p{}: {e}", machine.label))?;
-            event!(self.world, machine.label, "at {applied} has state {hash:x}");
+            let view =
+                node.view().map_err(|e| format!("p{} cannot read its catalogue: {e}", machine.label))?;
+            let (applied, hash) = (view.applied(), view.state_hash());
+            event!(self.world, machine.label, "at {applied} has state {hash}");
             if let Some((other, label)) = seen.insert(applied, (hash, machine.label))
                 && other != hash
             {
@@ -236,8 +241,7 @@ fn config(cluster: ClusterId, label: Label, region: Region) -> Result<Config, Vi
         credentials: CredentialFiles { ca: "ca".into(), cert: "cert".into(), key: "key".into() },
         peers: Vec::new(),
         timing: Timing { grace: GRACE, ..Timing::default() },
-        raft: RaftTiming::default(),
-        caches: Caches::default(),
+        raft: RaftTuning::default(),
         bootstrap: None,
     })
 }

@@ -32,6 +32,9 @@ struct State {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     next_inode: u64,
+    /// Counts directory syncs as they are called, so that one that ends late does not undo a newer one.
+    syncs: u64,
+    synced: BTreeMap<String, u64>,
     capacity: u64,
     rng: Rng,
 }
@@ -51,6 +54,8 @@ impl SimDisk {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             next_inode: 1,
+            syncs: 0,
+            synced: BTreeMap::new(),
             capacity: DISK_BYTES,
             rng,
         };
@@ -238,13 +243,20 @@ impl Disk for SimDisk {
         Ok(())
     }
     async fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        // What is covered is decided when the sync is called, not when it ends.
+        let (number, seen) = {
+            let mut state = self.lock();
+            state.syncs += 1;
+            let inside = state.names.iter().filter(|(name, _)| dir_of(name) == dir);
+            (state.syncs, inside.map(|(name, id)| (name.clone(), *id)).collect::<BTreeMap<_, _>>())
+        };
         self.wait(SYNC_US).await;
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let names = &state.names;
-        state.durable_names.retain(|name, _| dir_of(name) != dir || names.contains_key(name));
-        for (name, id) in names.iter().filter(|(name, _)| dir_of(name) == dir) {
-            state.durable_names.insert(name.clone(), *id);
+        let mut state = self.lock();
+        let newest = state.synced.entry(dir.into()).or_default();
+        if *newest < number {
+            *newest = number;
+            state.durable_names.retain(|name, _| dir_of(name) != dir);
+            state.durable_names.extend(seen);
         }
         Ok(())
     }
@@ -292,6 +304,47 @@ impl DiskFile for SimFile {
 mod tests {
     use super::*;
     use farshore_core::host::publish;
+    use farshore_node::disk::conformance;
+
+    #[tokio::test(start_paused = true)]
+    async fn conforms() {
+        let world = World::new(1, None);
+        let disks: Vec<_> = (0..5).map(|label| SimDisk::new(world.clone(), label)).collect();
+        conformance::run(async |n| Arc::new(disks[n as usize].clone()) as Arc<dyn Disk>).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rot_changes_one_bit_and_a_full_disk_says_so() {
+        let disk = SimDisk::new(World::new(1, None), 1);
+        let mut file = disk.create("shards/x").await.unwrap();
+        file.append(Bytes::from(vec![0; 5_000])).await.unwrap();
+        file.sync().await.unwrap();
+        assert_eq!(disk.rot("none/"), None);
+        assert_eq!(disk.rot("shards/").as_deref(), Some("shards/x"));
+        let bytes = disk.read("shards/x", 0, 9_000).await.unwrap();
+        assert_eq!(bytes.iter().map(|b| b.count_ones()).sum::<u32>(), 1);
+        disk.set_capacity(6_000);
+        assert_eq!(disk.space().await.unwrap().free, 1_000);
+        let error = file.append(Bytes::from(vec![0; 1_001])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_old_or_new_after_a_cut_and_new_once_it_returned() {
+        let mut found = BTreeSet::new();
+        for seed in 0..40 {
+            let disk = SimDisk::new(World::new(seed, None), 1);
+            disk.write_slot("slot", 0, b"old").await.unwrap();
+            let cut = futures_util::FutureExt::now_or_never(disk.write_slot("slot", 0, b"new"));
+            assert!(cut.is_none());
+            disk.crash();
+            found.insert(disk.read("slot", 0, 9).await.unwrap());
+            disk.write_slot("slot", 0, b"yes").await.unwrap();
+            disk.crash();
+            assert_eq!(disk.read("slot", 0, 9).await.unwrap(), b"yes"[..]);
+        }
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [&b"new"[..], b"old"]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn published_files_survive_and_others_are_old_new_or_torn() {

@@ -24,7 +24,9 @@ const SEGMENT_BYTES: usize = 64 << 10;
 /// First retransmission delay; doubles with each further loss of the same segment.
 const RETRANSMIT_US: u64 = 200_000;
 const RETRANSMIT_MAX_US: u64 = 4_000_000;
-/// How long a dial into a cut network hangs before the system gives up; callers have shorter deadlines.
+/// First pause before an unanswered dial is tried again; doubles.
+const DIAL_AGAIN: Duration = Duration::from_secs(1);
+/// How long an unanswered dial hangs before the system gives up; callers have shorter deadlines.
 const DIAL_HANG: Duration = Duration::from_secs(60);
 
 /// A process as the network knows it.
@@ -40,9 +42,13 @@ pub struct Hub {
 struct State {
     rng: Rng,
     cuts: BTreeSet<(Label, Label)>,
+    /// Machines without power: nobody answers, not even with a refusal.
+    dark: BTreeSet<Label>,
     latency_us: (u64, u64),
     loss_ppm: u64,
     bytes_per_us: u64,
+    /// Who has or had an address.
+    homes: BTreeMap<String, Label>,
     listeners: BTreeMap<String, (Label, mpsc::UnboundedSender<Arrival>)>,
     pipes: BTreeMap<u64, Arc<Mutex<Pipe>>>,
     next_pipe: u64,
@@ -63,8 +69,10 @@ struct Pipe {
     closed: bool,
     /// The writer's process is gone: an error at `last_us`.
     reset: bool,
-    /// Power loss: silence for ever.
+    /// The writer's machine lost power: what is under way arrives, then silence.
     dead: bool,
+    /// The reader's end is closed: its system answers bytes with a reset.
+    unread: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -75,9 +83,11 @@ impl Hub {
         let state = State {
             rng: Rng::new(world.seed(), 0x4e45),
             cuts: BTreeSet::new(),
+            dark: BTreeSet::new(),
             latency_us: (2_000, 30_000),
             loss_ppm: 0,
             bytes_per_us: 50,
+            homes: BTreeMap::new(),
             listeners: BTreeMap::new(),
             pipes: BTreeMap::new(),
             next_pipe: 1,
@@ -117,6 +127,9 @@ impl Hub {
         let now = self.world.now_us();
         let mut state = self.lock();
         state.listeners.retain(|_, (owner, _)| *owner != label);
+        if power {
+            state.dark.insert(label);
+        }
         let delay = state.delay(0);
         for pipe in state.pipes.values() {
             let mut pipe = pipe.lock().expect("no holder of this lock panics");
@@ -132,11 +145,35 @@ impl Hub {
             }
         }
     }
+    /// A machine has power again. Its new system knows none of the old connections and resets them.
+    pub fn boot(&self, label: Label) {
+        let now = self.world.now_us();
+        let mut state = self.lock();
+        if !state.dark.remove(&label) {
+            return;
+        }
+        let delay = state.delay(0);
+        for pipe in state.pipes.values() {
+            let mut pipe = pipe.lock().expect("no holder of this lock panics");
+            if pipe.from == label && pipe.dead {
+                pipe.dead = false;
+                pipe.reset = true;
+                pipe.last_us = now + delay;
+                wake(&mut pipe.reader);
+            }
+        }
+    }
     /// Bytes sent by everybody so far.
     pub fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 
+    /// Whether anybody is there to accept or refuse a connection. An address nobody ever had is refused by its network.
+    fn reaches(&self, from: Label, addr: &str) -> bool {
+        let state = self.lock();
+        let Some(to) = state.homes.get(addr).copied() else { return true };
+        !state.dark.contains(&to) && !state.cuts.contains(&(from, to)) && !state.cuts.contains(&(to, from))
+    }
     fn connect(&self, from: Label, to: Label) -> (End, End) {
         let now = self.world.now_us();
         let mut state = self.lock();
@@ -152,6 +189,7 @@ impl Hub {
                 closed: false,
                 reset: false,
                 dead: false,
+                unread: false,
                 reader: None,
                 writer: None,
             }));
@@ -198,37 +236,37 @@ pub struct SimNet {
 #[async_trait]
 impl Net for SimNet {
     async fn dial(&self, addr: &str) -> io::Result<Box<dyn ByteStream>> {
-        let (wait, cut) = {
-            let mut state = self.hub.lock();
-            let wait = state.delay(0) + state.delay(0);
-            let to = state.listeners.get(addr).map(|(label, _)| *label);
-            let cut = to.is_some_and(|to| {
-                state.cuts.contains(&(self.label, to)) || state.cuts.contains(&(to, self.label))
-            });
-            (wait, cut)
-        };
-        if cut {
-            tokio::time::sleep(DIAL_HANG).await;
-            return Err(io::ErrorKind::TimedOut.into());
+        let give_up = tokio::time::Instant::now() + DIAL_HANG;
+        let mut again = DIAL_AGAIN;
+        while !self.hub.reaches(self.label, addr) {
+            if tokio::time::Instant::now() + again > give_up {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            tokio::time::sleep(again).await;
+            again *= 2;
         }
+        let wait = {
+            let mut state = self.hub.lock();
+            state.delay(0) + state.delay(0)
+        };
         tokio::time::sleep(Duration::from_micros(wait)).await;
         let Some((to, listener)) = self.hub.lock().listeners.get(addr).cloned() else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
         event!(self.hub.world, self.label, "dial p{to}");
         let (mine, theirs) = self.hub.connect(self.label, to);
-        listener
-            .send((self.label, theirs))
-            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        listener.send((self.label, theirs)).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         Ok(Box::new(mine))
     }
 
     async fn listen(&self, addr: &str) -> io::Result<Box<dyn Listener>> {
         let (send, receive) = mpsc::unbounded_channel();
         let mut state = self.hub.lock();
-        if state.listeners.insert(addr.into(), (self.label, send)).is_some() {
+        if state.listeners.contains_key(addr) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
+        state.homes.insert(addr.into(), self.label);
+        state.listeners.insert(addr.into(), (self.label, send));
         Ok(Box::new(SimListener { receive, addr: addr.into() }))
     }
 }
@@ -268,7 +306,7 @@ enum Found {
 
 impl Pipe {
     fn read(&mut self, now: u64, cut: bool, buffer: &mut ReadBuf<'_>) -> Found {
-        if cut || self.dead {
+        if cut {
             return Found::Wait(None);
         }
         if self.reset {
@@ -296,6 +334,7 @@ impl Pipe {
         }
         match self.queue.front() {
             Some((at, _)) => Found::Wait(Some(*at)),
+            None if self.dead => Found::Wait(None),
             None if self.closed && self.last_us <= now => Found::End,
             None if self.closed => Found::Wait(Some(self.last_us)),
             None => Found::Wait(None),
@@ -350,6 +389,9 @@ impl AsyncWrite for End {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let mut pipe = self.writes.lock().expect("no holder of this lock panics");
+        if pipe.unread {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if pipe.in_flight >= WINDOW_BYTES {
             pipe.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -378,7 +420,7 @@ impl End {
         let now = self.hub.world.now_us();
         let delay = self.hub.lock().delay(0);
         let mut pipe = self.writes.lock().expect("no holder of this lock panics");
-        if !pipe.closed {
+        if !pipe.closed && !pipe.dead {
             pipe.closed = true;
             pipe.last_us = pipe.last_us.max(now + delay);
             wake(&mut pipe.reader);
@@ -391,8 +433,124 @@ impl Drop for End {
         let mut state = self.hub.lock();
         let mut pipe = self.reads.lock().expect("no holder of this lock panics");
         pipe.queue.clear();
-        pipe.in_flight = 0;
+        // A machine without power answers nothing.
+        pipe.unread = !state.dark.contains(&pipe.to);
         wake(&mut pipe.writer);
         state.pipes.remove(&self.reads_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, timeout};
+
+    const A: Label = 1;
+    const B: Label = 2;
+    const SOON: Duration = Duration::from_secs(1);
+
+    async fn pair(hub: &Hub) -> (Box<dyn ByteStream>, Box<dyn ByteStream>) {
+        let mut listener = hub.of(B).listen("b:1").await.unwrap();
+        let mine = hub.of(A).dial("b:1").await.unwrap();
+        let (theirs, from) = listener.accept().await.unwrap();
+        assert_eq!(from, "p1");
+        (mine, theirs)
+    }
+
+    async fn get(stream: &mut Box<dyn ByteStream>) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; 64];
+        let len = stream.read(&mut buffer).await?;
+        buffer.truncate(len);
+        Ok(buffer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_keep_their_order_under_loss_and_take_their_time() {
+        let hub = Hub::new(World::new(1, None));
+        hub.set_loss(300_000);
+        let (mut mine, mut theirs) = pair(&hub).await;
+        let sent: Vec<u8> = (0..200_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let expected = sent.clone();
+        let start = Instant::now();
+        let writing = async move {
+            for piece in sent.chunks(999) {
+                mine.write_all(piece).await.unwrap();
+            }
+            mine.shutdown().await.unwrap();
+            mine
+        };
+        let mut found = Vec::new();
+        let (_open, read) = futures_util::join!(writing, theirs.read_to_end(&mut found));
+        read.unwrap();
+        assert_eq!(found, expected);
+        assert!(start.elapsed() >= Duration::from_micros(RETRANSMIT_US), "something was lost and sent again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_window_waits_for_the_reader() {
+        let hub = Hub::new(World::new(1, None));
+        let (mut mine, mut theirs) = pair(&hub).await;
+        assert!(timeout(SOON, mine.write_all(&vec![1; WINDOW_BYTES + 1])).await.is_err());
+        let mut found = vec![0; WINDOW_BYTES];
+        theirs.read_exact(&mut found).await.unwrap();
+        timeout(SOON, mine.write_all(b"x")).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cut_holds_one_direction_until_it_heals() {
+        let hub = Hub::new(World::new(1, None));
+        let (mut mine, mut theirs) = pair(&hub).await;
+        hub.cut(A, B);
+        mine.write_all(b"held").await.unwrap();
+        theirs.write_all(b"through").await.unwrap();
+        assert_eq!(get(&mut mine).await.unwrap(), b"through");
+        assert!(timeout(SOON, get(&mut theirs)).await.is_err());
+        assert!(timeout(SOON, hub.of(A).dial("b:1")).await.is_err());
+        hub.heal();
+        assert_eq!(get(&mut theirs).await.unwrap(), b"held");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_process_resets_its_connections_and_refuses_dials() {
+        let hub = Hub::new(World::new(1, None));
+        let (mut mine, theirs) = pair(&hub).await;
+        hub.crash(B, false);
+        drop(theirs);
+        let error = timeout(SOON, get(&mut mine)).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(mine.write_all(b"x").await.is_err());
+        let refused = timeout(SOON, hub.of(A).dial("b:1")).await.unwrap().err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_without_power_is_silent_until_it_boots() {
+        let hub = Hub::new(World::new(1, None));
+        let (mut mine, mut theirs) = pair(&hub).await;
+        theirs.write_all(b"last words").await.unwrap();
+        hub.crash(B, true);
+        drop(theirs);
+        assert_eq!(get(&mut mine).await.unwrap(), b"last words");
+        mine.write_all(b"into the void").await.unwrap();
+        assert!(timeout(SOON * 100, get(&mut mine)).await.is_err());
+        let start = Instant::now();
+        assert_eq!(hub.of(A).dial("b:1").await.err().unwrap().kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() > SOON * 10);
+        hub.boot(B);
+        let error = timeout(SOON, get(&mut mine)).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let refused = hub.of(A).dial("b:1").await.err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        hub.of(B).listen("b:1").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_end_is_an_end_of_file() {
+        let hub = Hub::new(World::new(1, None));
+        let (mut mine, theirs) = pair(&hub).await;
+        drop(theirs);
+        assert_eq!(get(&mut mine).await.unwrap(), b"");
+        assert!(mine.write_all(b"x").await.is_err());
     }
 }

@@ -10,6 +10,7 @@ use crate::tree::{self, SimSource, SimTarget, Tree};
 use crate::world::{Digest, World};
 use farshore_client::backup;
 use farshore_client::crypto::KdfParams;
+use farshore_client::list::Filter;
 use farshore_client::progress::Silent;
 use farshore_client::restore;
 use farshore_client::{Client, Repository};
@@ -119,7 +120,7 @@ impl Agent {
                 utc_offset_min: None,
                 compression: None,
             };
-            Ok(repository.backup(options, source, Arc::new(Silent)).await)
+            Ok(repository.backup(&options, source, Arc::new(Silent)).await)
         });
         match result.await? {
             Ok(summary) => {
@@ -138,11 +139,13 @@ impl Agent {
     /// Restores a snapshot and compares it with what was promised.
     async fn verify(&self, world: &World, promise: &Promise) -> Result<(), Violation> {
         let (repository, id, target) = (self.repository.clone(), promise.id.clone(), SimTarget::default());
-        let into = Arc::new(target.clone());
+        let into = target.clone();
         let result = self.work("restore", async move {
-            let snapshot = repository.resolve(&id, &Default::default()).await.map_err(|e| e.to_string())?;
+            let found = repository.resolve(id.as_bytes(), &Filter::default()).await;
+            let (snapshot, _) = found.map_err(|e| e.to_string())?;
             let options = restore::Options::default();
-            repository.restore(&snapshot, options, into, Arc::new(Silent)).await.map_err(|e| e.to_string())
+            let restored = repository.restore(&snapshot, &options, &into, &Silent).await;
+            restored.map_err(|e| e.to_string())
         });
         result.await.map_err(|e| format!("durable: snapshot {} does not restore: {e}", promise.id))?;
         let differences = tree::differences(&promise.tree, &target.tree());
@@ -245,8 +248,7 @@ async fn enter(world: &World, cluster: &mut Cluster) -> Result<Agent, Violation>
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let repository =
-            client.create_repository("sim", Policy::default(), "sim", KdfParams::CHEAPEST).await;
+        let repository = client.create_repository("sim", Policy::default(), "sim", KdfParams::CHEAPEST).await;
         Ok((client, repository.map_err(|e| format!("live: no repository: {e}"))?))
     });
     let (client, repository) = opening.await.map_err(|e| format!("the client panicked: {e}"))??;
@@ -300,7 +302,12 @@ async fn until(
                 return Err(match status {
                     Ok(s) => format!(
                         "{what}: stale {}, {} under target, {} unreadable, {} queued, {} running, last error {:?}",
-                        s.stale, s.under_target, s.unreadable, s.repair.queued, s.repair.running, s.repair.last_error
+                        s.stale,
+                        s.under_target,
+                        s.unreadable,
+                        s.repair.queued,
+                        s.repair.running,
+                        s.repair.last_error
                     ),
                     Err(e) => format!("{what}: {e}"),
                 });

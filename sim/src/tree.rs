@@ -34,8 +34,21 @@ pub fn grow(rng: &mut Rng, files: u64, now_secs: i64) -> Tree {
     let mut inode = 100;
     let mut stat = |rng: &mut Rng, kind, mode| {
         inode += 1;
-        let time = FileTime { secs: now_secs - rng.range(10, 1_000_000) as i64, nanos: rng.below(1_000_000_000) as u32 };
-        let meta = Meta { mode, uid: 1000, gid: 100, mtime: time, ctime: time, ino: inode, dev: 7, nlink: 1, ..Meta::default() };
+        let time = FileTime {
+            secs: now_secs - rng.range(10, 1_000_000) as i64,
+            nanos: rng.below(1_000_000_000) as u32,
+        };
+        let meta = Meta {
+            mode,
+            uid: 1000,
+            gid: 100,
+            mtime: time,
+            ctime: time,
+            ino: inode,
+            dev: 7,
+            nlink: 1,
+            ..Meta::default()
+        };
         Stat { kind, meta }
     };
     let mut dirs: Vec<Vec<u8>> = vec![b"src".to_vec()];
@@ -52,7 +65,8 @@ pub fn grow(rng: &mut Rng, files: u64, now_secs: i64) -> Tree {
             }
             1 => {
                 let target = format!("../file{}", rng.below(files)).into_bytes();
-                let link = Entry { stat: stat(rng, FileKind::Symlink { target }, 0o777), bytes: Bytes::new() };
+                let link =
+                    Entry { stat: stat(rng, FileKind::Symlink { target }, 0o777), bytes: Bytes::new() };
                 tree.insert(path(format!("link{number}")), link);
             }
             _ => {
@@ -128,7 +142,9 @@ pub fn differences(wanted: &Tree, found: &Tree) -> Vec<String> {
             lines.push(format!("{} has other attributes: {b:?}, not {a:?}", name(path)));
         }
     }
-    lines.extend(found.keys().filter(|path| !wanted.contains_key(*path)).map(|p| format!("{} is new", name(p))));
+    lines.extend(
+        found.keys().filter(|path| !wanted.contains_key(*path)).map(|p| format!("{} is new", name(p))),
+    );
     lines
 }
 

@@ -142,8 +142,7 @@ fn batch(args: &RunArgs) -> bool {
         }
     }
     if args.json {
-        let line =
-            serde_json::json!({"message_type": "summary", "seeds": seeds, "failed": failed, "ok": failed == 0});
+        let line = serde_json::json!({"message_type": "summary", "seeds": seeds, "failed": failed, "ok": failed == 0});
         println!("{line}");
     } else {
         println!("{seeds} seeds, {failed} failed");

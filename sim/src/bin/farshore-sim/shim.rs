@@ -114,7 +114,9 @@ pub unsafe extern "C" fn getentropy(buffer: *mut u8, len: usize) -> i32 {
 pub unsafe extern "C" fn clock_gettime(id: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
     let Some(mut state) = enter() else {
         // SAFETY: passed through unchanged.
-        return unsafe { raw(libc::SYS_clock_gettime, id as usize, time as usize, 0, 0, 0, 0) as libc::c_int };
+        return unsafe {
+            raw(libc::SYS_clock_gettime, id as usize, time as usize, 0, 0, 0, 0) as libc::c_int
+        };
     };
     state.clocks += 1;
     STATE.set(state);
