@@ -131,7 +131,7 @@ impl Cluster {
         let (world, label, keep) = (self.world.clone(), machine.label, slot.clone());
         let (config, credentials) = (machine.config.clone(), machine.credentials.clone());
         scope.spawn(seed, async move {
-            match Node::start(host, config, &credentials).await {
+            match Node::start(host, config, credentials).await {
                 Ok(node) => *keep.lock().expect("no holder of this lock panics") = Some(Arc::new(node)),
                 Err(e) => event!(world, label, "does not start: {e}"),
             }
@@ -165,8 +165,8 @@ impl Cluster {
         process.node.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// A new client process: its scope and its seams.
-    pub fn client_host(&mut self) -> (Scope, u64, Host) {
+    /// A new client process: its scope, label, root of randomness and seams.
+    pub fn client_host(&mut self) -> (Scope, Label, u64, Host) {
         self.clients += 1;
         let label = self.clients;
         let seed = splitmix(self.world.seed() ^ label << 32, 1);
@@ -178,7 +178,7 @@ impl Cluster {
             entropy: Arc::new(SimEntropy::new(Rng::new(seed, 0x454e))),
             compute: Arc::new(Inline),
         };
-        (Scope::new(label), seed, host)
+        (Scope::new(label), label, seed, host)
     }
 
     /// A client's credential and where to find the cluster.
