@@ -169,3 +169,16 @@ async fn agreed(cluster: &Cluster) -> Result<(), Violation> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without the program's replaced libc the run is not the same each time, but its promises hold each time.
+    #[test]
+    fn a_day_ends_well() {
+        let outcome = run(&mut Options { seed: 1, trace: None });
+        assert_eq!(outcome.violation, None, "last events: {:#?}", outcome.recent);
+        assert!(outcome.digest.events > 1_000, "something happened");
+    }
+}

@@ -277,6 +277,11 @@ impl Target for SimTarget {
     async fn begin_file(&self, path: &RelPath, size: u64) -> io::Result<Box<dyn TargetFile>> {
         Ok(Box::new(SimWriting { target: self.clone(), path: path.clone(), bytes: vec![0; size as usize] }))
     }
+    async fn has(&self, path: &RelPath, size: u64, meta: &Meta) -> io::Result<bool> {
+        let tree = self.lock();
+        let stat = tree.get(path.as_bytes()).map(|e| &e.stat);
+        Ok(stat.is_some_and(|s| s.kind == FileKind::File { size } && s.meta.mtime == meta.mtime))
+    }
     async fn symlink(&self, path: &RelPath, to: &[u8], meta: &Meta) -> io::Result<Kept> {
         self.put(path, FileKind::Symlink { target: to.to_vec() }, meta, Bytes::new())
     }
