@@ -66,7 +66,11 @@ mod tests {
         for _ in 0..10 {
             let mine = counts.written.fetch_add(1, Ordering::SeqCst) + 1;
             let syncing = counts.clone();
-            group.run(move || Ok(syncing.sync())).await.unwrap();
+            let sync = move || {
+                syncing.sync();
+                Ok(())
+            };
+            group.run(sync).await.unwrap();
             assert!(
                 counts.synced.load(Ordering::SeqCst) >= mine,
                 "returned before a sync that covers its write"
