@@ -258,6 +258,7 @@ async fn concurrent(store: Arc<dyn Kv>) {
 mod tests {
     use super::*;
     use crate::kv::fjall::FjallStore;
+    use crate::kv::memory::MemoryKv;
     use crate::kv::sled::SledStore;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,5 +279,11 @@ mod tests {
             async move { SledStore::open(&path, 1 << 20).unwrap() }
         };
         run(Traits { freezes: false }, open).await;
+    }
+
+    #[tokio::test]
+    async fn memory_conforms() {
+        let stores: [Arc<dyn Kv>; 8] = std::array::from_fn(|_| Arc::new(MemoryKv::new()) as Arc<dyn Kv>);
+        run(Traits { freezes: true }, |n| std::future::ready(stores[n as usize].clone())).await;
     }
 }

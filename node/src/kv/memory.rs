@@ -2,7 +2,7 @@
 //! durability: a flush is a formality, and nothing outlives the process.
 
 use async_trait::async_trait;
-use farshore_core::host::kv::{Kv, KvError, KvOp, KvPair, KvRead, Table};
+use farshore_core::host::kv::{Kv, KvError, KvOp, KvPair, KvRead, Table, settle};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -64,13 +64,14 @@ impl KvRead for MemoryKv {
 #[async_trait]
 impl Kv for MemoryKv {
     fn write(&self, batch: Vec<KvOp>) -> Result<(), KvError> {
+        let changes = settle(batch)?;
         let mut rows = self.rows.lock().expect("no holder of this lock panics");
         // Copies only while a frozen view is alive.
         let rows = Arc::make_mut(&mut rows.0);
-        for op in batch {
-            match op {
-                KvOp::Put(table, key, value) => drop(rows.insert((table, key), value)),
-                KvOp::Delete(table, key) => drop(rows.remove(&(table, key))),
+        for (at, value) in changes {
+            match value {
+                Some(value) => drop(rows.insert(at, value)),
+                None => drop(rows.remove(&at)),
             }
         }
         Ok(())
