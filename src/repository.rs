@@ -7,6 +7,7 @@ use crate::args::{
 use crate::exit::{self, Exit};
 use crate::print::{self, Meter, shown};
 use crate::profile;
+use farshore_client::api::ClusterStatus;
 use farshore_client::backup;
 use farshore_client::check;
 use farshore_client::crypto::KdfParams;
@@ -16,6 +17,7 @@ use farshore_client::list::{Filter, ListedEntry, Snapshot};
 use farshore_client::restore;
 use farshore_core::catalogue::SnapshotKind;
 use farshore_core::policy::Policy;
+use farshore_core::topology::NodeState;
 use farshore_core::units::{Bytes, clock, rfc3339};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -97,10 +99,13 @@ pub async fn backup(args: BackupArgs, global: &Global) -> Result<u8, Exit> {
     meter.finish();
     let summary = result?;
     let end = repository.host().clock.now_ms();
+    // What it survives now depends on who answers now; the snapshot is saved whether or not the cluster can tell.
+    let now = repository.client().status().await.ok();
+    let survives = survives(&summary, repository.policy(), now.as_ref());
     if global.json {
-        println!("{}", backup_json(&summary, repository.policy(), start, end, &meter));
+        println!("{}", backup_json(&summary, repository.policy(), survives, start, end, &meter));
     } else if !global.quiet {
-        print!("{}", backup_text(&summary, repository.policy(), &meter));
+        print!("{}", backup_text(&summary, &survives, &meter));
     }
     if summary.under_target > 0 {
         eprintln!(
@@ -116,6 +121,7 @@ pub async fn backup(args: BackupArgs, global: &Global) -> Result<u8, Exit> {
 fn backup_json(
     summary: &backup::Summary,
     policy: Policy,
+    survives: String,
     start_ms: u64,
     end_ms: u64,
     meter: &Meter,
@@ -137,20 +143,29 @@ fn backup_json(
         "durability": {
             "scheme": summary.scheme.to_string(), "policy": policy.to_string(),
             "full_strength": summary.under_target == 0, "packs_under_target": summary.under_target,
-            "packs_degraded": summary.degraded_packs, "survives": survives(summary, policy),
+            "packs_degraded": summary.degraded_packs, "survives": survives,
         },
     })
 }
 
 /// What can be lost right now without losing this snapshot.
-fn survives(summary: &backup::Summary, policy: Policy) -> String {
-    match summary.under_target {
-        0 => format!("the loss of {policy}"),
+fn survives(summary: &backup::Summary, policy: Policy, now: Option<&ClusterStatus>) -> String {
+    let silent: Vec<&str> = now
+        .iter()
+        .flat_map(|s| &s.nodes)
+        .filter(|n| !n.node.state.answers() && n.node.state != NodeState::Retired)
+        .map(|n| n.node.name.as_str())
+        .collect();
+    match (summary.under_target, now) {
+        (0, Some(status)) if !status.survives_region && !silent.is_empty() => {
+            format!("the loss of {policy} once these nodes are back: {}", silent.join(", "))
+        }
+        (0, _) => format!("the loss of {policy}"),
         _ => format!("the loss of any {} more nodes, until repair has caught up", policy.floor_nodes),
     }
 }
 
-fn backup_text(summary: &backup::Summary, policy: Policy, meter: &Meter) -> String {
+fn backup_text(summary: &backup::Summary, survives: &str, meter: &Meter) -> String {
     let s = &summary.info.stats;
     let seconds = meter.elapsed().as_secs_f64();
     let rate = Bytes((s.total_bytes as f64 / seconds.max(0.001)) as u64);
@@ -176,7 +191,7 @@ fn backup_text(summary: &backup::Summary, policy: Policy, meter: &Meter) -> Stri
         clock(seconds as u64),
         summary.info.kind.word(),
         summary.snapshot.short(),
-        survives(summary, policy),
+        survives,
     )
 }
 

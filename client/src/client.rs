@@ -210,6 +210,10 @@ impl Repository {
     pub fn policy(&self) -> Policy {
         self.0.record.policy
     }
+    /// The cluster it lies in.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
     /// The seams it works through.
     pub fn host(&self) -> &Host {
         &self.0.client.0.host

@@ -142,6 +142,10 @@ impl NodeState {
     pub fn counts(self) -> bool {
         !matches!(self, NodeState::Lost | NodeState::Retired)
     }
+    /// Its shards can be read now, as far as is known.
+    pub fn answers(self) -> bool {
+        matches!(self, NodeState::Up | NodeState::Suspect | NodeState::Draining)
+    }
     /// Lower-case word used in JSON and tables.
     pub fn word(self) -> &'static str {
         match self {

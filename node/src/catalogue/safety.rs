@@ -15,9 +15,9 @@ pub struct Safety {
     pub packs: u64,
     /// Packs that are not spread over n nodes within the spread limit, shards on lost nodes not counted.
     pub under_target: u64,
-    /// Packs with exactly k good shards: readable, nothing spare.
+    /// Packs with exactly k shards on nodes that answer: readable, nothing spare.
     pub endangered: u64,
-    /// Packs with fewer than k good shards.
+    /// Packs with fewer than k shards on nodes that answer: not readable until some come back.
     pub unreadable: u64,
     /// Regions whose loss would make some pack unreadable that is readable now.
     pub fatal_regions: BTreeSet<Region>,
@@ -59,8 +59,11 @@ impl SafetyScan {
     fn feed(&mut self, pack: &PackRecord) {
         let k = pack.stripe.scheme.k();
         let region = |id| self.nodes.get(&id).filter(|node| node.state.counts()).map(|node| &node.region);
+        // Shards of a silent node are expected back, so repair does not owe them; but what can be lost now is decided
+        // by those that can be read now.
+        let answering = |id| self.nodes.get(&id).filter(|node| node.state.answers()).map(|node| &node.region);
         let mut by_region = BTreeMap::<&Region, usize>::new();
-        for holder in pack.stripe.shards.iter().filter_map(|shard| region(shard.node?)) {
+        for holder in pack.stripe.shards.iter().filter_map(|shard| answering(shard.node?)) {
             *by_region.entry(holder).or_default() += 1;
         }
         let good = by_region.values().sum::<usize>();
