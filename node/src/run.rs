@@ -277,11 +277,7 @@ fn fill_book(peers: &Peers, config: &Config, view: &View, own: &NodeRecord) -> R
     Ok(())
 }
 
-fn listen(
-    listener: Box<dyn farshore_core::host::Listener>,
-    tls: Arc<Tls>,
-    routes: tonic::service::Routes,
-) -> Listening {
+fn listen(listener: Box<dyn farshore_core::host::Listener>, tls: Arc<Tls>, routes: rpc::Routes) -> Listening {
     let (stop, mut asked) = watch::channel(false);
     let stopped = async move {
         // An error means the node was dropped, which is a stop too.

@@ -21,7 +21,7 @@ use farshore_proto::status::ApiError;
 use farshore_proto::wire::HeartbeatRequest;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tonic::service::Routes;
+pub use tonic::service::Routes;
 use tonic::{Response, Status};
 
 /// Everything a node answers.
