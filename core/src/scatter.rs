@@ -285,10 +285,14 @@ mod tests {
     async fn full_refusing_and_lying_nodes_are_passed_over() {
         for fault in [Fault::Full, Fault::Refuse, Fault::WrongReceipt, Fault::Corrupt] {
             let (io, health, puts) = (FakeIo::new(), NodeHealth::new(), puts_of(scheme(), PACK));
-            io.set(NodeId(2), fault);
-            let found = scatter(&io, &health, &candidates(&[3, 3, 3]), &puts).await;
+            let all = candidates(&[3, 3, 3]);
+            let drawn = Work::new(&health, &all, &puts).assign_open();
+            let (_, bad) = drawn[0];
+            io.set(bad, fault);
+            let found = scatter(&io, &health, &all, &puts).await;
             check(&io, &found, &puts);
-            assert!(found.shards.iter().all(|s| s.node.is_some_and(|node| node != NodeId(2))), "{fault:?}");
+            assert_eq!((io.calls(bad), found.failed.len()), (1, 1), "{fault:?}");
+            assert!(found.shards.iter().all(|s| s.node.is_some_and(|node| node != bad)), "{fault:?}");
             assert_eq!(found.level, Level::Full, "{fault:?}");
         }
     }
@@ -307,6 +311,28 @@ mod tests {
         let found = scatter(&io, &health, &all, &puts).await;
         assert_eq!((found.level, found.failed.len()), (Level::Full, 0));
         assert!(start.elapsed() < Duration::from_millis(PUT_RETRY_MS));
+    }
+
+    #[tokio::test]
+    async fn a_node_on_its_second_try_gets_nothing_new() {
+        let (health, puts, all) = (NodeHealth::new(), puts_of(scheme(), PACK), candidates(&[2, 2, 2]));
+        let mut work = Work::new(&health, &all, &puts);
+        let drawn = work.assign_open();
+        let fails = |at: usize| {
+            let (index, node) = drawn[at];
+            Landed { index, node, result: Err(ShardError::Unreachable(node, String::new())) }
+        };
+        for suspect in 1..6 {
+            assert_eq!(work.take_in(fails(suspect)), Some(drawn[suspect]));
+        }
+        assert_eq!(work.take_in(fails(0)), Some(drawn[0]));
+        assert_eq!(work.take_in(fails(0)), None);
+        // Five others are in doubt: the shard waits until one of them has answered.
+        assert_eq!(work.assign_open(), []);
+        let (index, node) = drawn[3];
+        let receipt = Receipt { node, shard: puts[index].header.id, hash: puts[index].header.hash };
+        assert_eq!(work.take_in(Landed { index, node, result: Ok(receipt) }), None);
+        assert_eq!(work.assign_open(), [(drawn[0].0, node)]);
     }
 
     #[tokio::test]

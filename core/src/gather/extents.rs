@@ -29,7 +29,7 @@ pub fn subtract(want: &[ShardRange], have: &[ShardRange]) -> Vec<ShardRange> {
             if cut.offset > at {
                 rest.push(ShardRange { offset: at, len: cut.offset - at });
             }
-            at = at.max(cut.offset + cut.len);
+            at = cut.offset + cut.len;
         }
         if at < end {
             rest.push(ShardRange { offset: at, len: end - at });
