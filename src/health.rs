@@ -111,7 +111,12 @@ pub fn report(status: ClusterStatus) -> Report {
     }
     if status.under_target > 0 {
         let text = format!("{} of {} packs are not at full strength", status.under_target, status.packs);
-        let next = "nothing: repair is on it; farshore cluster status --wait 10m waits for it";
+        let working = status.repair.queued + status.repair.running > 0;
+        let next = if working || status.nodes.iter().all(|n| n.node.state.answers()) {
+            "nothing: repair is on it; farshore cluster status --wait 10m waits for it"
+        } else {
+            "bring the silent nodes back, or add nodes: repair has done what it can with the rest"
+        };
         find("UNDER_TARGET", Severity::Warn, text, next);
     }
     if status.packs > 0 && !status.survives_region && status.unreadable == 0 {
@@ -121,7 +126,8 @@ pub fn report(status: ClusterStatus) -> Report {
         );
         find("REGION_FATAL", Severity::Warn, text, "bring nodes back, or add nodes in another region");
     }
-    if status.repair.failed > 0 && status.under_target > 0 && !status.repair.last_error.is_empty() {
+    let trying = status.repair.queued + status.repair.running > 0;
+    if trying && status.repair.failed > 0 && !status.repair.last_error.is_empty() {
         let text = format!("{} repairs failed, the last: {}", status.repair.failed, status.repair.last_error);
         find("REPAIR_FAILING", Severity::Warn, text, "see the logs of the node that leads");
     }

@@ -150,6 +150,10 @@ impl Repair {
                 plan.tasks.into_iter().map(|Task::Rebuild(task)| task).filter(|t| self.may_begin(t, began)),
             );
             tasks.sort_by_key(urgency);
+            // A pack's tasks are alternatives: the first one recorded raises its generation, and any other would move
+            // a shard for nothing.
+            let mut packs = BTreeSet::new();
+            tasks.retain(|task| packs.insert(task.pack));
             tasks.truncate(REBUILDS_QUEUED_MAX);
             tokio::task::yield_now().await;
         }
