@@ -200,3 +200,65 @@ fn a_profile_of_another_cluster_or_of_nobody_is_refused() {
         farshore().args(["--profile", profile.to_str().unwrap(), "cluster", "status"]).output().unwrap();
     assert_eq!(output.status.code(), Some(13), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn strangers_garbage_and_foreign_data_change_nothing() {
+    use std::io::{Read as _, Write as _};
+    let work = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(&work.path().join("dev"));
+    dev.ok(&["init"]);
+
+    // A member of another cluster knocks here.
+    let other = work.path().join("other");
+    let addr = dev.nodes()[0]["addr"].as_str().unwrap().to_owned();
+    let node = format!("x1=cloud-x/elsewhere={addr}");
+    let made = farshore()
+        .args(["cluster", "init", "--dir", other.to_str().unwrap(), "--node", &node])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let stranger = farshore()
+        .args(["--profile", other.join("profile.toml").to_str().unwrap(), "cluster", "status"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert_eq!(stranger.status.code(), Some(12), "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+
+    // Garbage on every port: the start of plaintext HTTP/2, noise, and silence.
+    for node in dev.nodes() {
+        let addr = node["addr"].as_str().unwrap();
+        for bytes in
+            [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0xa5; 300_000], &[0x16, 3, 1, 0xff, 0xff], b""]
+        {
+            let mut stream = std::net::TcpStream::connect(addr).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            // The node may hang up before it has heard everything.
+            let _ = stream.write_all(bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            assert!(answer.len() < 100, "no stranger is told anything");
+        }
+    }
+
+    // A node does not open the data of another, and leaves it as it is.
+    dev.kill_nodes(&["a2", "c2"]);
+    let nodes = work.path().join("dev/nodes");
+    let text = fs::read_to_string(nodes.join("a2/node.toml")).unwrap();
+    let (own, foreign) = (nodes.join("a2/data"), nodes.join("c2/data"));
+    let text = text.replace(own.to_str().unwrap(), foreign.to_str().unwrap());
+    let config = nodes.join("a2/swapped.toml");
+    fs::write(&config, text).unwrap();
+    let swapped = farshore().args(["node", "run", "--config", config.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&swapped.stderr).into_owned();
+    assert_eq!(swapped.status.code(), Some(1), "{said}");
+    assert!(said.contains("belongs to") && !said.contains("panicked"), "{said}");
+    dev.start_node("a2");
+    dev.start_node("c2");
+    dev.ok(&["cluster", "status", "--wait", "60s"]);
+    let status: Value = serde_json::from_str(&dev.ok(&["cluster", "status", "--json"])).unwrap();
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 6, "nobody joined: {status}");
+    dev.ok(&["snapshots"]);
+    dev.stop();
+}
