@@ -23,6 +23,7 @@ use args::{Cli, Command};
 use clap::Parser;
 use clap::error::ErrorKind;
 use exit::Exit;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -74,11 +75,13 @@ fn one_line(wrong: &clap::Error) -> String {
 fn start_log(verbose: u8, node: bool) {
     let default = match (node, verbose) {
         (_, 2..) => "debug,h2=info,hyper=info,rustls=info",
-        (true, _) | (_, 1) => "info,openraft=warn",
+        // A node that is away is reported by us once; openraft would say it several times a second, for as long as it takes.
+        (true, _) | (_, 1) => "info,openraft=error",
         _ => "off",
     };
     let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
 async fn run(cli: Cli) -> Result<u8, Exit> {

@@ -111,6 +111,8 @@ impl Tree<'_> {
     fn leave(&self, dir: Dir, new: &mut Vec<NewChunk>) -> (ChunkId, Entry) {
         let root = dir.entries.finish(new).id;
         self.report.count(|stats| match &dir.was {
+            // The root is in every snapshot and has no entry anywhere that could be compared.
+            None if dir.name.is_empty() => {}
             None => stats.dirs_new += 1,
             Some(was) if **was == (dir.meta.clone(), root) => stats.dirs_unmodified += 1,
             Some(_) => stats.dirs_changed += 1,
