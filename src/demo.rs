@@ -54,7 +54,6 @@ impl Story {
 pub async fn run(args: DemoArgs) -> Result<u8, Exit> {
     let start = Instant::now();
     let work = Work::new(args.dir)?;
-    let generated = args.path.is_none();
     let source = match args.path {
         Some(path) => path.canonicalize().map_err(|e| Exit::failure(format!("{}: {e}", path.display())))?,
         None => {
@@ -71,7 +70,7 @@ pub async fn run(args: DemoArgs) -> Result<u8, Exit> {
     let told = tokio::select! {
         biased;
         _ = crate::node::stop_signal() => Err(Exit::code(exit::INTERRUPTED, "interrupted")),
-        told = tell(&mut story, &work.path, &source, generated) => told,
+        told = tell(&mut story, &work.path, &source) => told,
     };
     if let Err(Exit { code: exit::INTERRUPTED, .. }) = &told {
         return told.map(|()| exit::OK);
@@ -89,7 +88,7 @@ pub async fn run(args: DemoArgs) -> Result<u8, Exit> {
     told.map(|()| if held { exit::OK } else { exit::FAILURE })
 }
 
-async fn tell(story: &mut Story, work: &Path, source: &Path, generated: bool) -> Result<(), Exit> {
+async fn tell(story: &mut Story, work: &Path, source: &Path) -> Result<(), Exit> {
     let shape = Shape { regions: 3, nodes_per_region: 2, grace: GRACE.into() };
     let extent = trees::measure(source)?;
     story.begun = Instant::now();
@@ -120,14 +119,13 @@ async fn tell(story: &mut Story, work: &Path, source: &Path, generated: bool) ->
     }
     story.tell(format!("kill -9 every node of {VICTIM}"), "a third of all shards is gone", true);
 
-    bring_back(story, &repository, &first, source, work, "restore while the region is gone").await?;
-
-    let edited = edited_copy(work, source, generated)?;
+    let new = something_new(work)?;
     story.begun = Instant::now();
-    let degraded = save(&repository, &edited, SnapshotKind::Incremental).await?;
+    let degraded = save(&repository, &new, SnapshotKind::Incremental).await?;
     let owed = format!("accepted, {} packs under target", degraded.under_target);
     story.tell("back up something new meanwhile", owed, degraded.under_target > 0);
 
+    bring_back(story, &repository, &first, source, work, "restore while the region is gone").await?;
     comes_back(story, &mut cluster, &client).await?;
     let idle = |s: &ClusterStatus| s.under_target + s.unreadable + s.repair.queued + s.repair.running == 0;
     let status = until(&client, idle).await?;
@@ -142,7 +140,7 @@ async fn tell(story: &mut Story, work: &Path, source: &Path, generated: bool) ->
 
     let report = repository.check(check::Options { read_data: true }, &Silent).await?;
     story.tell("read back every shard of every pack", check_result(&report), report.verdict().is_ok());
-    bring_back(story, &repository, &degraded, &edited, work, "restore what was saved meanwhile").await?;
+    bring_back(story, &repository, &degraded, &new, work, "restore what was saved meanwhile").await?;
     cluster.stop().await;
     Ok(())
 }
@@ -217,15 +215,11 @@ async fn bring_back(
     std::fs::remove_dir_all(&into).map_err(Exit::failure)
 }
 
-/// The tree with something new in it. What the user pointed at is never written to.
-fn edited_copy(work: &Path, source: &Path, generated: bool) -> Result<PathBuf, Exit> {
-    if generated {
-        trees::edit(source)?;
-        return Ok(source.to_owned());
-    }
-    let tree = work.join("edited");
+/// A small tree beside the source. What the user pointed at is never written to.
+fn something_new(work: &Path) -> Result<PathBuf, Exit> {
+    let tree = work.join("new");
     std::fs::create_dir_all(&tree).map_err(Exit::failure)?;
-    trees::edit(&tree)?;
+    trees::add_something(&tree)?;
     Ok(tree)
 }
 

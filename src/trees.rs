@@ -77,8 +77,8 @@ pub fn generate(root: &Path) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Changes a few files of a generated or copied tree's top: new, grown, removed.
-pub fn edit(root: &Path) -> Result<(), Exit> {
+/// Writes a file that no snapshot has yet.
+pub fn add_something(root: &Path) -> Result<(), Exit> {
     let mut draw = Draw(0x0ed1_7000_0000_0001);
     put(&root.join("written while a region was down.txt"), &draw.text(200_000), 0o644, 1_750_000_000)
 }
