@@ -186,6 +186,8 @@ pub const WORKER_STOP_MS: u64 = 5_000;
 pub const RAFT_APPEND_MS: u64 = 30_000;
 /// A catalogue image that makes no progress for this long is given up, on either side.
 pub const RAFT_IMAGE_STALL_MS: u64 = 60_000;
+/// A purge waits this long for the image that replaces what goes; installing one is a single batch.
+pub const RAFT_INSTALL_MS: u64 = 30_000;
 /// Commands one node has under way at a time; more wait.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
 

@@ -4,9 +4,11 @@
 
 use super::mark::{Mark, MarkError, Promise};
 use super::types::{Entry, LogId, StorageError, Types, Vote};
+use crate::catalogue::Catalogue;
 use crate::kv::record::{Records, Row, delete, put};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvError, KvOp, Table};
+use farshore_core::limits::RAFT_INSTALL_MS;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader, StorageIOError};
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Entries by index, big-endian. The catalogue's store keeps tables 16 to 31 for Raft.
 const LOG: Table = 16;
@@ -65,6 +69,9 @@ pub enum RaftStoreError {
     /// A record is whole but not what this release writes.
     #[error("{0} has a format this release does not know")]
     Format(&'static str),
+    /// Entries should go that the catalogue does not have.
+    #[error("log entries up to {0} were to be purged before the catalogue had them")]
+    NotApplied(u64),
     /// openraft could not start.
     #[error("start Raft: {0}")]
     Start(String),
@@ -98,7 +105,12 @@ pub struct LogReader {
 pub struct LogStore {
     reader: LogReader,
     mark: Mark,
+    /// Nothing is purged that is not in here.
+    state: Option<Catalogue>,
 }
+
+/// Between two looks whether an image has been installed.
+const INSTALL_POLL: Duration = Duration::from_millis(5);
 
 impl LogStore {
     /// Opens the log, reads every record of it once, and compares it with the mark.
@@ -118,7 +130,26 @@ impl LogStore {
         if !reader.keeps(mark.promise(), vote)? {
             return Err(RaftStoreError::LogLost { mark: Box::new(mark.promise()), found: Box::new(found) });
         }
-        Ok(LogStore { reader, mark })
+        Ok(LogStore { reader, mark, state: None })
+    }
+
+    /// From now on a purge waits until this catalogue has what goes. openraft purges what an image replaces without
+    /// waiting for the image: a crash in between would leave neither the entries nor their effect.
+    pub fn never_ahead_of(self, state: Catalogue) -> Self {
+        LogStore { state: Some(state), ..self }
+    }
+
+    async fn wait_applied(&self, index: u64) -> Result<(), RaftStoreError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let deadline = Instant::now() + Duration::from_millis(RAFT_INSTALL_MS);
+        while state.applied() < index {
+            // An install that failed has stopped the replica already, which hears of it only after this.
+            if Instant::now() >= deadline {
+                return Err(RaftStoreError::NotApplied(index));
+            }
+            tokio::time::sleep(INSTALL_POLL).await;
+        }
+        Ok(())
     }
 
     /// Whether this replica has never taken part in anything.
@@ -180,6 +211,7 @@ impl LogStore {
         if ends.purged.is_some_and(|purged| purged.index >= upto.index) {
             return Ok(());
         }
+        self.wait_applied(upto.index).await?;
         let last = ends.last.filter(|last| last.index > upto.index).or(Some(upto));
         // Readers stop asking for the head before it goes; the purge point is in the first batch for the same reason.
         self.reader.set_ends(Ends { purged: Some(upto), first: upto.index + 1, last });

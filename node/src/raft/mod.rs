@@ -161,7 +161,7 @@ impl Consensus {
         tuning: RaftTuning,
     ) -> Result<Self, RaftStoreError> {
         ScopedRuntime::seed(host.entropy.as_ref());
-        let log = LogStore::open(kv, host.disk.clone()).await?;
+        let log = LogStore::open(kv, host.disk.clone()).await?.never_ahead_of(catalogue.clone());
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
         let network = Network { peers: peers.clone(), heard: heard.clone(), pause };

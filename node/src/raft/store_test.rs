@@ -359,3 +359,29 @@ fn stored_bytes_never_change() {
     assert_eq!(postcard::to_stdvec(&Vote::new_committed(300, 2)).unwrap(), [172, 2, 2, 1]);
     assert_eq!(form(9).0[..3], [1, 9, 0], "version, time, first command");
 }
+
+/// openraft orders install and purge without waiting in between; a crash there left a log without its head and a
+/// catalogue that never got it, so that the replica could not start again.
+#[tokio::test]
+async fn a_log_is_not_purged_before_the_image_that_replaces_it_is_installed() {
+    let mut from = Machine::new(Catalogue::open(Arc::new(MemoryKv::new())).unwrap());
+    from.apply([members(0), command(1, form(5)), blank(1, 2)]).await.unwrap();
+    let image = from.get_snapshot_builder().await.build_snapshot().await.unwrap();
+
+    let place = Place::new();
+    let catalogue = Catalogue::open(place.kv.clone()).unwrap();
+    let mut log = place.log().await.unwrap().never_ahead_of(catalogue.clone());
+    log.blocking_append([blank(1, 0), blank(1, 1)]).await.unwrap();
+    let mut machine = Machine::new(catalogue.clone());
+    let purged = {
+        let mut purge = std::pin::pin!(log.purge(id(1, 2)));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(100), purge.as_mut()).await;
+        assert!(early.is_err(), "purged although the catalogue has applied {}", catalogue.applied());
+        machine.install_snapshot(&image.meta, image.snapshot).await.unwrap();
+        purge.await
+    };
+    purged.unwrap();
+    assert_eq!((catalogue.applied(), last(&mut log).await), (2, Some(id(1, 2))));
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(id(1, 2)));
+}
