@@ -7,6 +7,7 @@ use crate::catalogue::View;
 use crate::raft::membership::MembershipError;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
+use farshore_core::catalogue::Reply;
 use farshore_core::id::NodeId;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
@@ -33,6 +34,7 @@ impl Pulse {
     }
 
     async fn load(&self) -> Result<Load, WorkFailed> {
+        self.shared.store.check_place().await?;
         let stats = self.shared.store.stats();
         let free = self.shared.host.disk.space().await?.free;
         let bad_found = self.shared.reports.bad_found();
@@ -40,7 +42,7 @@ impl Pulse {
     }
 
     /// Judges, if this node leads. Its own voice is heard first, so that it never calls itself silent.
-    async fn lead(&mut self, load: Load, view: &View) -> Result<(), WorkFailed> {
+    async fn lead(&mut self, load: Option<Load>, view: &View) -> Result<(), WorkFailed> {
         let now = Instant::now();
         let term = self.shared.leading();
         if term != self.leading {
@@ -53,10 +55,16 @@ impl Pulse {
         if term.is_none() || view.cluster().is_none() {
             return Ok(());
         }
-        self.shared.health.hear(self.shared.own.clone(), load, now);
+        if let Some(load) = load {
+            self.shared.health.hear(self.shared.own.clone(), load, now);
+        }
         for command in self.shared.health.judge(&view.nodes()?, now) {
             tracing::info!(?command, "judgement");
-            self.shared.propose_leading(command).await?;
+            // A refused judgement must not keep the ones behind it from being heard.
+            let reply = self.shared.consensus.propose_leading(command).await?;
+            if let Reply::Refused(refusal) = reply {
+                tracing::warn!(%refusal, "judgement refused");
+            }
         }
         // A newcomer gets its replica, a lost voter's vote goes to a neighbour. One step a heartbeat is soon enough.
         match self.shared.consensus.reconcile(&self.shared.view()?.nodes()?).await {
@@ -127,9 +135,14 @@ impl Worker for Pulse {
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
         let view = self.shared.view()?;
         update_book(&self.shared, &view.nodes()?);
-        let load = self.load().await?;
-        self.beat(load).await?;
-        self.lead(load, &view).await?;
+        // A node whose disk has gone keeps still, so that its shards are rebuilt as those of a lost node: they count
+        // again when the disk is back, which shards reported bad one by one would not.
+        let load = self.load().await;
+        if let Ok(load) = &load {
+            self.beat(*load).await?;
+        }
+        self.lead(load.as_ref().ok().copied(), &view).await?;
+        load?;
         Ok(Pace::Throttled(self.shared.timing.heartbeat))
     }
 

@@ -188,6 +188,8 @@ impl Worker for Report {
                 // A passing fault: a shard is not given up for one bad read.
                 Ok(()) => {}
                 Err(why @ (StoreError::Missing(_) | StoreError::Corrupt(..))) => {
+                    // A disk that is gone or fails altogether is no witness against single shards.
+                    shared.store.check_disk().await?;
                     tracing::warn!(%shard, pack = pack.0, %why, "tell the catalogue that a shard is bad");
                     shared
                         .propose(Command::ShardBad { pack, index: shard.index, node: shared.own.id })

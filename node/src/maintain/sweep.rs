@@ -6,7 +6,9 @@ use super::Shared;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, Condemned};
+use farshore_core::id::ShardId;
 use farshore_core::limits::SWEEP_COPIES_MAX;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Deletes condemned copies.
@@ -21,19 +23,28 @@ impl Worker for Sweep {
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
         let shared = &self.0;
         // A glance at the own replica is free; only if it shows something the leader is asked to confirm.
-        if shared.view()?.condemned(shared.own.id, None, 1)?.rows.is_empty() {
+        let seen = shared.view()?.condemned(shared.own.id, None, SWEEP_COPIES_MAX)?.rows;
+        if seen.is_empty() {
             return Ok(Pace::Idle);
         }
+        // Held first and confirmed then: what is put again from here on stays, and what was put before and is
+        // condemned now was not recorded, since that would have raised the generation of its stripe.
+        let mut held = shared.store.hold(seen.iter().map(|copy| copy.shard)).await;
         let view = shared.confirmed_view().await?;
-        let copies: Vec<Condemned> = view.condemned(shared.own.id, None, SWEEP_COPIES_MAX)?.rows;
-        drop(view);
-        if copies.is_empty() {
-            return Ok(Pace::Idle);
-        }
-        for copy in &copies {
+        let mut copies: Vec<Condemned> = Vec::with_capacity(seen.len());
+        for copy in seen {
             // An own mistake here would delete another's data on the word of a wrong query.
             assert_eq!(copy.node, shared.own.id, "a node sweeps only its own copies");
-            shared.store.remove(copy.shard).await?;
+            if view.is_condemned(copy)? {
+                copies.push(copy);
+            }
+        }
+        drop(view);
+        let confirmed: BTreeSet<ShardId> = copies.iter().map(|copy| copy.shard).collect();
+        held.retain(|shard| confirmed.contains(&shard));
+        shared.store.remove(held).await?;
+        if copies.is_empty() {
+            return Ok(Pace::Idle);
         }
         let swept = copies.len();
         shared.propose(Command::Swept { copies }).await?;

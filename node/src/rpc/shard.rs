@@ -122,7 +122,7 @@ fn to_api(error: StoreError) -> ApiError {
         StoreError::Corrupt(..) => ApiError::Corrupt(text),
         StoreError::Refused(_) => ApiError::Invalid(text),
         StoreError::Raced(_) => ApiError::TooBusy(text),
-        StoreError::Io(_) | StoreError::Index(_) => internal(text),
+        StoreError::Io(_) | StoreError::Index(_) | StoreError::Vanished => internal(text),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The audit at every start: squares the index with the files and finishes or undoes what a crash left half done. It
 //! reads headers only; whole shards are the scrubber's work. It removes temp files, and never a shard.
 
+use super::get::is_damage;
 use super::index::{self, Entry, Index};
 use super::{StoreError, TEMP_DIR, id_of_name, shard_dir};
 use farshore_core::host::Host;
@@ -65,6 +66,11 @@ pub(super) async fn audit(host: &Host, cluster: ClusterId, index: &Index) -> Res
                 report.bad.push(id);
             }
         }
+        if !changes.is_empty() {
+            // The process that put these files may have died before their names were durable; a receipt for a
+            // repeated put will vouch for them.
+            host.disk.sync_dir(&shard_dir(first)).await?;
+        }
         changes.extend(entries.keys().map(|id| index::forget(*id)));
         report.missing.extend(entries.into_keys());
         index.write(changes)?;
@@ -97,7 +103,11 @@ fn entries_under(index: &Index, first: u8) -> Result<BTreeMap<ShardId, Entry>, S
 
 /// The entry that a file's header asks for. The payload is checked when it is read.
 async fn adopt(host: &Host, cluster: ClusterId, id: ShardId, len: u64) -> Result<Entry, StoreError> {
-    let bytes = host.disk.read(&super::file_name(id), 0, SHARD_HEADER_BYTES).await?;
+    let bytes = match host.disk.read(&super::file_name(id), 0, SHARD_HEADER_BYTES).await {
+        // One bad sector must not keep a node with a million good shards from starting.
+        Err(e) if is_damage(&e) => return Ok(Entry::unreadable(len)),
+        read => read?,
+    };
     let header =
         ShardHeader::decode(&bytes).ok().filter(|header| header.id == id && header.cluster == cluster);
     let Some(header) = header else { return Ok(Entry::unreadable(len)) };

@@ -142,6 +142,7 @@ impl ShardStore {
                 self.mark(id, hash, true).await?;
             }
             Err(StoreError::Missing(_)) => {
+                self.check_place().await?;
                 let lock = self.lock_of(id);
                 let _held = lock.lock().await;
                 // It may have been put again meanwhile.
@@ -156,7 +157,7 @@ impl ShardStore {
 }
 
 /// Whether a read error says that the medium is damaged, and not that the process is short of something.
-fn is_damage(error: &io::Error) -> bool {
+pub(super) fn is_damage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData
         || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -29,7 +29,7 @@ use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::peer::ShardError;
 use index::Index;
 use space::Account;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -70,6 +70,9 @@ pub enum StoreError {
     /// The disk failed.
     #[error("disk failed: {0}")]
     Io(#[from] io::Error),
+    /// The directory of the shards is not the one they were put into, or is gone: nothing can be said about any.
+    #[error("the shards' directory has vanished: is a disk not mounted?")]
+    Vanished,
     /// The index failed. After a restart it is rebuilt if need be.
     #[error("shard index failed: {0}")]
     Index(#[from] KvError),
@@ -84,10 +87,20 @@ impl StoreError {
             StoreError::Missing(id) => ShardError::Missing(node, id),
             StoreError::Corrupt(id, what) => ShardError::Corrupt(node, id, what),
             StoreError::Refused(what) => ShardError::Refused(node, what),
-            StoreError::Raced(_) | StoreError::Io(_) | StoreError::Index(_) => {
+            StoreError::Raced(_) | StoreError::Io(_) | StoreError::Index(_) | StoreError::Vanished => {
                 ShardError::Unreachable(node, text)
             }
         }
+    }
+}
+
+/// Shards that nobody else changes while this lives, see [`ShardStore::hold`].
+pub struct Held(Vec<(ShardId, tokio::sync::OwnedMutexGuard<()>)>);
+
+impl Held {
+    /// Lets go of the others.
+    pub fn retain(&mut self, keep: impl Fn(ShardId) -> bool) {
+        self.0.retain(|(id, _)| keep(*id));
     }
 }
 
@@ -133,6 +146,22 @@ impl ShardStore {
         Ok((Arc::new(store), report))
     }
 
+    /// Fails if the directory of the shards has gone: a disk that was unmounted shows every shard as missing, and none
+    /// is lost.
+    pub async fn check_place(&self) -> Result<(), StoreError> {
+        self.host.disk.len(HERE_FILE).await?.map(drop).ok_or(StoreError::Vanished)
+    }
+
+    /// As [`ShardStore::check_place`], and the disk must also take a few bytes: one that fails every call is not a
+    /// witness against single shards.
+    pub async fn check_disk(&self) -> Result<(), StoreError> {
+        self.check_place().await?;
+        match self.host.disk.write_slot(HERE_FILE, 0, HERE).await {
+            Err(why) if why.kind() != io::ErrorKind::StorageFull => Err(StoreError::Io(why)),
+            _ => Ok(()),
+        }
+    }
+
     /// What is held and promised.
     pub fn stats(&self) -> Stats {
         self.account.stats()
@@ -153,21 +182,35 @@ impl ShardStore {
         Ok(self.index.list(after, limit.min(PAGE_ROWS_MAX))?)
     }
 
-    /// Removes a shard; not an error if there is none. Only the sweeper may call this, for a shard that a confirmed
+    /// Removes shards; not an error if there is none. Only the sweeper may call this, for shards that a confirmed
     /// catalogue index condemns. Durable on return. Cancel-safe: once begun it is carried through.
-    pub async fn remove(self: &Arc<Self>, id: ShardId) -> Result<(), StoreError> {
+    pub async fn remove(self: &Arc<Self>, held: Held) -> Result<(), StoreError> {
         let store = self.clone();
         uncut(async move {
-            let lock = store.lock_of(id);
-            let _held = lock.lock().await;
-            let name = file_name(id);
-            // The file goes first: an entry without a file is noticed at the next start, a file without an entry
-            // would be taken in again.
-            store.host.disk.remove(&name).await?;
-            store.host.disk.sync_dir(dir_of(&name)).await?;
-            store.drop_entry(id)
+            for (id, lock) in held.0 {
+                let name = file_name(id);
+                // The file goes first: an entry without a file is noticed at the next start, a file without an entry
+                // would be taken in again.
+                store.host.disk.remove(&name).await?;
+                store.host.disk.sync_dir(dir_of(&name)).await?;
+                store.drop_entry(id)?;
+                drop(lock);
+            }
+            Ok(())
         })
         .await
+    }
+
+    /// Holds shards, or places where they would be: until this is dropped no put of one of them is answered. Whoever
+    /// wants to remove shards holds them *before* asking whether they are condemned, or a copy that came back
+    /// meanwhile, with a receipt, would be removed on the word of an old answer.
+    pub async fn hold(&self, ids: impl IntoIterator<Item = ShardId>) -> Held {
+        // Ascending, so that two holders never wait for each other crosswise.
+        let mut held = vec![];
+        for id in ids.into_iter().collect::<BTreeSet<_>>() {
+            held.push((id, self.lock_of(id).lock_owned().await));
+        }
+        Held(held)
     }
 
     /// Forgets a shard whose file is gone. The caller holds its lock.
@@ -206,8 +249,28 @@ const LOCKS_BEFORE_TIDY: usize = 1024;
 
 async fn audited(host: &Host, cluster: ClusterId) -> Result<(Index, AuditReport), StoreError> {
     let index = Index::new(Records::new(host.kv.open(KvRole::Index).await?));
+    check_not_vanished(host, &index).await?;
     let report = audit::audit(host, cluster, &index).await?;
     Ok((index, report))
+}
+
+/// Lies beside the shards, and so tells a directory without shards from one that is not there.
+const HERE_FILE: &str = "shards/here";
+const HERE: &[u8] = b"farshore shards\n";
+
+/// An index full of shards and no sign that there ever was a directory for them: better not to start than to report
+/// them all lost.
+async fn check_not_vanished(host: &Host, index: &Index) -> Result<(), StoreError> {
+    if host.disk.len(HERE_FILE).await?.is_some() {
+        return Ok(());
+    }
+    if !index.list(None, 1)?.is_empty() && host.disk.list("shards").await?.is_empty() {
+        return Err(StoreError::Vanished);
+    }
+    match host.disk.write_slot(HERE_FILE, 0, HERE).await {
+        Err(why) if why.kind() != io::ErrorKind::StorageFull => Err(StoreError::Io(why)),
+        _ => Ok(()),
+    }
 }
 
 /// Runs steps that belong together to their end even if the caller goes away in between. They are short and end by

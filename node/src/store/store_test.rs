@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::erasure::Scheme;
 use farshore_core::host::real::{OsEntropy, Processors, SystemClock, TcpNet};
-use farshore_core::host::{Disk, DiskFile, Space};
+use farshore_core::host::{Disk, DiskFile, KvFactory, Space};
 use farshore_core::id::{PackId, RepoId, SessionId};
 use farshore_core::shard::{PackInfo, ShardHeader, ShardRange, file_len, hash_shard};
 use proptest::prelude::*;
@@ -80,6 +80,10 @@ async fn get(store: &Arc<ShardStore>, header: &ShardHeader) -> Result<Vec<u8>, S
     let (sums, pieces) = store.get_blocks(header.id, header.hash, &[whole]).await?;
     assert_eq!(sums.root(header.id), header.hash);
     Ok(pieces.into_iter().flat_map(|(_, bytes)| bytes).collect())
+}
+
+async fn remove(store: &Arc<ShardStore>, id: ShardId) -> Result<(), StoreError> {
+    store.remove(store.hold([id]).await).await
 }
 
 /// Waits until dropped puts have cleaned up behind themselves.
@@ -321,7 +325,7 @@ async fn a_full_store_refuses_early_and_a_dropped_put_gives_its_room_back() {
     put(&store, &first, &payload).await.unwrap();
     assert!(matches!(store.begin_put(second.clone(), None).await, Err(StoreError::Full { .. })));
     put(&store, &first, &payload).await.expect("a repeated put needs no room");
-    store.remove(first.id).await.unwrap();
+    remove(&store, first.id).await.unwrap();
     store.begin_put(second, None).await.unwrap();
     drop(store);
     let (store, _) = bench.open_with(StoreOptions { capacity: u64::MAX, reserve: u64::MAX }).await;
@@ -336,9 +340,9 @@ async fn a_removed_shard_is_gone_for_good_and_can_come_again() {
     let bench = Bench::new();
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 1000, 1);
-    store.remove(header.id).await.expect("removing nothing is no error");
+    remove(&store, header.id).await.expect("removing nothing is no error");
     put(&store, &header, &payload).await.unwrap();
-    store.remove(header.id).await.unwrap();
+    remove(&store, header.id).await.unwrap();
     assert!(matches!(get(&store, &header).await, Err(StoreError::Missing(_))));
     assert_eq!(store.stats(), Stats::default());
     drop(store);
@@ -358,7 +362,7 @@ async fn a_receipt_for_a_repeated_put_is_true() {
     // Removed while the second put is on its way: no receipt.
     let mut again = store.begin_put(header.clone(), None).await.unwrap();
     again.write(payload.clone().into()).await.unwrap();
-    store.remove(header.id).await.unwrap();
+    remove(&store, header.id).await.unwrap();
     assert!(matches!(again.finish().await, Err(StoreError::Raced(_))));
     put(&store, &header, &payload).await.unwrap();
 
@@ -387,7 +391,7 @@ async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent() {
         let (store, header, payload) = (store.clone(), header.clone(), payload.clone());
         tasks.push(task::spawn(async move {
             match n % 3 {
-                0 => store.remove(header.id).await.unwrap(),
+                0 => remove(&store, header.id).await.unwrap(),
                 1 => match put(&store, &header, &payload).await {
                     Ok(_) | Err(StoreError::Raced(_)) => {}
                     Err(e) => panic!("{e}"),
@@ -415,9 +419,20 @@ async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent() {
 struct MortalDisk {
     disk: RealDisk,
     calls_left: Arc<AtomicI64>,
+    /// Files whose sectors cannot be read.
+    sick: Arc<Mutex<BTreeSet<String>>>,
+    /// Directories that were synced.
+    synced: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl MortalDisk {
+    fn new(bench: &Bench, calls_left: Arc<AtomicI64>) -> Self {
+        let disk = RealDisk::new(bench.dir.path());
+        MortalDisk { disk, calls_left, sick: Arc::default(), synced: Arc::default() }
+    }
+    fn immortal(bench: &Bench) -> Self {
+        Self::new(bench, Arc::new(AtomicI64::new(i64::MAX)))
+    }
     fn live(&self) -> io::Result<()> {
         if self.calls_left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             return Err(io::Error::other("the process has died"));
@@ -450,6 +465,9 @@ impl Disk for MortalDisk {
     }
     async fn read(&self, name: &str, offset: u64, len: usize) -> io::Result<Bytes> {
         self.live()?;
+        if self.sick.lock().unwrap().contains(name) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
         self.disk.read(name, offset, len).await
     }
     async fn len(&self, name: &str) -> io::Result<Option<u64>> {
@@ -470,6 +488,7 @@ impl Disk for MortalDisk {
     }
     async fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.live()?;
+        self.synced.lock().unwrap().insert(dir.into());
         self.disk.sync_dir(dir).await
     }
     async fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -490,12 +509,12 @@ async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent() {
     for calls in 0.. {
         let bench = Bench::new();
         let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let disk = MortalDisk { disk: RealDisk::new(bench.dir.path()), calls_left: calls_left.clone() };
+        let disk = MortalDisk::new(&bench, calls_left.clone());
         let (store, _) = ShardStore::open(&bench.host(disk), CLUSTER, ROOMY).await.unwrap();
         put(&store, &kept, &kept_payload).await.unwrap();
         calls_left.store(calls, Ordering::SeqCst);
         let acknowledged = put(&store, &header, &payload).await.is_ok();
-        let removed = acknowledged && store.remove(kept.id).await.is_ok();
+        let removed = acknowledged && remove(&store, kept.id).await.is_ok();
         drop(store);
 
         let (store, report) = loop {
@@ -527,4 +546,83 @@ async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent() {
         if acknowledged { outcomes.0 += 1 } else { outcomes.1 += 1 }
     }
     assert!(outcomes.0 > 0 && outcomes.1 > 4, "the deaths were not spread over the put: {outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_vanished_disk_is_not_a_thousand_lost_shards() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 1000, 1);
+    put(&store, &header, &payload).await.unwrap();
+    store.check_disk().await.unwrap();
+    let (shards, away) = (bench.dir.path().join("shards"), bench.dir.path().join("away"));
+    std::fs::rename(&shards, &away).unwrap();
+    assert!(matches!(store.verify(header.id, header.hash).await, Err(StoreError::Vanished)));
+    assert!(matches!(get(&store, &header).await, Err(StoreError::Vanished)));
+    assert!(matches!(store.check_disk().await, Err(StoreError::Vanished)));
+    assert!(store.entry(header.id).unwrap().is_some(), "nothing is forgotten meanwhile");
+    drop(store);
+    let host = bench.host(RealDisk::new(bench.dir.path()));
+    let opened = ShardStore::open(&host, CLUSTER, ROOMY).await.map(|(_, report)| report);
+    assert!(matches!(opened, Err(StoreError::Vanished)), "{opened:?}");
+    std::fs::rename(&away, &shards).unwrap();
+    let (store, report) = bench.open().await;
+    assert_eq!((report.shards, report.missing.len()), (1, 0));
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+}
+
+#[tokio::test]
+async fn a_bad_sector_in_a_header_does_not_keep_the_node_from_starting() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let ((good, payload), (bad, bad_payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
+    put(&store, &good, &payload).await.unwrap();
+    put(&store, &bad, &bad_payload).await.unwrap();
+    drop(store);
+    RealKv::new(bench.dir.path()).discard(KvRole::Index).await.unwrap();
+    let disk = MortalDisk::immortal(&bench);
+    disk.sick.lock().unwrap().insert(file_name(bad.id));
+    let (store, report) = ShardStore::open(&bench.host(disk), CLUSTER, ROOMY).await.unwrap();
+    assert_eq!((report.shards, report.bad), (2, vec![bad.id]));
+    assert_eq!(get(&store, &good).await.unwrap(), payload);
+}
+
+/// A process killed between rename and sync leaves a name that a power loss may still take; after the restart a
+/// repeated put gets its receipt without writing anything.
+#[tokio::test]
+async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouches_for_them() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 1000, 1);
+    put(&store, &header, &payload).await.unwrap();
+    store.index.write(vec![index::forget(header.id)]).unwrap();
+    store.index.flush().await.unwrap();
+    drop(store);
+    let disk = MortalDisk::immortal(&bench);
+    let (store, report) = ShardStore::open(&bench.host(disk.clone()), CLUSTER, ROOMY).await.unwrap();
+    assert_eq!(report.adopted, 1);
+    assert!(disk.synced.lock().unwrap().contains(dir_of(&file_name(header.id))));
+    assert_eq!(put(&store, &header, &payload).await.unwrap(), header.hash);
+}
+
+/// The sweeper used to ask first and to remove then, so that a copy which repair had put back in between was removed
+/// on the word of the old answer.
+#[tokio::test]
+async fn a_copy_put_back_during_a_sweep_is_not_removed() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let ((swept, payload), (spared, spared_payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
+    put(&store, &swept, &payload).await.unwrap();
+    put(&store, &spared, &spared_payload).await.unwrap();
+    let mut held = store.hold([swept.id, spared.id]).await;
+    let mut again = std::pin::pin!(put(&store, &swept, &payload));
+    let pause = std::time::Duration::from_millis(100);
+    assert!(tokio::time::timeout(pause, again.as_mut()).await.is_err(), "answered under the sweeper's hands");
+    // The leader confirms one of the two.
+    held.retain(|id| id == swept.id);
+    store.remove(held).await.unwrap();
+    assert!(matches!(again.await, Err(StoreError::Raced(_))), "the receipt would have been false");
+    assert_eq!(get(&store, &spared).await.unwrap(), spared_payload);
+    put(&store, &swept, &payload).await.unwrap();
+    assert_eq!(get(&store, &swept).await.unwrap(), payload);
 }
