@@ -101,6 +101,8 @@ pub const CATALOGUE_CALL_MS: u64 = 10_000;
 pub const CONNECT_MS: u64 = 3_000;
 /// Deadline for one frame of a shard stream to make progress.
 pub const SHARD_STALL_MS: u64 = 10_000;
+/// An upload slower than this many bytes a millisecond gives its place to another, so that none holds it for ever.
+pub const PUT_BYTES_PER_MS_MIN: u64 = 2;
 /// Deadline for a node to re-read one whole shard.
 pub const SHARD_VERIFY_MS: u64 = 60_000;
 /// A node that was unreachable or full is left alone for this long, so that it costs one timeout and not one per pack.
@@ -188,6 +190,8 @@ pub const RAFT_APPEND_MS: u64 = 30_000;
 pub const RAFT_IMAGE_STALL_MS: u64 = 60_000;
 /// A purge waits this long for the image that replaces what goes; installing one is a single batch.
 pub const RAFT_INSTALL_MS: u64 = 30_000;
+/// Open sessions of a cluster; each is a row, and all are looked at each second.
+pub const SESSIONS_OPEN_MAX: u64 = 4_096;
 /// Commands one node has under way at a time; more wait.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
 

@@ -81,6 +81,15 @@ impl FromStr for Policy {
 }
 
 impl Policy {
+    /// Whether a scheme can have been compiled from this policy on any nodes at all, by its numbers alone: nodes come
+    /// and go between compiling and committing. The fullest region of a compiled scheme holds as many shards as the
+    /// spread limit allows, and each further domain that is to be survived holds at least one.
+    pub fn admits(&self, scheme: Scheme) -> bool {
+        let domains = usize::from(self.regions) + usize::from(self.providers);
+        let lost = if domains == 0 { 0 } else { usize::from(scheme.spread()) + domains - 1 };
+        scheme.m() >= (lost + usize::from(self.nodes)).max(self.floor_nodes.into())
+    }
+
     fn survives_nothing(&self) -> bool {
         self.providers == 0 && self.regions == 0 && self.nodes == 0
     }
@@ -450,8 +459,33 @@ mod tests {
         sets.map(held).max().unwrap_or(0usize).min(n)
     }
 
+    #[test]
+    fn a_scheme_that_cannot_survive_what_the_policy_names_is_not_admitted() {
+        let policy = |goal: &str| goal.parse::<Policy>().unwrap();
+        let scheme = |k, m, spread| Scheme::new(k, m, spread).unwrap();
+        assert!(policy("1 region").admits(scheme(4, 2, 2)) && !policy("1 region").admits(scheme(4, 1, 2)));
+        assert!(policy("1 region").admits(scheme(1, 1, 1)), "two copies in two regions survive one region");
+        assert!(!policy("1 region + 1 node").admits(scheme(1, 1, 1)));
+        assert!(!policy("2 nodes").admits(scheme(4, 1, 1)) && !policy("1 provider").admits(scheme(9, 2, 3)));
+        assert!(!Policy { floor_nodes: 3, ..policy("1 region") }.admits(scheme(4, 2, 2)));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn whatever_is_compiled_is_admitted(
+            sizes in proptest::collection::vec((0u8..3, 1usize..6), 1..7), regions in 0u8..3, nodes in 0u8..3,
+            providers in 0u8..3, floor_nodes in 0u8..4,
+        ) {
+            let named: Vec<(String, usize)> =
+                sizes.iter().enumerate().map(|(i, (p, size))| (format!("p{p}/r{i}"), *size)).collect();
+            let named: Vec<(&str, usize)> = named.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+            let policy = Policy { regions, nodes, providers, floor_nodes };
+            if let Ok(scheme) = compile(&policy, &cluster(&named)) {
+                prop_assert!(policy.admits(scheme), "{policy} {scheme} spread {}", scheme.spread());
+            }
+        }
 
         #[test]
         fn a_compiled_scheme_can_be_placed_and_survives_and_none_is_cheaper(

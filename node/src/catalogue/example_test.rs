@@ -219,3 +219,45 @@ fn a_page_of_large_snapshots_ends_early() {
     let second = view.snapshots(RepoId([0; 16]), first.next, 100, false).unwrap();
     assert_eq!((second.rows.len(), second.next), (2, None));
 }
+
+/// A client with its own idea of safety could commit packs that one lost region makes unreadable, and every answer would
+/// have called them at full strength.
+#[test]
+fn a_scheme_weaker_than_the_policy_is_refused() {
+    let catalogue = lived_in();
+    let mut tx = catalogue.begin();
+    let weak = |k, m, spread| {
+        let scheme = farshore_core::erasure::Scheme::new(k, m, spread).unwrap();
+        let mut weak = pack(9, &(1..=6).map(Some).collect::<Vec<_>>());
+        weak.shards.truncate(scheme.n());
+        PackCommit { scheme, shard_len: scheme.shard_len(weak.len), ..weak }
+    };
+    let mut commit = |index, pack| {
+        let command = Command::CommitPacks { session: SessionId([0; 16]), packs: vec![pack] };
+        tx.apply(index, &Proposal { time_ms: 77, command }).unwrap()
+    };
+    assert!(matches!(commit(101, weak(4, 1, 2)), Reply::Refused(Refusal::Malformed(_))));
+    assert!(matches!(commit(102, weak(4, 2, 3)), Reply::Refused(Refusal::Malformed(_))));
+    assert!(matches!(commit(103, weak(4, 2, 2)), Reply::PacksCommitted { .. }));
+}
+
+/// Anyone with a certificate could open sessions without end, each a row that every leader looks at each second.
+#[test]
+fn sessions_are_not_opened_without_end() {
+    let catalogue = new_catalogue();
+    let create = prologue().into_iter().find(|c| matches!(c, Command::CreateRepository { .. })).unwrap();
+    let mut tx = catalogue.begin();
+    tx.apply(1, &Proposal { time_ms: 1, command: create }).unwrap();
+    let mut open = |index: u64, id: u64| {
+        let mut session = [0; 16];
+        session[..8].copy_from_slice(&id.to_le_bytes());
+        let command = Command::OpenSession { session: SessionId(session), repo: RepoId([0; 16]) };
+        tx.apply(index, &Proposal { time_ms: 1, command }).unwrap()
+    };
+    let most = farshore_core::limits::SESSIONS_OPEN_MAX;
+    for id in 0..most {
+        assert!(matches!(open(id + 2, id), Reply::SessionOpen { .. }));
+    }
+    assert!(matches!(open(most + 2, most), Reply::Refused(Refusal::Malformed(_))));
+    assert!(matches!(open(most + 3, 7), Reply::SessionOpen { opened: 9 }), "repeating is harmless");
+}

@@ -15,6 +15,7 @@ use farshore_core::catalogue::{Command, Refusal, Reply, RepoRecord, SessionRecor
 use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId};
 use farshore_core::limits::{
     KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, REPO_CONFIG_BYTES_MAX,
+    SESSIONS_OPEN_MAX,
 };
 use farshore_core::topology::{NodeRecord, NodeState};
 
@@ -136,6 +137,10 @@ fn open_session(tx: &mut Tx, index: u64, id: SessionId, repo: RepoId) -> Outcome
         Some(open) if open.repo == repo => Ok(Reply::SessionOpen { opened: open.opened }),
         Some(_) => Err(Refusal::Malformed("session id is in use for another repository".into()).into()),
         None if !tx.has::<Repos>(&repo)? => Err(Refusal::NoRepo.into()),
+        None if tx.state.rows_of(Sessions::TABLE) >= SESSIONS_OPEN_MAX => Err(Refusal::Malformed(format!(
+            "{SESSIONS_OPEN_MAX} sessions are open; wait until some have ended"
+        ))
+        .into()),
         None => {
             let session = SessionRecord { id, repo, opened: index, opened_ms: tx.state.time_ms };
             tx.put::<Sessions>(&id, &session)?;

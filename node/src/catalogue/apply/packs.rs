@@ -30,6 +30,13 @@ pub(super) fn commit(tx: &mut Tx, session: SessionId, packs: &[PackCommit]) -> O
         committed.push(match tx.get::<PackIds>(&(repo.id, pack.id))? {
             Some(no) => again(tx, repo.id, pack, no)?,
             None => {
+                if !repo.policy.admits(pack.scheme) {
+                    let (scheme, spread, policy) = (pack.scheme, pack.scheme.spread(), repo.policy);
+                    return Err(malformed(format!(
+                        "pack {}: no {scheme} with {spread} in a region survives the policy's \"{policy}\"",
+                        pack.id
+                    )));
+                }
                 check_shards(tx, repo.id, pack, repo.policy.floor_nodes)?;
                 record(tx, repo.id, pack)?
             }
