@@ -6,8 +6,8 @@ use super::{answer, internal};
 use crate::maintain::report::Reports;
 use crate::store::{Reader, ShardStore, StoreError};
 use bytes::Bytes;
-use farshore_core::id::{ClusterId, SessionId, ShardId};
-use farshore_core::limits::{FRAME_BYTES, PUTS_IN_FLIGHT_MAX, SHARD_STALL_MS};
+use farshore_core::id::{ClusterId, SessionId, ShardHash, ShardId};
+use farshore_core::limits::{FRAME_BYTES, PUT_BYTES_PER_MS_MIN, PUTS_IN_FLIGHT_MAX, SHARD_STALL_MS};
 use farshore_core::peer::ShardRef;
 use farshore_core::shard::{ShardHeader, ShardRange};
 use farshore_proto::convert::required;
@@ -23,6 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The shard service of a node.
@@ -45,21 +46,33 @@ impl ShardService {
             return Err(ApiError::Invalid("an upload begins with the shard's header".into()));
         };
         let (header, session) = self.admit(&caller, &open)?;
+        let deadline = Instant::now() + time_for(header.payload_len);
+        let late = |_| ApiError::Unreachable("the upload is too slow to wait for".into());
+        let stored = tokio::time::timeout_at(deadline, self.store_frames(parts, header, session));
+        let hash = stored.await.map_err(late)??;
+        Ok(PutReply { hash: Bytes::copy_from_slice(hash.as_bytes()) })
+    }
+
+    async fn store_frames(
+        &self,
+        mut parts: Streaming<PutRequest>,
+        header: ShardHeader,
+        session: Option<SessionId>,
+    ) -> Result<ShardHash, ApiError> {
         let mut put = self.store.begin_put(header, session).await.map_err(to_api)?;
         while let Some(part) = next_part(&mut parts).await? {
             let put_request::Part::Frame(frame) = part else {
                 return Err(ApiError::Invalid("a second header in an upload".into()));
             };
-            if frame.len() > FRAME_BYTES {
+            if frame.is_empty() || frame.len() > FRAME_BYTES {
                 return Err(ApiError::Invalid(format!(
-                    "a frame has {} bytes, the limit is {FRAME_BYTES}",
+                    "a frame has {} bytes, allowed are 1 to {FRAME_BYTES}",
                     frame.len()
                 )));
             }
             put.write(frame).await.map_err(to_api)?;
         }
-        let hash = put.finish().await.map_err(to_api)?;
-        Ok(PutReply { hash: Bytes::copy_from_slice(hash.as_bytes()) })
+        put.finish().await.map_err(to_api)
     }
 
     /// The header of an upload that may go on, and the session it is for.
@@ -126,6 +139,11 @@ fn to_api(error: StoreError) -> ApiError {
     }
 }
 
+/// How long an upload may hold its place. A stall is noticed sooner; this is for those that trickle.
+fn time_for(payload_len: u64) -> Duration {
+    Duration::from_millis(2 * SHARD_STALL_MS + payload_len / PUT_BYTES_PER_MS_MIN)
+}
+
 /// The next part of an upload; a client that stalls loses its place to others.
 async fn next_part(parts: &mut Streaming<PutRequest>) -> Result<Option<put_request::Part>, ApiError> {
     let next = tokio::time::timeout(Duration::from_millis(SHARD_STALL_MS), parts.message()).await;
@@ -159,5 +177,17 @@ impl shards_server::Shards for ShardService {
         auth::allow(&request, Right::ReadShard)?;
         let shard = required(request.into_inner().shard, "shard")?.try_into()?;
         answer(self.verify(shard).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::limits::SHARD_BYTES_MAX;
+
+    #[test]
+    fn an_upload_that_trickles_does_not_hold_its_place_for_ever() {
+        assert_eq!(time_for(0), Duration::from_millis(2 * SHARD_STALL_MS));
+        assert!(time_for(SHARD_BYTES_MAX as u64) < Duration::from_secs(10 * 3_600));
     }
 }
