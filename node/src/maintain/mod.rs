@@ -24,10 +24,8 @@ pub mod report;
 use crate::catalogue::{CatalogueError, View};
 use crate::config::Timing;
 use crate::raft::Consensus;
-use crate::raft::types::seal_message;
 use crate::store::ShardStore;
 use crate::worker::{WorkFailed, Workers};
-use farshore_core::catalogue::command::COMMAND_VERSION;
 use farshore_core::catalogue::{Command, Reply};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::Host;
@@ -92,7 +90,7 @@ impl Shared {
     /// Changes the catalogue only if this node leads. What a leader has judged by itself must not be passed on to its
     /// successor, who may know better.
     pub async fn propose_leading(&self, command: Command) -> Result<Reply, WorkFailed> {
-        match self.consensus.propose_once(&seal_message(COMMAND_VERSION, &command)).await? {
+        match self.consensus.propose_leading(command).await? {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }

@@ -107,21 +107,25 @@ impl Consensus {
         }
     }
 
-    /// One attempt to carry out an encoded command, only if this node leads. For commands passed on by other nodes.
-    pub async fn propose_once(&self, body: &[u8]) -> Result<Reply, ConsensusError> {
+    /// One attempt to carry out an encoded command that another node has passed on, only if this node leads.
+    pub async fn propose_for(&self, from: NodeId, body: &[u8]) -> Result<Reply, ConsensusError> {
         check_size(body.len())?;
         let command =
             open_message(COMMAND_VERSION, body).map_err(|e| ConsensusError::Invalid(e.to_string()))?;
-        let deadline = self.deadline();
-        let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
-        let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
-        self.propose_here(command, deadline).await.map_err(Attempt::into_error)
+        if !may_pass_on(from, &command) {
+            tracing::warn!(%from, ?command, "command passed on by a node that may not");
+            return Err(ConsensusError::Invalid(format!("node {from} may not pass on this command")));
+        }
+        self.propose_leading(command).await
     }
 
     /// One attempt to carry out a command, only if this node leads: for what the leader decides by itself, which a
     /// node that leads no more must not decide.
     pub async fn propose_leading(&self, command: Command) -> Result<Reply, ConsensusError> {
-        self.propose_once(&seal_message(COMMAND_VERSION, &command)).await
+        let deadline = self.deadline();
+        let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
+        let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
+        self.propose_here(command, deadline).await.map_err(Attempt::into_error)
     }
 
     /// One attempt to confirm that this node leads; the index a read must have applied.
@@ -252,6 +256,17 @@ impl Attempt {
     }
 }
 
+/// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others
+/// hold. Where a rebuilt shard lies is the leader's own word and never passed on.
+fn may_pass_on(from: NodeId, command: &Command) -> bool {
+    match command {
+        Command::ShardBad { node, .. } => *node == from,
+        Command::Swept { copies } => copies.iter().all(|copy| copy.node == from),
+        Command::PlaceShard { .. } => false,
+        _ => true,
+    }
+}
+
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
@@ -265,4 +280,25 @@ fn check_size(command: usize) -> Result<(), ConsensusError> {
         return Ok(());
     }
     Err(ConsensusError::Invalid(PayloadError::TooLarge(bytes).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::catalogue::Condemned;
+    use farshore_core::id::{PackNo, ShardId, StripeId};
+
+    #[test]
+    fn a_node_speaks_of_no_copies_but_its_own() {
+        let [own, other] = [1, 2].map(NodeId);
+        let bad = |node| Command::ShardBad { pack: PackNo(0), index: 0, node };
+        assert!(may_pass_on(own, &bad(own)) && !may_pass_on(own, &bad(other)));
+        let shard = ShardId { stripe: StripeId([0; 16]), index: 0 };
+        let swept = |nodes: &[NodeId]| Command::Swept {
+            copies: nodes.iter().map(|node| Condemned { node: *node, shard }).collect(),
+        };
+        assert!(may_pass_on(own, &swept(&[own])) && !may_pass_on(own, &swept(&[own, other])));
+        let place = Command::PlaceShard { pack: PackNo(0), generation: 0, index: 0, node: own };
+        assert!(!may_pass_on(own, &place));
+    }
 }

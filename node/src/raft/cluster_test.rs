@@ -377,6 +377,6 @@ async fn oversized_commands_never_reach_the_log() {
     let many = vec![SessionId([3; 16]); farshore_core::limits::COMMAND_BYTES_MAX / 16];
     let refused = node.raft.propose(Command::EndSessions { sessions: many }).await;
     assert!(matches!(refused, Err(ConsensusError::Invalid(_))), "{refused:?}");
-    assert!(matches!(node.raft.propose_once(&[1, 200]).await, Err(ConsensusError::Invalid(_))));
+    assert!(matches!(node.raft.propose_for(NodeId(1), &[1, 200]).await, Err(ConsensusError::Invalid(_))));
     assert_eq!(node.raft.standing().last_log, before);
 }

@@ -124,8 +124,9 @@ impl wire::raft_server::Raft for RaftService {
     }
 
     async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        node(&request)?;
-        let reply = self.consensus.propose_once(&request.get_ref().body).await.map_err(ApiError::from)?;
+        let from = node(&request)?;
+        let reply =
+            self.consensus.propose_for(from, &request.get_ref().body).await.map_err(ApiError::from)?;
         Ok(seal(&reply))
     }
 
