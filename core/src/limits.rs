@@ -161,6 +161,8 @@ pub const REPORTS_QUEUED_MAX: usize = 4_096;
 pub const REBUILDS_IN_FLIGHT_MAX: usize = 4;
 /// Rebuild tasks the leader plans ahead.
 pub const REBUILDS_QUEUED_MAX: usize = 1_024;
+/// Queued rebuilds are weighed anew this often: a thousand of them can take hours.
+pub const REPAIR_REPLAN_MS: u64 = 15_000;
 /// Copies one sweep deletes before it tells the catalogue.
 pub const SWEEP_COPIES_MAX: usize = 256;
 

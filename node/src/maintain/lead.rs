@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use farshore_core::catalogue::Command;
 use farshore_core::id::PackNo;
 use farshore_core::limits::{
-    REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX,
+    REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX, REPAIR_REPLAN_MS,
 };
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -65,6 +65,8 @@ pub struct Repair {
     leading: Option<u64>,
     /// Not before: a look over many packs that need repair and cannot have it is not repeated at once.
     next_look: Instant,
+    /// Then a look is taken although tasks are queued: what has become more urgent since must not wait behind them.
+    replan_at: Instant,
     queue: VecDeque<Rebuild>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
     /// Packs of running tasks: a second task of a pack would find another generation.
@@ -80,6 +82,7 @@ impl Repair {
             shared,
             leading: None,
             next_look: Instant::now(),
+            replan_at: Instant::now(),
             queue: VecDeque::new(),
             running: FuturesUnordered::new(),
             busy: BTreeSet::new(),
@@ -158,6 +161,7 @@ impl Repair {
             tokio::task::yield_now().await;
         }
         self.queue = tasks.into();
+        self.replan_at = Instant::now() + Duration::from_millis(REPAIR_REPLAN_MS);
         self.next_look = Instant::now() + began.elapsed() * LOOK_PAUSE_FACTOR;
         Ok(())
     }
@@ -186,7 +190,7 @@ impl Worker for Repair {
         if !self.note_term() {
             return Ok(Pace::Idle);
         }
-        if self.queue.is_empty() {
+        if self.queue.is_empty() || Instant::now() >= self.replan_at {
             self.look().await?;
         }
         self.fill();
