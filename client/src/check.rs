@@ -300,7 +300,8 @@ async fn packs(
         if !options.read_data {
             continue;
         }
-        let mut reads = futures_util::stream::iter(&page.packs)
+        // By value: a closure over a reference would make the whole future one that cannot move between threads.
+        let mut reads = futures_util::stream::iter(page.packs)
             .map(|pack| deep(context, &health, &topology, pack))
             .buffered(CHECK_PACKS_IN_FLIGHT);
         while let Some(seen) = reads.next().await {
@@ -324,12 +325,8 @@ struct Seen {
 }
 
 /// Reads the data shards of a pack, has the parity shards re-read by their nodes, and opens every chunk.
-async fn deep(
-    context: &Context,
-    health: &NodeHealth,
-    topology: &Topology,
-    pack: &PackRecord,
-) -> Result<Seen> {
+async fn deep(context: &Context, health: &NodeHealth, topology: &Topology, pack: PackRecord) -> Result<Seen> {
+    let pack = &pack;
     let (mut data, mut bad) = (Vec::new(), Vec::new());
     let reads = (0..pack.stripe.shards.len() as u8).map(|index| shard(context, health, pack, index));
     for (index, read) in futures_util::future::join_all(reads).await.into_iter().enumerate() {

@@ -12,7 +12,8 @@ use farshore_client::Client;
 use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
-use farshore_core::id::{ClusterId, NodeId};
+use farshore_core::id::{ClusterId, NodeId, PackNo};
+use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::topology::{Name, Region};
 use farshore_node::Node;
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
@@ -20,6 +21,8 @@ use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
 use farshore_proto::profile::Profile;
 use farshore_proto::tls::Credentials;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +32,9 @@ const CLIENT: Label = 100;
 const CAPACITY: u64 = 512 << 20;
 /// Silence before a node's shards are rebuilt elsewhere.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// Pause before a node that ended by itself is started again.
+const RESTART: Duration = Duration::from_secs(2);
 
 /// What is wrong, in one line.
 pub type Violation = String;
@@ -43,17 +49,82 @@ pub struct Machine {
     pub region: Region,
     /// Its files.
     pub disk: SimDisk,
+    /// Its calendar.
+    pub clock: Arc<SimClock>,
     stores: Arc<SimStores>,
-    clock: Arc<SimClock>,
     credentials: Credentials,
     config: Config,
     incarnation: u64,
     process: Option<Process>,
 }
 
+/// What runs on a machine.
 struct Process {
-    scope: Scope,
-    node: Arc<Mutex<Option<Arc<Node>>>>,
+    manager: Scope,
+    run: Arc<Mutex<Run>>,
+}
+
+/// The node's process; the node itself once it has started.
+#[derive(Default)]
+struct Run {
+    scope: Option<Scope>,
+    node: Option<Arc<Node>>,
+}
+
+impl Machine {
+    /// The service manager.
+    fn service(
+        &self,
+        world: World,
+        hub: Hub,
+        seed: u64,
+        run: Arc<Mutex<Run>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (label, disk, stores, clock) =
+            (self.label, self.disk.clone(), self.stores.clone(), self.clock.clone());
+        let (config, credentials) = (self.config.clone(), self.credentials.clone());
+        async move {
+            for attempt in 0.. {
+                let seed = splitmix(seed, attempt);
+                let host = Host {
+                    disk: Arc::new(disk.clone()),
+                    kv: stores.clone(),
+                    net: Arc::new(hub.of(label)),
+                    clock: clock.clone() as Arc<dyn WallClock>,
+                    entropy: Arc::new(SimEntropy::new(Rng::new(seed, 0x454e))),
+                    compute: Arc::new(Inline),
+                };
+                let scope = Scope::new(label);
+                let (config, credentials, keep) = (config.clone(), credentials.clone(), run.clone());
+                run.lock().expect("no holder of this lock panics").scope = Some(scope.clone());
+                let ended = scope.spawn(seed, async move {
+                    match Node::start(host, config, credentials).await {
+                        Ok(node) => {
+                            let node = Arc::new(node);
+                            keep.lock().expect("no holder of this lock panics").node = Some(node.clone());
+                            node.failed().await
+                        }
+                        Err(e) => format!("does not start: {e}"),
+                    }
+                });
+                let why = ended.await.unwrap_or_else(|e| format!("panicked: {e}"));
+                event!(world, label, "ends: {why}");
+                end(&hub, label, &stores, &run, false);
+                tokio::time::sleep(RESTART).await;
+            }
+        }
+    }
+}
+
+/// Ends the node's process; its system closes what it had open.
+fn end(hub: &Hub, label: Label, stores: &SimStores, run: &Mutex<Run>, power: bool) {
+    hub.crash(label, power);
+    let Run { scope, node } = std::mem::take(&mut *run.lock().expect("no holder of this lock panics"));
+    if let Some(scope) = scope {
+        scope.kill();
+    }
+    drop(node);
+    stores.release();
 }
 
 /// All machines of a world.
@@ -110,33 +181,19 @@ impl Cluster {
         Ok(Cluster { world, hub, machines, authority, clients: CLIENT })
     }
 
-    /// Starts a machine's node, or starts it again.
+    /// Starts a machine: its node runs, and is started again when it ends by itself, as a service manager does.
     pub fn start(&mut self, at: usize) {
         let machine = &mut self.machines[at];
         assert!(machine.process.is_none(), "a machine runs one node at a time");
-        machine.incarnation += 1;
-        let seed = splitmix(self.world.seed() ^ machine.label << 32, machine.incarnation);
-        let host = Host {
-            disk: Arc::new(machine.disk.clone()),
-            kv: machine.stores.clone(),
-            net: Arc::new(self.hub.of(machine.label)),
-            clock: machine.clock.clone() as Arc<dyn WallClock>,
-            entropy: Arc::new(SimEntropy::new(Rng::new(seed, 0x454e))),
-            compute: Arc::new(Inline),
-        };
-        let scope = Scope::new(machine.label);
-        let slot = Arc::new(Mutex::new(None));
         event!(self.world, machine.label, "starts");
         self.hub.boot(machine.label);
-        let (world, label, keep) = (self.world.clone(), machine.label, slot.clone());
-        let (config, credentials) = (machine.config.clone(), machine.credentials.clone());
-        scope.spawn(seed, async move {
-            match Node::start(host, config, credentials).await {
-                Ok(node) => *keep.lock().expect("no holder of this lock panics") = Some(Arc::new(node)),
-                Err(e) => event!(world, label, "does not start: {e}"),
-            }
-        });
-        machine.process = Some(Process { scope, node: slot });
+        let process = Process { manager: Scope::new(machine.label), run: Arc::default() };
+        machine.incarnation += 1;
+        let seed = splitmix(self.world.seed() ^ machine.label << 32, machine.incarnation);
+        process
+            .manager
+            .spawn(seed, machine.service(self.world.clone(), self.hub.clone(), seed, process.run.clone()));
+        machine.process = Some(process);
     }
 
     /// Ends a machine's node at once. With `power` lost, unsynced data is lost too and peers hear nothing.
@@ -144,10 +201,8 @@ impl Cluster {
         let machine = &mut self.machines[at];
         let Some(process) = machine.process.take() else { return };
         event!(self.world, machine.label, "crashes, power lost: {power}");
-        self.hub.crash(machine.label, power);
-        process.scope.kill();
-        process.node.lock().expect("no holder of this lock panics").take();
-        machine.stores.release();
+        process.manager.kill();
+        end(&self.hub, machine.label, &machine.stores, &process.run, power);
         if power {
             machine.stores.crash();
             machine.disk.crash();
@@ -162,7 +217,7 @@ impl Cluster {
     /// The node of a running machine, once it has started.
     pub fn node(&self, at: usize) -> Option<Arc<Node>> {
         let process = self.machines[at].process.as_ref()?;
-        process.node.lock().expect("no holder of this lock panics").clone()
+        process.run.lock().expect("no holder of this lock panics").node.clone()
     }
 
     /// A new client process: its scope, label, root of randomness and seams.
@@ -196,7 +251,7 @@ impl Cluster {
 
     /// Replicas at the same applied index must have the same state.
     pub fn check_agreement(&self) -> Result<usize, Violation> {
-        let mut seen = std::collections::BTreeMap::new();
+        let mut seen = BTreeMap::new();
         for (at, machine) in self.machines.iter().enumerate() {
             let Some(node) = self.node(at) else { continue };
             let view =
@@ -210,6 +265,45 @@ impl Cluster {
             }
         }
         Ok(seen.len())
+    }
+
+    /// In a quiet cluster every stripe is where its policy wants it, and every shard is where the catalogue says.
+    pub fn check_places(&self) -> Result<(), Violation> {
+        let node = (0..self.machines.len()).find_map(|at| self.node(at)).ok_or("no node runs")?;
+        let view = node.view().map_err(|e| e.to_string())?;
+        let machines: BTreeMap<NodeId, &Machine> = self.machines.iter().map(|m| (m.id, m)).collect();
+        let mut wanted = BTreeSet::new();
+        let mut from = Some(PackNo(0));
+        while let Some(start) = from {
+            let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(|e| e.to_string())?;
+            for pack in page.rows {
+                if !pack.stripe.at_target(|id| machines.get(&id).map(|m| &m.region)) {
+                    return Err(format!("spread: pack {} is not where its policy wants it", pack.id));
+                }
+                for (index, shard) in pack.stripe.shards.iter().enumerate() {
+                    let label = shard.node.and_then(|id| machines.get(&id)).map_or(0, |m| m.label);
+                    wanted.insert((label, format!("{}-{index}.shard", pack.stripe.id)));
+                }
+            }
+            from = page.next;
+        }
+        let mut found = BTreeSet::new();
+        for machine in &self.machines {
+            let names = machine.disk.names("shards/");
+            let files = names.iter().filter_map(|name| name.rsplit_once('/'));
+            found.extend(files.map(|(_, file)| (machine.label, file.to_string())));
+        }
+        if let Some((label, file)) = wanted.difference(&found).next() {
+            return Err(format!("places: p{label} does not have {file}, which the catalogue says it has"));
+        }
+        event!(
+            self.world,
+            0,
+            "{} shards in place, {} files too many",
+            wanted.len(),
+            found.difference(&wanted).count()
+        );
+        Ok(())
     }
 }
 

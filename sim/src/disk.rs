@@ -137,6 +137,17 @@ impl SimDisk {
     pub fn names(&self, prefix: &str) -> Vec<String> {
         self.lock().names.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
+    /// Somebody else takes all the room that is left.
+    pub fn fill(&self) {
+        let mut state = self.lock();
+        state.capacity = state.used();
+        drop(state);
+        event!(self.world, self.label, "disk is full");
+    }
+    /// And gives it back.
+    pub fn unfill(&self) {
+        self.set_capacity(DISK_BYTES);
+    }
     /// Makes the disk smaller or larger.
     pub fn set_capacity(&self, bytes: u64) {
         self.lock().capacity = bytes;
@@ -209,7 +220,9 @@ impl Disk for SimDisk {
     async fn write_slot(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         {
             let mut state = self.lock();
-            state.room(bytes.len())?;
+            // Only growth needs room.
+            let len = state.find(name).map_or(0, |inode| inode.bytes.len());
+            state.room((offset as usize + bytes.len()).saturating_sub(len))?;
             if !state.names.contains_key(name) {
                 let id = state.make(name);
                 state.durable_names.insert(name.into(), id);

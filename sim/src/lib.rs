@@ -6,6 +6,8 @@
 
 pub mod scenario;
 
+pub mod day;
+
 pub mod agent;
 
 pub mod cluster;
