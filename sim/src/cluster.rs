@@ -269,10 +269,26 @@ impl Cluster {
 
     /// In a quiet cluster every stripe is where its policy wants it, and every shard is where the catalogue says.
     pub fn check_places(&self) -> Result<(), Violation> {
+        let wanted = self.recorded()?;
+        let mut found = BTreeSet::new();
+        for machine in &self.machines {
+            let names = machine.disk.names("shards/");
+            found.extend(names.iter().map(|name| (machine.label, file_of(name).to_string())));
+        }
+        if let Some((label, file)) = wanted.difference(&found).next() {
+            return Err(format!("places: p{label} does not have {file}, which the catalogue says it has"));
+        }
+        let garbage = found.difference(&wanted).count();
+        event!(self.world, 0, "{} shards in place, {garbage} files too many", wanted.len());
+        Ok(())
+    }
+
+    /// Every shard that the catalogue says is held: the machine's label and the file's name.
+    fn recorded(&self) -> Result<BTreeSet<(Label, String)>, Violation> {
         let node = (0..self.machines.len()).find_map(|at| self.node(at)).ok_or("no node runs")?;
         let view = node.view().map_err(|e| e.to_string())?;
         let machines: BTreeMap<NodeId, &Machine> = self.machines.iter().map(|m| (m.id, m)).collect();
-        let mut wanted = BTreeSet::new();
+        let mut recorded = BTreeSet::new();
         let mut from = Some(PackNo(0));
         while let Some(start) = from {
             let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(|e| e.to_string())?;
@@ -282,29 +298,24 @@ impl Cluster {
                 }
                 for (index, shard) in pack.stripe.shards.iter().enumerate() {
                     let label = shard.node.and_then(|id| machines.get(&id)).map_or(0, |m| m.label);
-                    wanted.insert((label, format!("{}-{index}.shard", pack.stripe.id)));
+                    recorded.insert((label, format!("{}-{index}.shard", pack.stripe.id)));
                 }
             }
             from = page.next;
         }
-        let mut found = BTreeSet::new();
-        for machine in &self.machines {
-            let names = machine.disk.names("shards/");
-            let files = names.iter().filter_map(|name| name.rsplit_once('/'));
-            found.extend(files.map(|(_, file)| (machine.label, file.to_string())));
-        }
-        if let Some((label, file)) = wanted.difference(&found).next() {
-            return Err(format!("places: p{label} does not have {file}, which the catalogue says it has"));
-        }
-        event!(
-            self.world,
-            0,
-            "{} shards in place, {} files too many",
-            wanted.len(),
-            found.difference(&wanted).count()
-        );
+        Ok(recorded)
+    }
+
+    /// Flips a bit of a shard that the catalogue counts on.
+    pub fn rot(&self, at: usize) -> Result<(), Violation> {
+        let (recorded, machine) = (self.recorded()?, &self.machines[at]);
+        machine.disk.rot(|name| recorded.contains(&(machine.label, file_of(name).to_string())));
         Ok(())
     }
+}
+
+fn file_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, file)| file)
 }
 
 /// Connects, from inside a client's scope.

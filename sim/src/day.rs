@@ -198,7 +198,7 @@ impl Day {
     async fn a_bit_rots(&mut self) -> Result<(), Violation> {
         let at = self.rng.below(self.cluster.machines.len() as u64) as usize;
         event!(self.world, 0, "act: machine {at} rots");
-        self.cluster.machines[at].disk.rot("shards/");
+        self.cluster.rot(at)?;
         self.verify_all().await?;
         self.scrubbed().await
     }

@@ -108,16 +108,14 @@ impl SimDisk {
         state.durable_names.clear();
     }
 
-    /// Flips one bit of one synced file whose name starts with `prefix`. Returns its name.
-    pub fn rot(&self, prefix: &str) -> Option<String> {
+    /// Flips one bit of one of the files that `which` admits by name. Returns its name.
+    pub fn rot(&self, which: impl Fn(&str) -> bool) -> Option<String> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let names: Vec<(String, u64)> = state
             .names
             .iter()
-            .filter(|(name, id)| {
-                name.starts_with(prefix) && state.inodes.get(id).is_some_and(|i| !i.bytes.is_empty())
-            })
+            .filter(|(name, id)| which(name) && state.inodes.get(id).is_some_and(|i| !i.bytes.is_empty()))
             .map(|(name, id)| (name.clone(), *id))
             .collect();
         let (name, id) = names.get(state.rng.below(names.len() as u64) as usize)?.clone();
@@ -332,8 +330,8 @@ mod tests {
         let mut file = disk.create("shards/x").await.unwrap();
         file.append(Bytes::from(vec![0; 5_000])).await.unwrap();
         file.sync().await.unwrap();
-        assert_eq!(disk.rot("none/"), None);
-        assert_eq!(disk.rot("shards/").as_deref(), Some("shards/x"));
+        assert_eq!(disk.rot(|_| false), None);
+        assert_eq!(disk.rot(|name| name.starts_with("shards/")).as_deref(), Some("shards/x"));
         let bytes = disk.read("shards/x", 0, 9_000).await.unwrap();
         assert_eq!(bytes.iter().map(|b| b.count_ones()).sum::<u32>(), 1);
         disk.set_capacity(6_000);
