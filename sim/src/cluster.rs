@@ -283,10 +283,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Every shard that the catalogue says is held: the machine's label and the file's name.
+    /// Every shard that the replica furthest ahead says is held: the machine's label and the file's name.
     fn recorded(&self) -> Result<BTreeSet<(Label, String)>, Violation> {
-        let node = (0..self.machines.len()).find_map(|at| self.node(at)).ok_or("no node runs")?;
-        let view = node.view().map_err(|e| e.to_string())?;
+        let nodes = (0..self.machines.len()).filter_map(|at| self.node(at));
+        let views = nodes.filter_map(|node| node.view().ok());
+        let view = views.max_by_key(|view| view.applied()).ok_or("no node runs")?;
         let machines: BTreeMap<NodeId, &Machine> = self.machines.iter().map(|m| (m.id, m)).collect();
         let mut recorded = BTreeSet::new();
         let mut from = Some(PackNo(0));
