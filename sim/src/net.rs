@@ -470,7 +470,7 @@ mod tests {
         let hub = Hub::new(World::new(1, None));
         hub.set_loss(300_000);
         let (mut mine, mut theirs) = pair(&hub).await;
-        let sent: Vec<u8> = (0..200_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let sent: Vec<u8> = (0..200_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let expected = sent.clone();
         let start = Instant::now();
         let writing = async move {

@@ -79,7 +79,6 @@ fn one(seed: u64, args: &RunArgs) -> bool {
 }
 
 /// Runs in a thread of its own, where no hash map has drawn its keys yet, so that logging changes nothing.
-#[expect(clippy::disallowed_methods, reason = "the one thread of a simulation")]
 fn apart<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
