@@ -51,6 +51,11 @@ pub enum Opened {
 }
 
 impl Identity {
+    /// Whether the directory was ever claimed by anybody.
+    pub async fn is_claimed(disk: &dyn Disk) -> Result<bool, IdentityError> {
+        Ok(disk.len(IDENTITY_FILE).await?.is_some())
+    }
+
     /// Claims the directory or checks that it was claimed by us. Written whole or not at all, and before anything
     /// else, so that no state ever lies in a directory without an owner.
     pub async fn claim(self, disk: &dyn Disk) -> Result<Opened, IdentityError> {

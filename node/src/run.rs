@@ -18,13 +18,15 @@ use farshore_core::health::NodeHealth;
 use farshore_core::host::task::{self, Owned};
 use farshore_core::host::{Host, KvError, KvRole};
 use farshore_core::id::NodeId;
-use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
+use farshore_core::limits::{DISK_RESERVE_BYTES, STATUS_CONFIRM_MS, WORKER_STOP_MS};
 use farshore_core::retry::Budget;
 use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_proto::channel;
 use farshore_proto::peers::Peers;
 use farshore_proto::serve;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::{Credentials, Tls, TlsError};
+use farshore_proto::wire::{StatusReply, StatusRequest};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -45,6 +47,12 @@ pub enum StartError {
     /// The data directory is another's or damaged.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The cluster has seen this node before, and the directory has not.
+    #[error(
+        "the cluster knows this node but its data directory is empty: is a disk not mounted? If it is lost, make a new \
+         key and join as a new node, since this one has promised votes and shards that it no longer has"
+    )]
+    Emptied,
     /// A store does not open.
     #[error("open the node's stores: {0}")]
     Kv(#[from] KvError),
@@ -98,6 +106,9 @@ impl Node {
         let id = own_id(&tls, &config)?;
         tracing::info!(node = %id, name = %config.name, region = %config.region, "starting");
 
+        if config.bootstrap.is_none() && !Identity::is_claimed(host.disk.as_ref()).await? {
+            refuse_if_known(&host, &tls, &config, id).await?;
+        }
         let opened = Identity { cluster: config.cluster, node: id }.claim(host.disk.as_ref()).await?;
         tracing::info!(?opened, "data directory is ours");
 
@@ -245,6 +256,25 @@ fn own_id(tls: &Tls, config: &Config) -> Result<NodeId, StartError> {
     tls.own_id().ok_or_else(|| {
         StartError::Credentials(format!("the certificate is that of {}, not of a node", tls.own()))
     })
+}
+
+/// A node is known to the cluster only after it has claimed its directory. If the directory is empty all the same, it
+/// would start with no memory of its votes and report all its shards as lost. Others that cannot be asked are no
+/// reason to wait: a cluster that is being formed starts in any order.
+async fn refuse_if_known(host: &Host, tls: &Arc<Tls>, config: &Config, id: NodeId) -> Result<(), StartError> {
+    let peers = Peers::new(host.net.clone(), tls.clone());
+    let others = config.peers.iter().filter(|seed| seed.id != id);
+    let asked = others.filter_map(|seed| {
+        peers.set(seed.id, &seed.addr);
+        let mut admin = channel::admin(peers.channel(seed.id)?);
+        let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
+        Some(async move { tokio::time::timeout(limit, admin.status(StatusRequest {})).await })
+    });
+    let known = |reply: tonic::Response<StatusReply>| {
+        reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
+    };
+    let answers = futures_util::future::join_all(asked).await;
+    if answers.into_iter().flatten().flatten().any(known) { Err(StartError::Emptied) } else { Ok(()) }
 }
 
 fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<(), StartError> {

@@ -238,3 +238,16 @@ async fn everything_is_there_after_a_restart_and_a_foreign_directory_is_refused(
     })
     .await;
 }
+
+/// It used to start as if it had never been there: without memory of its votes, and reporting every shard it held lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_node_does_not_start_on_an_empty_directory() {
+    let mut cluster = formed().await;
+    cluster.stop(2).await;
+    let empty = cluster.dir(2).join("not-mounted");
+    let started = cluster.try_start(2, &empty, None).await.map(drop);
+    assert!(matches!(started, Err(StartError::Emptied)), "{started:?}");
+    let started = cluster.try_start(2, &empty, None).await.map(drop);
+    assert!(matches!(started, Err(StartError::Emptied)), "and leaves nothing that would let it: {started:?}");
+    cluster.start(2, None).await;
+}
