@@ -19,9 +19,10 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// A foreign crate, as named in code, and the only files or folders that may name it.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("reed_solomon_erasure", &["core/src/erasure/"]),
     ("fjall", &["node/src/kv/"]),
+    ("xxhash_rust", &["node/src/kv/journal.rs"]),
     ("sled", &["node/src/kv/"]),
     ("openraft", &["node/src/raft/", "node/src/rpc/raft.rs"]),
     ("rustls", &["proto/src/tls.rs", "proto/src/pki.rs"]),

@@ -126,6 +126,8 @@ pub const SESSION_RENEW_MS: u64 = 20_000;
 pub const KV_KEY_BYTES_MAX: usize = 512;
 /// Cache of the engine that holds Raft log and catalogue.
 pub const KV_CATALOGUE_CACHE_BYTES: u64 = 64 << 20;
+/// Torn journal ends of that engine that are kept for the operator.
+pub const KV_JOURNAL_TAILS_KEPT: usize = 4;
 /// Cache of the engine that holds the shard index.
 pub const KV_INDEX_CACHE_BYTES: u64 = 8 << 20;
 

@@ -34,6 +34,9 @@ pub enum KvError {
         /// What is wrong.
         what: String,
     },
+    /// A file of the store is not what was written. It was left as it is; this store does not open again.
+    #[error("store is damaged: {0}")]
+    Damaged(String),
     /// Somebody else has it open; nothing is wrong with it.
     #[error("store is in use by this or another process")]
     InUse,

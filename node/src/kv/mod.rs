@@ -12,7 +12,12 @@ pub mod sled;
 
 pub mod memory;
 
+mod journal;
+
 mod sync;
+
+#[cfg(test)]
+mod journal_test;
 
 use async_trait::async_trait;
 use farshore_core::host::kv::{Kv, KvError, KvFactory, KvRole};

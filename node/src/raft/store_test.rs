@@ -147,6 +147,42 @@ async fn a_lost_tail_is_noticed() {
     assert!(matches!(place.log().await, Err(RaftStoreError::LogLost { .. })));
 }
 
+/// Rot in the newest journal is cut off like a torn end (docs/decisions/0003); the mark tells it from one.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "damages the engine's journal")]
+async fn only_acknowledged_entries_are_missed_after_a_journal_was_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SlotDisk::default();
+    let open = async || {
+        let kv = RealKv::new(dir.path()).open(KvRole::Catalogue).await.unwrap();
+        LogStore::open(kv, Arc::new(disk.clone())).await
+    };
+    let mut log = open().await.unwrap();
+    log.save_vote(&Vote::new(1, 1)).await.unwrap();
+    for index in 0..10 {
+        log.blocking_append([blank(1, index)]).await.unwrap();
+    }
+    drop(log);
+    let journal = dir.path().join("catalogue/0.jnl");
+    let whole = std::fs::read(&journal).unwrap();
+    // The beginning of a batch that was never acknowledged, and rubbish.
+    std::fs::write(&journal, [&whole[..], &whole[..40], &[7; 5000]].concat()).unwrap();
+    assert_eq!(last(&mut open().await.unwrap()).await, Some(id(1, 9)));
+    assert_eq!(std::fs::read(&journal).unwrap(), whole);
+    for at in (20..whole.len()).step_by(whole.len() / 12) {
+        let mut rotten = whole.clone();
+        rotten[at] ^= 0x10;
+        std::fs::write(&journal, rotten).unwrap();
+        // Also when it is opened again, with a journal that has nothing wrong any more.
+        for _ in 0..2 {
+            let refused = open().await.err();
+            assert!(matches!(refused, Some(RaftStoreError::LogLost { .. })), "byte {at}: {refused:?}");
+        }
+    }
+    std::fs::write(&journal, whole).unwrap();
+    assert_eq!(last(&mut open().await.unwrap()).await, Some(id(1, 9)));
+}
+
 #[tokio::test]
 async fn a_lost_or_older_vote_is_noticed() {
     let place = Place::with_ten().await;
