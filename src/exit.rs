@@ -8,6 +8,8 @@ pub const OK: u8 = 0;
 pub const FAILURE: u8 = 1;
 /// The snapshot is saved, but some of the source could not be read.
 pub const SOURCE_UNREADABLE: u8 = 3;
+/// Nobody answers, no quorum, or below the write floor.
+pub const UNAVAILABLE: u8 = 13;
 /// Committed, but not yet at full strength.
 pub const UNDER_TARGET: u8 = 14;
 /// A check, verification or drill failed.

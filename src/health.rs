@@ -37,6 +37,9 @@ pub struct Finding {
     next: String,
 }
 
+/// Without a quorum nobody's state is changed any more, so silence has to speak for itself.
+const SILENT_MS: u64 = 3_000;
+
 /// A cluster's status with everything that follows from it.
 pub struct Report {
     status: ClusterStatus,
@@ -53,7 +56,7 @@ pub fn report(status: ClusterStatus) -> Report {
         let voters: Vec<&str> = status
             .nodes
             .iter()
-            .filter(|n| n.voter && n.node.state != NodeState::Up)
+            .filter(|n| n.voter && (n.node.state != NodeState::Up || n.silent_ms > SILENT_MS))
             .map(|n| n.node.name.as_str())
             .collect();
         let text = format!(

@@ -86,22 +86,24 @@ fn start_log(verbose: u8, node: bool) {
 
 async fn run(cli: Cli) -> Result<u8, Exit> {
     let global = cli.global;
-    let work = async {
-        match cli.command {
-            Command::Demo(args) => demo::run(args).await,
-            Command::Dev(args) => dev::run(args).await,
-            Command::Node(command) => node::run(command).await,
-            Command::Cluster(command) => cluster::run(command, &global).await,
-            Command::Init(args) => repository::init(args, &global).await,
-            Command::Backup(args) => repository::backup(args, &global).await,
-            Command::Snapshots(args) => repository::snapshots(args, &global).await,
-            Command::Ls(args) => repository::ls(args, &global).await,
-            Command::Restore(args) => repository::restore(args, &global).await,
-            Command::Check(args) => repository::check(args, &global).await,
-            Command::Sim { args } => simulate(args),
-        }
+    let result = match cli.command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Node(command) => node::run(command).await,
+        Command::Cluster(command) => cluster::run(command, &global).await,
+        Command::Init(args) => repository::init(args, &global).await,
+        Command::Backup(args) => repository::backup(args, &global).await,
+        Command::Snapshots(args) => repository::snapshots(args, &global).await,
+        Command::Ls(args) => repository::ls(args, &global).await,
+        Command::Restore(args) => repository::restore(args, &global).await,
+        Command::Check(args) => repository::check(args, &global).await,
+        Command::Sim { args } => simulate(args),
     };
-    work.await
+    match result {
+        // The libraries know nodes by their ids; people know them by their names.
+        Err(exit) if exit.code == exit::UNAVAILABLE => Err(profile::with_names(exit, &global).await),
+        result => result,
+    }
 }
 
 /// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.

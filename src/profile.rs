@@ -7,9 +7,12 @@ use farshore_core::host::real;
 use farshore_proto::profile::Profile;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// Exit code for a passphrase or credential that does not work.
 const WRONG_CREDENTIAL: u8 = 12;
+/// An error is not kept back longer than this for the sake of better words.
+const NAMES_WITHIN: Duration = Duration::from_secs(3);
 
 impl From<farshore_client::Error> for Exit {
     fn from(error: farshore_client::Error) -> Self {
@@ -29,6 +32,16 @@ pub async fn connect(global: &Global) -> Result<Client, Exit> {
     let profile = Profile::parse(&text)
         .map_err(|e| Exit::code(WRONG_CREDENTIAL, format!("profile {}: {e}", path.display())))?;
     Ok(Client::connect(real::client_host(), profile).await?)
+}
+
+/// The same error with node ids replaced by names, as far as some node still knows them.
+pub async fn with_names(mut exit: Exit, global: &Global) -> Exit {
+    let names = async { connect(global).await.ok()?.status().await.ok() };
+    let Ok(Some(status)) = tokio::time::timeout(NAMES_WITHIN, names).await else { return exit };
+    for node in &status.nodes {
+        exit.message = exit.message.replace(&node.node.id.to_string(), node.node.name.as_str());
+    }
+    exit
 }
 
 /// Name of the repository, as given.

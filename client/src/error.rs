@@ -40,8 +40,8 @@ pub enum Error {
     },
     /// Nodes answer, but no majority of voters does.
     #[error(
-        "the cluster has no quorum ({last}; asked {}); bring voters back, then run the same command again",
-        .tried.join(", ")
+        "the cluster has no quorum: {last}; start the missing voters, then run the same command again (asked {} nodes)",
+        .tried.len()
     )]
     NoQuorum {
         /// Every address asked.

@@ -40,7 +40,8 @@ impl From<ConsensusError> for ApiError {
     fn from(error: ConsensusError) -> Self {
         let text = error.to_string();
         match error {
-            ConsensusError::NoQuorum(_) => ApiError::NoQuorum(text),
+            // The kind says the rest, and it may be said once a hop.
+            ConsensusError::NoQuorum(why) => ApiError::NoQuorum(why),
             ConsensusError::Invalid(_) => ApiError::Invalid(text),
             ConsensusError::Stopped(_) => ApiError::Internal(text),
         }
