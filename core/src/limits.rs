@@ -113,6 +113,8 @@ pub const PUT_RETRY_MS: u64 = 200;
 pub const HEDGE_MS: u64 = 500;
 /// Bytes a healthy link is expected to carry in a millisecond, for the hedge.
 pub const HEDGE_BYTES_PER_MS: u64 = 16 << 10;
+/// A client that has never had an answer gives up after this long: the addresses are wrong, or nobody is there.
+pub const FIRST_CONTACT_MS: u64 = 10_000;
 /// A client gives up on the whole cluster after retrying this long without one success.
 pub const RETRY_BUDGET_MS: u64 = 60_000;
 /// A node that scrubs itself reports at least this often.

@@ -18,15 +18,13 @@ use farshore_core::health::NodeHealth;
 use farshore_core::host::task::{self, Owned};
 use farshore_core::host::{Host, KvError, KvRole};
 use farshore_core::id::NodeId;
-use farshore_core::limits::{DISK_RESERVE_BYTES, STATUS_CONFIRM_MS, WORKER_STOP_MS};
+use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
 use farshore_core::retry::Budget;
 use farshore_core::topology::{NodeRecord, NodeState};
-use farshore_proto::channel;
 use farshore_proto::peers::Peers;
 use farshore_proto::serve;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::{Credentials, Tls, TlsError};
-use farshore_proto::wire::{StatusReply, StatusRequest};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -266,15 +264,10 @@ async fn refuse_if_known(host: &Host, tls: &Arc<Tls>, config: &Config, id: NodeI
     let others = config.peers.iter().filter(|seed| seed.id != id);
     let asked = others.filter_map(|seed| {
         peers.set(seed.id, &seed.addr);
-        let mut admin = channel::admin(peers.channel(seed.id)?);
-        let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
-        Some(async move { tokio::time::timeout(limit, admin.status(StatusRequest {})).await })
+        Some(rpc::admin::is_known(peers.channel(seed.id)?, id))
     });
-    let known = |reply: tonic::Response<StatusReply>| {
-        reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
-    };
     let answers = futures_util::future::join_all(asked).await;
-    if answers.into_iter().flatten().flatten().any(known) { Err(StartError::Emptied) } else { Ok(()) }
+    if answers.contains(&true) { Err(StartError::Emptied) } else { Ok(()) }
 }
 
 fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<(), StartError> {

@@ -5,12 +5,13 @@
 use crate::api::Topology;
 use crate::error::Error;
 use farshore_core::host::{Entropy, Net};
-use farshore_core::limits::{CATALOGUE_CALL_MS, RETRY_BUDGET_MS};
+use farshore_core::limits::{CATALOGUE_CALL_MS, FIRST_CONTACT_MS, RETRY_BUDGET_MS};
 use farshore_core::retry::{Budget, Retry};
 use farshore_proto::channel::connect;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::{Expect, Tls, TlsError};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -22,6 +23,8 @@ pub struct Conversation {
     tls: Arc<Tls>,
     entropy: Arc<dyn Entropy>,
     ring: Mutex<Ring>,
+    /// Some node has answered, at some time.
+    answered: AtomicBool,
 }
 
 /// Addresses in the order they are asked, starting at `current`.
@@ -48,7 +51,7 @@ impl Conversation {
         }
         let stops = endpoints.iter().map(|addr| Stop { addr: addr.clone(), channel: None }).collect();
         let ring = Mutex::new(Ring { stops, current: 0 });
-        Ok(Conversation { net, tls, entropy, ring })
+        Ok(Conversation { net, tls, entropy, ring, answered: AtomicBool::new(false) })
     }
 
     /// Adds the nodes a topology names, so that the conversation survives the loss of every endpoint of the profile.
@@ -66,14 +69,20 @@ impl Conversation {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut budget = Budget::new(Duration::from_millis(RETRY_BUDGET_MS));
+        // A cluster that has answered before is worth waiting for; an address that never has is probably wrong.
+        let patience_ms =
+            if self.answered.load(Ordering::Relaxed) { RETRY_BUDGET_MS } else { FIRST_CONTACT_MS };
+        let mut budget = Budget::new(Duration::from_millis(patience_ms));
         let mut tried = Vec::<String>::new();
         let mut distrusted = Vec::<String>::new();
         let mut failed_in_round = 0;
         loop {
             let (at, addr, channel) = self.stop();
             let error = match attempt(ask(channel)).await {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(reply);
+                }
                 Err(error) => error,
             };
             if let Attempt::Error(error) = &error

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// The operators' service of a node.
@@ -141,6 +142,15 @@ impl AdminService {
             Some((next, (receive, task)))
         }))
     }
+}
+
+/// Whether the node at the other end knows of `id`; false if it does not answer in time.
+pub async fn is_known(peer: Channel, id: NodeId) -> bool {
+    let mut admin = channel::admin(peer);
+    let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
+    let answer = tokio::time::timeout(limit, admin.status(StatusRequest {})).await;
+    let Ok(Ok(reply)) = answer else { return false };
+    reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
 }
 
 /// Progress messages waiting for a slow operator; a full queue skips some.
