@@ -287,6 +287,14 @@ impl Day {
 
     /// Waits until every node is up, every stripe at full strength and nothing queued; replicas agree meanwhile.
     async fn healed(&mut self) -> Result<(), Violation> {
+        let deadline = Instant::now() + READY;
+        // A short outage may pass without the cluster noticing, so its word that all are up is not enough.
+        while (0..self.cluster.machines.len()).any(|at| self.cluster.node(at).is_none()) {
+            if Instant::now() > deadline {
+                return Err("live: a node does not start".into());
+            }
+            self.pause(500).await;
+        }
         let up = |s: &ClusterStatus| !s.stale && s.nodes.iter().all(|n| n.node.state.takes_shards());
         self.agent.until(READY, "live: the cluster does not come back", up).await?;
         let whole = move |s: &ClusterStatus| {
