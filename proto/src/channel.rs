@@ -122,7 +122,7 @@ mod tests {
         });
         assert_eq!(result.await.unwrap_err().to_string(), "refused");
         assert_eq!(tries.get(), 1);
-        let hangs = awaited::<(), _>(LIMIT, || std::future::pending());
+        let hangs = awaited::<(), _>(LIMIT, std::future::pending);
         assert_eq!(hangs.await.unwrap_err().to_string(), "no connection within 200 ms");
     }
 
