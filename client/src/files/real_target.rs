@@ -39,7 +39,6 @@ struct Root {
     next: AtomicU64,
     /// Whether we may give files to others.
     privileged: bool,
-    uid: u32,
     /// Leave zeros unwritten.
     sparse: bool,
 }
@@ -52,14 +51,12 @@ impl RealTarget {
         let root = compute(host.compute.as_ref(), move || {
             std::fs::create_dir_all(&path)?;
             let fd = fs::open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            let uid = rustix::process::geteuid();
             io::Result::Ok(Root {
                 fd: Arc::new(fd),
                 dirs: Mutex::default(),
                 run,
                 next: AtomicU64::new(0),
-                privileged: uid.is_root(),
-                uid: uid.as_raw(),
+                privileged: rustix::process::geteuid().is_root(),
                 sparse,
             })
         })
@@ -111,7 +108,7 @@ impl Target for RealTarget {
         self.run(move |root| {
             root.replace(&path, |dir, temp| {
                 fs::symlinkat(OsStr::from_bytes(&to), dir, temp)?;
-                Ok(root.link_meta(dir, temp, &meta, None))
+                Ok(root.link_meta(dir, temp, &meta, false))
             })
         })
         .await
@@ -142,7 +139,7 @@ impl Target for RealTarget {
         self.run(move |root| {
             root.replace(&path, |dir, temp| {
                 fs::mknodat(dir, temp, file_type, Mode::from_raw_mode(0o600), rdev)?;
-                Ok(root.link_meta(dir, temp, &meta, Some(root.mode(&meta))))
+                Ok(root.link_meta(dir, temp, &meta, true))
             })
         })
         .await
@@ -223,39 +220,33 @@ impl Root {
         result
     }
 
-    /// Permission bits to set. Set-id bits are for the recorded owner only.
-    fn mode(&self, meta: &Meta) -> Mode {
-        let own = self.privileged || meta.uid == self.uid;
-        Mode::from_raw_mode(meta.mode & if own { 0o7777 } else { 0o1777 })
-    }
-
     /// Attributes of an open file or directory. The order matters: a change of owner clears set-id bits and
     /// capabilities; user attributes need write permission, which the mode may take; the mode rewrites the mask of an
     /// access list; everything moves ctime but only times move mtime back.
     fn file_meta(&self, fd: &OwnedFd, meta: &Meta) -> Kept {
         let mut kept = Kept::default();
         if self.privileged {
-            let owner = fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
-            kept.note("owner", owner);
+            kept.note("owner", owner(meta).and_then(|(uid, gid)| fs::fchown(fd, uid, gid)));
         }
         let (lists, plain): (Vec<&Xattr>, Vec<&Xattr>) =
             meta.xattrs.iter().partition(|(name, _)| name.starts_with(b"system.posix_acl"));
         let set =
             |(name, value): &Xattr| fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty());
         plain.into_iter().for_each(|x| kept.note_xattr(x, set(x)));
-        kept.note("mode", fs::fchmod(fd, self.mode(meta)));
+        let mode = kept.mode(meta, fs::fstat(fd));
+        kept.note("mode", fs::fchmod(fd, mode));
         lists.into_iter().for_each(|x| kept.note_xattr(x, set(x)));
         kept.note("times", fs::futimens(fd, &times(meta)));
         kept
     }
 
     /// Attributes of a link or special file by name; opening a device or pipe could block or do something.
-    fn link_meta(&self, dir: BorrowedFd<'_>, name: &str, meta: &Meta, mode: Option<Mode>) -> Kept {
+    fn link_meta(&self, dir: BorrowedFd<'_>, name: &str, meta: &Meta, special: bool) -> Kept {
         let mut kept = Kept::default();
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         if self.privileged {
-            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-            kept.note("owner", fs::chownat(dir, name, Some(uid), Some(gid), nofollow));
+            let set = owner(meta).and_then(|(uid, gid)| fs::chownat(dir, name, uid, gid, nofollow));
+            kept.note("owner", set);
         }
         let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
         for xattr in &meta.xattrs {
@@ -263,12 +254,32 @@ impl Root {
             let set = fs::lsetxattr(&path, OsStr::from_bytes(key), value, XattrFlags::empty());
             kept.note_xattr(xattr, set);
         }
-        if let Some(mode) = mode {
-            kept.note("mode", fs::chmodat(dir, name, mode, AtFlags::empty()));
+        if special {
+            let set = special_mode(&mut kept, dir, name, meta);
+            kept.note("mode", set);
         }
         kept.note("times", fs::utimensat(dir, name, &times(meta), nofollow));
         kept
     }
+}
+
+/// Whom a file is given to. `chown` takes the id -1 for "leave it as it is", so that nothing can be given to it.
+fn owner(meta: &Meta) -> rustix::io::Result<(Option<Uid>, Option<Gid>)> {
+    if meta.uid == u32::MAX || meta.gid == u32::MAX {
+        return Err(rustix::io::Errno::INVAL);
+    }
+    Ok((Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))
+}
+
+/// Sets the mode by a handle on the thing itself, since changing a mode by name follows a link that took its place.
+fn special_mode(kept: &mut Kept, dir: BorrowedFd<'_>, name: &str, meta: &Meta) -> rustix::io::Result<()> {
+    let fd = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fs::fstat(&fd)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        return Err(rustix::io::Errno::LOOP);
+    }
+    let mode = kept.mode(meta, Ok(stat));
+    fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode)
 }
 
 fn times(meta: &Meta) -> Timestamps {
@@ -277,6 +288,18 @@ fn times(meta: &Meta) -> Timestamps {
 }
 
 impl Kept {
+    /// Permission bits for what now looks like `stat`. A set-id bit is left out if the recorded user or group is not
+    /// the one it has: whatever became of its owner, a program of one user must not run as another.
+    fn mode(&mut self, meta: &Meta, stat: rustix::io::Result<fs::Stat>) -> Mode {
+        let (uid, gid) = stat.map_or((None, None), |stat| (Some(stat.st_uid), Some(stat.st_gid)));
+        let user = if uid == Some(meta.uid) { 0 } else { 0o4000 };
+        let group = if gid == Some(meta.gid) { 0 } else { 0o2000 };
+        let left_out = meta.mode & (user | group);
+        if left_out != 0 {
+            self.lost.push("set-id bits: it belongs to another user or group here".into());
+        }
+        Mode::from_raw_mode(meta.mode & 0o7777 & !left_out)
+    }
     fn note(&mut self, what: &str, result: rustix::io::Result<()>) {
         if let Err(error) = result {
             self.lost.push(format!("{what}: {}", io::Error::from(error)));
@@ -381,5 +404,27 @@ impl TargetFile for RealFile {
             None => Err(io::ErrorKind::Interrupted.into()),
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Whoever may write into a directory that was there before can put a link where a special file was just made.
+    #[tokio::test]
+    async fn attributes_of_special_files_do_not_follow_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, b"").unwrap();
+        std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink("victim", dir.path().join("pipe")).unwrap();
+        let target = RealTarget::open(&crate::testing::host(), dir.path(), false).await.unwrap();
+        let meta = Meta { mode: 0o666, ..Meta::default() };
+        let kept = target.root.link_meta(target.root.fd.as_fd(), "pipe", &meta, true);
+        assert_eq!(std::fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!kept.lost.is_empty());
     }
 }

@@ -345,6 +345,23 @@ async fn set_id_bits_and_modes_survive() {
     }
 }
 
+/// `chown` takes the id -1 for "leave it": the file stays with whoever restores it, here root.
+#[tokio::test]
+async fn set_id_bits_are_not_given_to_another_owner() {
+    let mut p = Planter::new(200_000).await;
+    let content = p.content(b"x", 10).await;
+    let mut tool = entry(b"tool", Node::File { size: 1, content });
+    (tool.meta.uid, tool.meta.gid, tool.meta.mode) = (u32::MAX, u32::MAX, 0o6755);
+    let root = p.dir(vec![tool]).await;
+    p.snapshot(1, "h", root).await;
+    let dir = tempfile::tempdir().unwrap();
+    let summary = restore(&p.repository().await, b"latest", Options::default(), dir.path()).await;
+    let mode = std::fs::metadata(dir.path().join("tool")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755);
+    assert_eq!(summary.problems, 0);
+    assert!(summary.attributes_lost > 0, "and that is said");
+}
+
 #[tokio::test]
 async fn the_wrong_password_opens_nothing() {
     let p = Planter::new(1_000).await;
