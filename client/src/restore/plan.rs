@@ -2,10 +2,12 @@
 //! writes nothing, so a dry run is the same planning without the writing.
 
 use super::select::Select;
+use crate::crypto::checksum;
 use crate::error::{Error, Result};
 use crate::files::{FileKind, Meta, RelPath};
 use crate::format::content::ContentIter;
-use crate::format::{ChunkSource, Entry, Node, Placed};
+use crate::format::nodes::encode;
+use crate::format::{ChunkSource, Content, Entry, Node, Placed};
 use crate::walk::{Step, Walk};
 use farshore_core::id::ChunkId;
 use farshore_core::limits::{
@@ -115,6 +117,9 @@ impl RestorePlan {
 struct FirstName {
     path: RelPath,
     left: u64,
+    /// Tells its contents from others. The inode's number alone does not: while a backup runs it may be given to
+    /// another file.
+    contents: [u8; 16],
 }
 
 /// Turns a walk into windows.
@@ -229,7 +234,7 @@ impl Planner {
                 plan.before.push(Before::Special(path, FileKind::BlockDev { rdev }, meta));
             }
             Node::File { size, content } => {
-                if let Some(first) = self.first_name(&path, &meta) {
+                if let Some(first) = self.first_name(&path, &meta, size, &content) {
                     return plan.after.push(After::Link(first, path, size));
                 }
                 let small = size <= self.limits.small_file;
@@ -256,14 +261,15 @@ impl Planner {
         self.made = self.open.len();
     }
 
-    /// The first name of this file if it was met before; notes it otherwise.
-    fn first_name(&mut self, path: &RelPath, meta: &Meta) -> Option<RelPath> {
+    /// The first name of this file if it was met before with the same contents; notes it otherwise.
+    fn first_name(&mut self, path: &RelPath, meta: &Meta, size: u64, content: &Content) -> Option<RelPath> {
         if meta.nlink < 2 {
             return None;
         }
         let inode = (meta.dev, meta.ino);
-        let Some(first) = self.links.get_mut(&inode) else {
-            self.links.insert(inode, FirstName { path: path.clone(), left: meta.nlink - 1 });
+        let contents = checksum(&[&size.to_le_bytes(), &encode(content)]);
+        let Some(first) = self.links.get_mut(&inode).filter(|first| first.contents == contents) else {
+            self.links.insert(inode, FirstName { path: path.clone(), left: meta.nlink - 1, contents });
             return None;
         };
         let path = first.path.clone();

@@ -362,6 +362,49 @@ async fn set_id_bits_are_not_given_to_another_owner() {
     assert!(summary.attributes_lost > 0, "and that is said");
 }
 
+fn named(name: &[u8], ino: u64, content: &Content) -> Entry {
+    let mut file = entry(name, Node::File { size: 4, content: content.clone() });
+    (file.meta.dev, file.meta.ino, file.meta.nlink) = (1, ino, 2);
+    file
+}
+
+/// An inode number may be given to another file while a backup runs.
+#[tokio::test]
+async fn names_of_one_inode_with_other_contents_are_other_files() {
+    let mut p = Planter::new(200_000).await;
+    let (old, new) = (p.content(b"old!", 100).await, p.content(b"new!", 100).await);
+    let root = p.dir(vec![named(b"a", 7, &old), named(b"b", 7, &new), named(b"c", 7, &new)]).await;
+    p.snapshot(1, "h", root).await;
+    let dir = tempfile::tempdir().unwrap();
+    let summary = restore(&p.repository().await, b"latest", Options::default(), dir.path()).await;
+    assert_eq!((summary.files, summary.problems), (3, 0));
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    assert_eq!((read("a"), read("b"), read("c")), (b"old!".to_vec(), b"new!".to_vec(), b"new!".to_vec()));
+    let inode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().ino();
+    assert!(inode("b") == inode("c") && inode("a") != inode("b"));
+}
+
+#[tokio::test]
+async fn no_name_is_linked_to_what_a_failed_file_left_in_its_place() {
+    let mut p = Planter::new(200_000).await;
+    let gone = Content::Inline(vec![ContentChunk { id: ChunkId([3; 32]), len: 4 }]);
+    let broken = Content::List { root: ChunkId([4; 32]) };
+    let entries =
+        vec![named(b"a", 7, &gone), named(b"b", 7, &gone), named(b"c", 8, &broken), named(b"d", 8, &broken)];
+    let root = p.dir(entries).await;
+    p.snapshot(1, "h", root).await;
+    for small_file in [1_000, 0] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), b"before").unwrap();
+        std::fs::write(dir.path().join("c"), b"before").unwrap();
+        let limits = WindowLimits { small_file, ..WindowLimits::default() };
+        let options = Options { limits, ..Options::default() };
+        let summary = restore(&p.repository().await, b"latest", options, dir.path()).await;
+        assert_eq!((summary.files, summary.problems), (0, 4));
+        assert!(!dir.path().join("b").exists() && !dir.path().join("d").exists());
+    }
+}
+
 #[tokio::test]
 async fn the_wrong_password_opens_nothing() {
     let p = Planter::new(1_000).await;

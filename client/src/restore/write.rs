@@ -10,7 +10,7 @@ use crate::progress::{Event, Progress};
 use bytes::Bytes;
 use farshore_core::id::ChunkId;
 use farshore_core::limits::SMALL_FILES_BATCH;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// Batches of small files written at a time, one a processor up to this many.
@@ -22,6 +22,9 @@ pub struct Writer<'a> {
     progress: &'a dyn Progress,
     /// The large file that the window before left unfinished.
     carried: Carried,
+    /// Files with several names that could not be restored: their further names must not be linked to whatever else
+    /// stands there. Each was reported.
+    failed: BTreeSet<RelPath>,
     /// What has been done so far.
     pub summary: Summary,
 }
@@ -63,7 +66,13 @@ struct Use {
 impl<'a> Writer<'a> {
     /// A writer that has done nothing yet.
     pub fn new(target: &'a dyn Target, progress: &'a dyn Progress) -> Self {
-        Writer { target, progress, carried: Carried::Nothing, summary: Summary::default() }
+        Writer {
+            target,
+            progress,
+            carried: Carried::Nothing,
+            failed: BTreeSet::new(),
+            summary: Summary::default(),
+        }
     }
 
     /// Notes a path that could not be restored.
@@ -121,6 +130,9 @@ impl<'a> Writer<'a> {
     pub async fn after(&mut self, steps: Vec<After>) {
         for step in steps {
             match step {
+                After::Link(first, path, _) if self.failed.contains(&first) => {
+                    self.problem(&path, &format!("link to {first}: that could not be restored"));
+                }
                 After::Link(first, path, bytes) => match self.target.hard_link(&first, &path).await {
                     Ok(()) => self.done(&path, bytes, Counted::Link),
                     Err(error) => self.problem(&path, &format!("link to {first}: {error}")),
@@ -214,7 +226,10 @@ impl<'a> Writer<'a> {
         match slot.file.end {
             FileEnd::GoesOn => return,
             // Reported by the planner.
-            FileEnd::Broken => return slot.state = State::Over,
+            FileEnd::Broken => {
+                self.note_failed(&slot.file.path, slot.file.meta.nlink);
+                return slot.state = State::Over;
+            }
             FileEnd::Done => {}
         }
         let PlannedFile { path, size, meta, .. } = slot.file.clone();
@@ -222,6 +237,9 @@ impl<'a> Writer<'a> {
             State::Small(pieces) => ready.push(WholeFile { path, size, pieces, meta }),
             State::Large(Some(open)) => {
                 let finished = open.finish(&meta).await;
+                if finished.is_err() {
+                    self.note_failed(&path, meta.nlink);
+                }
                 self.kept(&path, size, Counted::File, "finish", finished);
             }
             // A file above the limit for small ones has chunks, so it was opened by the first of them.
@@ -232,16 +250,18 @@ impl<'a> Writer<'a> {
 
     /// Writes the small files that are complete.
     async fn write_small(&mut self, ready: &mut Vec<WholeFile>) {
-        let named: Vec<_> = ready.iter().map(|file| (file.path.clone(), file.size)).collect();
+        let named: Vec<_> =
+            ready.iter().map(|file| (file.path.clone(), file.size, file.meta.nlink)).collect();
         let mut batches = Vec::new();
         while !ready.is_empty() {
             let rest = ready.split_off(ready.len().min(SMALL_FILES_BATCH));
             batches.push(self.target.write_files(std::mem::replace(ready, rest)));
         }
         let results = futures_util::future::join_all(batches).await;
-        for ((path, size), result) in named.into_iter().zip(results.into_iter().flatten()) {
-            if result.is_ok() {
-                self.progress.event(Event::Bytes { bytes: size });
+        for ((path, size, nlink), result) in named.into_iter().zip(results.into_iter().flatten()) {
+            match result {
+                Ok(_) => self.progress.event(Event::Bytes { bytes: size }),
+                Err(_) => self.note_failed(&path, nlink),
             }
             self.kept(&path, size, Counted::File, "write", result);
         }
@@ -262,7 +282,14 @@ impl<'a> Writer<'a> {
     fn fail(&mut self, slot: &mut Slot, why: &str) {
         if !matches!(slot.state, State::Over) {
             slot.state = State::Over;
+            self.note_failed(&slot.file.path, slot.file.meta.nlink);
             self.problem(&slot.file.path.clone(), why);
+        }
+    }
+
+    fn note_failed(&mut self, path: &RelPath, nlink: u64) {
+        if nlink > 1 {
+            self.failed.insert(path.clone());
         }
     }
 
