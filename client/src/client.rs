@@ -236,8 +236,8 @@ impl Repository {
     /// after a colon is returned beside it.
     pub async fn resolve(&self, spec: &[u8], filter: &Filter) -> Result<(Snapshot, Option<Vec<u8>>)> {
         let Spec { snapshot, path } = Spec::parse(spec);
-        let all = self.snapshots(filter).await?;
-        Ok((list::pick(&all, &snapshot)?.clone(), path))
+        let api = self.0.client.0.api.as_ref();
+        Ok((list::resolve(api, &self.0.keys, &snapshot, filter).await?, path))
     }
 
     /// Lists what lies below a path of a snapshot, calling `each` for every entry.

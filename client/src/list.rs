@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Fewest digits that name a snapshot.
 pub const SHORT_ID_DIGITS_MIN: usize = 4;
+/// Stands for the newest snapshot.
+const LATEST: &str = "latest";
 
 /// A snapshot with its description opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,14 +53,37 @@ impl Filter {
 pub async fn snapshots(api: &dyn CatalogueApi, keys: &RepoKeys, filter: &Filter) -> Result<Vec<Snapshot>> {
     let mut all = Vec::new();
     for record in records(api, keys).await? {
-        let info = SnapshotInfo::open(keys, &record.id, &record.sealed)?;
-        if filter.admits(&info) {
-            all.push(Snapshot { id: record.id, committed_ms: record.committed_ms, info });
-        }
+        all.push(open(keys, &record)?);
     }
+    all.retain(|s| filter.admits(&s.info));
     // Two snapshots of one millisecond keep a stable order.
     all.sort_by_key(|s| (s.committed_ms, s.info.time_ms, s.id));
     Ok(all)
+}
+
+/// The one snapshot a name means among those the filter admits. By id, only those it fits are opened: one description
+/// that does not open, such as that of a newer program, must not keep every other snapshot from being restored.
+pub async fn resolve(
+    api: &dyn CatalogueApi,
+    keys: &RepoKeys,
+    name: &str,
+    filter: &Filter,
+) -> Result<Snapshot> {
+    if name == LATEST {
+        return pick(&snapshots(api, keys, filter).await?, name).cloned();
+    }
+    let prefix = id_prefix(name)?;
+    let mut fits = Vec::new();
+    for record in records(api, keys).await?.iter().filter(|r| r.id.to_string().starts_with(&prefix)) {
+        fits.push(open(keys, record)?);
+    }
+    fits.retain(|s| filter.admits(&s.info));
+    pick(&fits, name).cloned()
+}
+
+fn open(keys: &RepoKeys, record: &SnapshotRecord) -> Result<Snapshot> {
+    let info = SnapshotInfo::open(keys, &record.id, &record.sealed)?;
+    Ok(Snapshot { id: record.id, committed_ms: record.committed_ms, info })
 }
 
 /// All records, by id, their bitmaps left out.
@@ -102,15 +127,10 @@ impl Spec {
 /// The one snapshot a name means among these (sorted, oldest first).
 pub fn pick<'a>(snapshots: &'a [Snapshot], name: &str) -> Result<&'a Snapshot> {
     let missing = || Error::SnapshotMissing(name.into());
-    if name == "latest" {
+    if name == LATEST {
         return snapshots.last().ok_or_else(missing);
     }
-    let prefix = name.to_ascii_lowercase();
-    if prefix.len() < SHORT_ID_DIGITS_MIN || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
-        let what =
-            format!("{name:?} is no snapshot id: give `latest` or at least {SHORT_ID_DIGITS_MIN} digits");
-        return Err(Error::Invalid(what));
-    }
+    let prefix = id_prefix(name)?;
     let fits: Vec<_> = snapshots.iter().filter(|s| s.id.to_string().starts_with(&prefix)).collect();
     match fits[..] {
         [] => Err(missing()),
@@ -120,6 +140,16 @@ pub fn pick<'a>(snapshots: &'a [Snapshot], name: &str) -> Result<&'a Snapshot> {
             fits: fits.into_iter().map(|s| s.id).collect(),
         }),
     }
+}
+
+fn id_prefix(name: &str) -> Result<String> {
+    let prefix = name.to_ascii_lowercase();
+    if prefix.len() < SHORT_ID_DIGITS_MIN || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let what =
+            format!("{name:?} is no snapshot id: give `latest` or at least {SHORT_ID_DIGITS_MIN} digits");
+        return Err(Error::Invalid(what));
+    }
+    Ok(prefix)
 }
 
 /// A place in a snapshot.

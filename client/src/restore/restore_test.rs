@@ -406,6 +406,24 @@ async fn no_name_is_linked_to_what_a_failed_file_left_in_its_place() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_does_not_open_leaves_the_others_within_reach() {
+    let (p, files) = plant(200_000).await;
+    let root = p.repository().await.resolve(b"latest", &Filter::default()).await.unwrap().0.info.root;
+    let mut p = p;
+    let rotten = p.snapshot(0xcd, "h", root).await;
+    for (key, record) in p.cluster.state().snapshots.iter_mut().filter(|(key, _)| key.1 == rotten) {
+        assert_eq!(key.1, record.id);
+        record.sealed[40] ^= 1;
+    }
+    let (repo, dir) = (p.repository().await, tempfile::tempdir().unwrap());
+    restore(&repo, b"abab", Options::default(), dir.path()).await;
+    assert_files(dir.path(), &files);
+    for spec in [&b"cdcd"[..], b"latest"] {
+        assert!(matches!(repo.resolve(spec, &Filter::default()).await, Err(Error::Corrupt { .. })));
+    }
+}
+
+#[tokio::test]
 async fn the_wrong_password_opens_nothing() {
     let p = Planter::new(1_000).await;
     let client = crate::client::Client::from_parts(host(), p.cluster.clone(), p.cluster.clone());
