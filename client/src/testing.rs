@@ -49,6 +49,8 @@ pub struct State {
     pub snapshots: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
     pub shards: BTreeMap<(NodeId, ShardId), Bytes>,
     pub down: BTreeSet<NodeId>,
+    /// Nobody answers when a session is closed.
+    pub closing_hangs: bool,
     pub next_ordinal: u64,
     pub clock_ms: u64,
     /// Calls to `get` that a node answered, and to nodes that are down.
@@ -180,6 +182,9 @@ impl CatalogueApi for MemoryCluster {
         self.state().alive(session).map(|_| ())
     }
     async fn close_session(&self, session: SessionId) -> Result<()> {
+        if self.state().closing_hangs {
+            std::future::pending::<()>().await;
+        }
         self.state().sessions.remove(&session);
         Ok(())
     }

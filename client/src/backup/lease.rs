@@ -8,6 +8,9 @@ use farshore_core::limits::SESSION_RENEW_MS;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Closing is tried for this long: a run that failed because the cluster is gone says so now, not a retry budget later.
+const CLOSE_MS: u64 = 3_000;
+
 /// An open session. Dropped without `close`, it expires by itself.
 pub struct Lease {
     catalogue: Arc<dyn CatalogueApi>,
@@ -37,8 +40,27 @@ impl Lease {
     }
     /// Ends it. An error matters little: it would expire anyway.
     pub async fn close(self) {
-        if let Err(error) = self.catalogue.close_session(self.id).await {
-            tracing::debug!(%error, "session not closed, it will expire");
+        let close = self.catalogue.close_session(self.id);
+        match tokio::time::timeout(Duration::from_millis(CLOSE_MS), close).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "session not closed, it will expire"),
+            Err(_) => tracing::debug!("session not closed in time, it will expire"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryCluster;
+
+    #[tokio::test]
+    async fn a_cluster_that_is_gone_does_not_hold_up_the_end() {
+        let cluster = MemoryCluster::new(3, 2);
+        let catalogue: Arc<dyn CatalogueApi> = cluster.clone();
+        let lease = Lease::open(&catalogue, RepoId([1; 16])).await.unwrap();
+        cluster.state().closing_hangs = true;
+        let done = tokio::time::timeout(Duration::from_secs(5), lease.close()).await;
+        done.expect("the session expires by itself");
     }
 }
