@@ -113,9 +113,13 @@ pub async fn backup(args: BackupArgs, global: &Global) -> Result<u8, Exit> {
             summary.snapshot.short(),
             summary.under_target
         );
-        return Ok(exit::UNDER_TARGET);
     }
-    Ok(if summary.info.stats.unreadable > 0 { exit::SOURCE_UNREADABLE } else { exit::OK })
+    // What could not be read does not come right by itself, so it is said first.
+    Ok(match (summary.info.stats.unreadable, summary.under_target) {
+        (1.., _) => exit::SOURCE_UNREADABLE,
+        (0, 1..) => exit::UNDER_TARGET,
+        (0, 0) => exit::OK,
+    })
 }
 
 fn backup_json(
