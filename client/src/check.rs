@@ -8,7 +8,7 @@ use crate::fetch::unknown;
 use crate::files::RelPath;
 use crate::format::content::ContentIter;
 use crate::format::pack::{read_table, tail_len};
-use crate::format::{ChunkSource, Node, unseal};
+use crate::format::{ChunkSource, Node, Opener};
 use crate::list::{Filter, Snapshot, absolute, snapshots};
 use crate::progress::{Event, Progress};
 use crate::walk::{Step, Walk};
@@ -449,10 +449,11 @@ fn open_pack(keys: &RepoKeys, pack: &PackRecord, bytes: &Bytes) -> Opened {
     if table.kind != pack.kind || table.chunks.len() != pack.chunks as usize {
         problems.push("its chunk table is not the one in the catalogue".into());
     }
+    let mut opener = Opener::new();
     for span in &table.chunks {
         let end = span.offset as usize + span.len as usize;
         let opened = match bytes.get(span.offset as usize..end) {
-            Some(sealed) => unseal(keys, table.kind, &span.id, sealed).map(|_| ()),
+            Some(sealed) => opener.check(keys, table.kind, &span.id, sealed),
             None => Err(Error::corrupt("pack", "a chunk ends after it")),
         };
         problems.extend(opened.err().map(|e| e.to_string()));

@@ -12,7 +12,7 @@ pub use watch::{Met, Watch};
 use crate::api::{CatalogueApi, Located};
 use crate::crypto::RepoKeys;
 use crate::error::{Error, Result};
-use crate::format::unseal;
+use crate::format::{Opener, Spare};
 use bytes::Bytes;
 use farshore_core::catalogue::{PackKind, PackRecord};
 use farshore_core::gather::{PackRange, gather_ranges};
@@ -36,6 +36,7 @@ pub struct ChunkReader {
     shards: Arc<dyn ShardIo>,
     keys: RepoKeys,
     health: Arc<NodeHealth>,
+    openers: Arc<Spare<Opener>>,
 }
 
 impl ChunkReader {
@@ -48,7 +49,7 @@ impl ChunkReader {
         keys: RepoKeys,
         health: Arc<NodeHealth>,
     ) -> Self {
-        ChunkReader { host, api, shards, keys, health }
+        ChunkReader { host, api, shards, keys, health, openers: Arc::default() }
     }
 
     /// Plans how to read these chunks; each is read once however often it is named.
@@ -135,8 +136,10 @@ impl ChunkReader {
         let ranges: Vec<_> =
             fetch.ranges.iter().map(|r| PackRange { offset: r.offset, len: r.len }).collect();
         let bytes = self.gather(pack, &ranges).await?;
-        let (keys, fetch) = (self.keys.clone(), fetch.clone());
-        Ok(compute(self.host.compute.as_ref(), move || open_all(&keys, kind, &fetch, &bytes)).await)
+        let (keys, fetch, openers) = (self.keys.clone(), fetch.clone(), self.openers.clone());
+        let open_all =
+            move || openers.lend(Opener::new, |opener| open_all(opener, &keys, kind, &fetch, &bytes));
+        Ok(compute(self.host.compute.as_ref(), open_all).await)
     }
 
     /// Byte ranges of a pack, verified against the hashes in the catalogue.
@@ -165,13 +168,19 @@ impl Reading {
     }
 }
 
-fn open_all(keys: &RepoKeys, kind: PackKind, fetch: &PackFetch, bytes: &[Bytes]) -> Vec<Fetched> {
+fn open_all(
+    opener: &mut Opener,
+    keys: &RepoKeys,
+    kind: PackKind,
+    fetch: &PackFetch,
+    bytes: &[Bytes],
+) -> Vec<Fetched> {
     let in_range = |(range, bytes): (&plan::FetchRange, &Bytes)| -> Vec<Fetched> {
         let open = |chunk: &plan::PlannedChunk| {
             let from = (chunk.offset - range.offset) as usize;
             let sealed = bytes.get(from..from + chunk.len as usize);
             let sealed = sealed.ok_or_else(|| Error::corrupt("pack", "a range came back short"));
-            (chunk.id, sealed.and_then(|sealed| unseal(keys, kind, &chunk.id, sealed)).map_err(Arc::new))
+            (chunk.id, sealed.and_then(|sealed| opener.open(keys, kind, &chunk.id, sealed)).map_err(Arc::new))
         };
         range.chunks.iter().map(open).collect()
     };

@@ -4,7 +4,7 @@
 use super::{ChunkReader, unknown};
 use crate::error::Result;
 use crate::format::pack::{read_table, tail_len};
-use crate::format::{ChunkSource, unseal};
+use crate::format::{ChunkSource, Opener};
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::{ChunkSpan, PackKind, PackRecord};
@@ -84,8 +84,10 @@ impl TreeReader {
 impl ChunkSource for TreeReader {
     async fn chunk(&self, id: &ChunkId) -> Result<Bytes> {
         let sealed = self.sealed(id).await?;
-        let (keys, id) = (self.reader.keys.clone(), *id);
-        compute(self.reader.host.compute.as_ref(), move || unseal(&keys, PackKind::Tree, &id, &sealed)).await
+        let (keys, openers, id) = (self.reader.keys.clone(), self.reader.openers.clone(), *id);
+        let open =
+            move || openers.lend(Opener::new, |opener| opener.open(&keys, PackKind::Tree, &id, &sealed));
+        compute(self.reader.host.compute.as_ref(), open).await
     }
 }
 

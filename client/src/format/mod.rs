@@ -16,6 +16,8 @@ pub mod pack;
 
 pub mod sealed;
 
+pub mod spare;
+
 #[cfg(test)]
 mod tree_test;
 
@@ -23,6 +25,7 @@ pub use config::RepoConfig;
 pub use content::{Content, ContentBuilder, ContentChunk, ContentIter, Placed};
 pub use nodes::{ChunkSource, NewChunk};
 pub use pack::{Pack, PackBuilder};
-pub use sealed::{Compression, Sealer, unseal};
+pub use sealed::{Compression, Opener, Sealer, unseal};
 pub use snapshot::{SnapshotInfo, SnapshotStats, UnreadablePath};
+pub use spare::Spare;
 pub use tree::{DirBuilder, DirIter, Entry, Node};

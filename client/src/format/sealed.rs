@@ -13,7 +13,7 @@ use bytes::Bytes;
 use farshore_core::catalogue::PackKind;
 use farshore_core::id::ChunkId;
 use farshore_core::limits::CHUNK_BYTES_MAX;
-use zstd::bulk::Compressor;
+use zstd::bulk::{Compressor, Decompressor};
 
 const FLAG_RAW: u8 = 0;
 const FLAG_ZSTD: u8 = 1;
@@ -36,8 +36,8 @@ pub enum Compression {
     Level(u8),
 }
 
-/// Seals chunks one after another, reusing its compressor. One per compute job: making one costs about as much as
-/// compressing a few KiB.
+/// Seals chunks one after another, reusing its compressors and its memory: making one costs more than sealing a small
+/// chunk does.
 pub struct Sealer {
     mode: Compression,
     full: Compressor<'static>,
@@ -108,34 +108,102 @@ fn front(flag: u8, body: usize) -> Vec<u8> {
     buffer
 }
 
-/// Opens a sealed chunk and checks that its plaintext has the id it was asked by.
-pub fn unseal(keys: &RepoKeys, kind: PackKind, id: &ChunkId, sealed: &[u8]) -> Result<Bytes> {
-    let corrupt = |why: &str| Error::corrupt(format!("chunk {}", id.short()), why);
-    let mut buffer = sealed.to_vec();
-    let opened = open_chunk(keys, id, kind, &mut buffer).map_err(|e| corrupt(&e.to_string()))?;
-    let plain = match opened.split_first() {
-        Some((&FLAG_RAW, plain)) => {
-            let from = SALT_BYTES + 1;
-            let len = plain.len();
-            Bytes::from(buffer).slice(from..from + len)
-        }
-        Some((&FLAG_ZSTD, body)) => inflate(body).ok_or_else(|| corrupt("it does not decompress"))?,
-        _ => return Err(corrupt("its form is unknown; a newer program wrote it")),
-    };
-    if keys.chunk_id(kind, &plain) != *id {
-        return Err(corrupt("its contents do not match its id"));
-    }
-    Ok(plain)
+/// Opens sealed chunks one after another, reusing its memory and its decompressor.
+pub struct Opener {
+    zstd: Decompressor<'static>,
+    /// The chunk in hand, decrypted where it lies.
+    scratch: Vec<u8>,
+    /// Its plaintext, if that is only checked.
+    plain: Vec<u8>,
 }
 
-fn inflate(body: &[u8]) -> Option<Bytes> {
-    let (len, frame) = body.split_first_chunk()?;
-    let len = u32::from_le_bytes(*len) as usize;
-    if len > CHUNK_BYTES_MAX {
-        return None;
+/// What a seal holds.
+enum Body<'a> {
+    Raw(&'a [u8]),
+    /// Length of the plaintext, and the frame that should make it.
+    Zstd(usize, &'a [u8]),
+}
+
+impl Opener {
+    /// An opener that has seen nothing yet.
+    pub fn new() -> Self {
+        let zstd = Decompressor::new().expect("a decompressor without a dictionary can always be made");
+        Opener { zstd, scratch: Vec::new(), plain: Vec::new() }
     }
-    let plain = zstd::bulk::decompress(frame, len).ok()?;
-    (plain.len() == len).then(|| plain.into())
+
+    /// Opens a sealed chunk and checks that its plaintext has the id it was asked by.
+    pub fn open(&mut self, keys: &RepoKeys, kind: PackKind, id: &ChunkId, sealed: &[u8]) -> Result<Bytes> {
+        let plain = match decrypt(&mut self.scratch, keys, kind, id, sealed)? {
+            Body::Raw(plain) => Bytes::copy_from_slice(plain),
+            Body::Zstd(len, frame) => {
+                let plain = self.zstd.decompress(frame, len).ok().filter(|plain| plain.len() == len);
+                plain.ok_or_else(|| corrupt(id, "it does not decompress"))?.into()
+            }
+        };
+        check_name(keys, kind, id, &plain)?;
+        Ok(plain)
+    }
+
+    /// Does everything that [`Self::open`] does but hand out the plaintext, and so takes no new memory for it.
+    pub fn check(&mut self, keys: &RepoKeys, kind: PackKind, id: &ChunkId, sealed: &[u8]) -> Result<()> {
+        match decrypt(&mut self.scratch, keys, kind, id, sealed)? {
+            Body::Raw(plain) => check_name(keys, kind, id, plain),
+            Body::Zstd(len, frame) => {
+                self.plain.clear();
+                self.plain.reserve(len);
+                let done = self.zstd.decompress_to_buffer(frame, &mut self.plain);
+                if !done.is_ok_and(|done| done == len) {
+                    return Err(corrupt(id, "it does not decompress"));
+                }
+                check_name(keys, kind, id, &self.plain)
+            }
+        }
+    }
+}
+
+impl Default for Opener {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// [`Opener::open`] for a single chunk.
+pub fn unseal(keys: &RepoKeys, kind: PackKind, id: &ChunkId, sealed: &[u8]) -> Result<Bytes> {
+    Opener::new().open(keys, kind, id, sealed)
+}
+
+fn corrupt(id: &ChunkId, why: &str) -> Error {
+    Error::corrupt(format!("chunk {}", id.short()), why)
+}
+
+/// Decrypts into `scratch`, whose capacity outlives the chunk. A frame may not claim more than a chunk may hold.
+fn decrypt<'a>(
+    scratch: &'a mut Vec<u8>,
+    keys: &RepoKeys,
+    kind: PackKind,
+    id: &ChunkId,
+    sealed: &[u8],
+) -> Result<Body<'a>> {
+    scratch.clear();
+    scratch.extend_from_slice(sealed);
+    let opened = open_chunk(keys, id, kind, scratch).map_err(|e| corrupt(id, &e.to_string()))?;
+    match opened.split_first() {
+        Some((&FLAG_RAW, plain)) => Ok(Body::Raw(plain)),
+        Some((&FLAG_ZSTD, body)) => body
+            .split_first_chunk()
+            .map(|(len, frame)| (u32::from_le_bytes(*len) as usize, frame))
+            .filter(|(len, _)| *len <= CHUNK_BYTES_MAX)
+            .map(|(len, frame)| Body::Zstd(len, frame))
+            .ok_or_else(|| corrupt(id, "its length is impossible")),
+        _ => Err(corrupt(id, "its form is unknown; a newer program wrote it")),
+    }
+}
+
+fn check_name(keys: &RepoKeys, kind: PackKind, id: &ChunkId, plain: &[u8]) -> Result<()> {
+    match keys.chunk_id(kind, plain) == *id {
+        true => Ok(()),
+        false => Err(corrupt(id, "its contents do not match its id")),
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +222,7 @@ mod tests {
         let id = keys.chunk_id(PackKind::Tree, plain);
         let sealed = Sealer::new(mode).seal(keys, PackKind::Tree, &id, plain, [3; 16]);
         assert_eq!(unseal(keys, PackKind::Tree, &id, &sealed).unwrap(), plain);
+        Opener::new().check(keys, PackKind::Tree, &id, &sealed).unwrap();
         sealed.len()
     }
 
@@ -184,15 +253,29 @@ mod tests {
         let (keys, wrong) = (keys(), ChunkId([5; 32]));
         let sealed = Sealer::new(Compression::Off).seal(&keys, PackKind::Data, &wrong, b"abc", [3; 16]);
         assert!(unseal(&keys, PackKind::Data, &wrong, &sealed).is_err(), "the seal is good, the name is not");
+        assert!(Opener::new().check(&keys, PackKind::Data, &wrong, &sealed).is_err());
     }
 
     #[test]
     fn a_frame_longer_than_it_says_is_refused() {
-        let mut body = 5u32.to_le_bytes().to_vec();
-        body.extend(zstd::bulk::compress(&[7; 100_000], 1).unwrap());
-        assert!(inflate(&body).is_none());
-        body[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(inflate(&body).is_none());
-        assert!(inflate(b"abc").is_none());
+        let (keys, plain) = (keys(), [7u8; 100_000]);
+        let id = keys.chunk_id(PackKind::Data, &plain);
+        let frame = zstd::bulk::compress(&plain, 1).unwrap();
+        let mut opener = Opener::new();
+        let mut outcome = |len: u32, frame: &[u8]| {
+            let mut sealed = front(FLAG_ZSTD, 4 + frame.len());
+            sealed.extend_from_slice(&len.to_le_bytes());
+            sealed.extend_from_slice(frame);
+            seal_chunk(&keys, &id, PackKind::Data, [3; 16], &mut sealed);
+            let opened = opener.open(&keys, PackKind::Data, &id, &sealed).is_ok();
+            assert_eq!(opened, opener.check(&keys, PackKind::Data, &id, &sealed).is_ok());
+            opened
+        };
+        assert!(outcome(100_000, &frame));
+        for len in [0, 5, 99_999, 100_001, u32::MAX] {
+            assert!(!outcome(len, &frame), "{len}");
+        }
+        assert!(!outcome(100_000, b"abc"));
+        assert!(outcome(100_000, &frame), "what was refused leaves no trace");
     }
 }
