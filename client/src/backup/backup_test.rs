@@ -64,6 +64,17 @@ impl MemoryTree {
         let bytes = bytes.into();
         self.put(path, FileKind::File { size: bytes.len() as u64 }, bytes, mtime);
     }
+    /// Another name for a file.
+    fn link(&self, first: &str, second: &str) {
+        let mut state = self.0.lock().unwrap();
+        let held = state.nodes.get_mut(first.as_bytes()).unwrap();
+        held.stat.meta.nlink += 1;
+        let ino = held.stat.meta.ino;
+        let twin = held.clone();
+        state.nodes.insert(second.into(), twin.clone());
+        let names = state.nodes.values_mut().filter(|held| held.stat.meta.ino == ino);
+        names.for_each(|held| held.stat.meta.nlink = twin.stat.meta.nlink);
+    }
     fn forbid(&self, path: &str) {
         self.0.lock().unwrap().nodes.get_mut(path.as_bytes()).unwrap().readable = false;
     }
@@ -510,4 +521,35 @@ fn a_backup_can_run_in_a_task() {
     fn is_send<T: Send>(_: &T) {}
     let bench = bench();
     is_send(&bench.backup());
+}
+
+#[tokio::test]
+async fn a_file_with_several_names_is_read_once() {
+    let bench = bench();
+    bench.tree.dir("/src");
+    bench.tree.dir("/src/z");
+    for (name, len) in [("big", 300_000), ("small", 900), ("none", 0)] {
+        bench.tree.file(&format!("/src/{name}"), noise(len, 7));
+        bench.tree.link(&format!("/src/{name}"), &format!("/src/{name}-2"));
+        bench.tree.link(&format!("/src/{name}"), &format!("/src/z/{name}-3"));
+    }
+    let summary = bench.backup().await;
+    assert_eq!(bench.tree.take_opened().len(), 3, "one name of each");
+    assert_eq!(summary.info.stats.bytes_read, 300_900);
+    assert_eq!((summary.info.stats.total_files, summary.info.stats.total_bytes), (9, 3 * 300_900));
+    bench.holds_all(&summary).await;
+}
+
+#[tokio::test]
+async fn a_further_name_is_read_if_the_first_reading_was_no_good() {
+    let bench = bench();
+    bench.tree.dir("/src");
+    bench.tree.file("/src/a", noise(50_000, 7));
+    bench.tree.link("/src/a", "/src/b");
+    // The scan saw both names as they were before, so the second does not look like what was read.
+    bench.tree.0.lock().unwrap().restless.insert(b"/src/a".to_vec(), 1);
+    let summary = bench.backup().await;
+    assert_eq!(bench.tree.take_opened(), ["/src/a", "/src/a", "/src/b"]);
+    let found = bench.contents(&summary).await;
+    assert_eq!(found["/src/a"].1, found["/src/b"].1);
 }

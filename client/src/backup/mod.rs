@@ -5,6 +5,7 @@
 //! circle. CPU work goes through `Compute`. Memory does not grow with the source or the repository: it is the sum of
 //! the limits below and two packs on their way with one of each kind filling.
 
+pub mod ahead;
 pub mod base;
 pub mod chunk;
 pub mod commit;
@@ -19,6 +20,7 @@ pub mod scan;
 pub mod seal;
 pub mod stripe;
 pub mod tree;
+pub mod twins;
 pub mod upload;
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::files::Source;
 use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo};
 use crate::progress::Progress;
+use ahead::Opener;
 use base::{Base, Keep};
 use chunk::Chunker;
 use commit::Commit;
@@ -52,6 +55,7 @@ use std::sync::Arc;
 use stripe::Coding;
 use tokio::sync::{Semaphore, mpsc};
 use tree::Tree;
+use twins::Twins;
 use upload::Upload;
 
 /// Plaintext of chunks between reading and sealing, in bytes; several times the largest chunk.
@@ -213,14 +217,18 @@ impl Run<'_> {
         let scan = Scan { source: &*ctx.source, chunks: ctx.chunks.clone(), base, report, out: scanned_in };
         let keep = Keep { catalogue, session: *session, repo, chunks: ctx.chunks.clone(), ledger };
         let read = Read {
-            source: ctx.source.clone(),
-            compute: ctx.host.compute.clone(),
-            keys: keys.clone(),
+            opener: Opener {
+                source: ctx.source.clone(),
+                compute: ctx.host.compute.clone(),
+                keys: keys.clone(),
+                min: ctx.config.chunks.min as usize,
+            },
             chunker: Chunker::new(keys.gear_table().into(), ctx.config.chunks),
-            min: ctx.config.chunks.min as usize,
             room: room.clone(),
             report,
             out: pieces_in,
+            twins: Twins::default(),
+            chunks: None,
         };
         let tree = Tree { keys: keys.clone(), room: tree_room, report, out: chunks_in };
         let dedup = Dedup {

@@ -1,30 +1,27 @@
 //! Reading files and cutting them into named chunks, in the order of the tree. A few files are opened ahead, so that the
 //! disk works while processors hash; only one large file is in hand at a time. Watches for files that change meanwhile.
 
+use super::ahead::{Ahead, First, Opener, Waiting, Window};
 use super::chunk::Chunker;
 use super::report::Report;
 use super::scan::{Reread, Step};
+use super::twins::{CHUNKS_MAX, Twins};
 use crate::crypto::RepoKeys;
 use crate::error::Result;
-use crate::files::{Fingerprint, Meta, Opened, Source, SourceFile};
-use crate::format::{Entry, NewChunk};
+use crate::files::{Fingerprint, Meta, Opened, SourceFile};
+use crate::format::{ContentChunk, Entry, NewChunk};
 use crate::progress::{Change, Event};
 use bytes::{Bytes, BytesMut};
 use farshore_core::catalogue::PackKind;
-use farshore_core::host::{Compute, compute, task};
+use farshore_core::host::compute;
 use farshore_core::id::ChunkId;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Files opened ahead of the one in hand; each holds at most one smallest chunk.
-const FILES_AHEAD: usize = 32;
 /// Bytes read of a large file at a time.
 const READ_BYTES: usize = 2 << 20;
-/// Hashing less than this is quicker than handing it to another thread.
-const HASH_HERE_BYTES: usize = 16 << 10;
 /// Attempts at a file that changes while it is read.
 const ATTEMPTS: usize = 2;
 
@@ -65,6 +62,8 @@ pub enum Piece {
     Begin,
     /// The next chunk of the file.
     Chunk(Held),
+    /// All chunks of a file that came before under another name.
+    Known(Vec<ContentChunk>),
     /// The file is complete.
     End {
         /// Absolute path.
@@ -80,90 +79,61 @@ pub enum Piece {
 
 /// The stage.
 pub struct Read<'a> {
-    /// The tree that is read.
-    pub source: Arc<dyn Source>,
-    /// Processors.
-    pub compute: Arc<dyn Compute>,
-    /// Names chunks.
-    pub keys: RepoKeys,
+    /// Opens files and names chunks.
+    pub opener: Opener,
     /// Cuts large files; at the start of a stream.
     pub chunker: Chunker,
-    /// Files up to this length are one chunk and are not scanned.
-    pub min: usize,
     /// Memory for chunks on their way.
     pub room: Arc<Semaphore>,
     /// Counts and problems.
     pub report: &'a Report,
     /// Where pieces go.
     pub out: Sender<Piece>,
-}
-
-/// A value being made by a task that ends with it.
-struct Ahead<T> {
-    value: oneshot::Receiver<T>,
-    _task: task::Owned,
-}
-
-impl<T: Send + 'static> Ahead<T> {
-    fn start(future: impl Future<Output = T> + Send + 'static) -> Self {
-        let (send, value) = oneshot::channel();
-        let task = task::Owned::spawn(async move {
-            // Nobody waits any more if the backup has been given up.
-            let _ = send.send(future.await);
-        });
-        Ahead { value, _task: task }
-    }
-    async fn value(self) -> io::Result<T> {
-        self.value.await.map_err(|_| io::Error::other("the task reading it was stopped"))
-    }
-}
-
-/// The beginning of a file, and the name of its only chunk if that is all.
-struct First {
-    opened: Opened,
-    only: Option<ChunkId>,
-}
-
-#[expect(clippy::large_enum_variant, reason = "there are at most FILES_AHEAD of them")]
-enum Waiting {
-    Step(Step),
-    File { path: Vec<u8>, file: Box<Reread>, first: Ahead<io::Result<First>> },
+    /// Files with several names.
+    pub twins: Twins,
+    /// Chunks of the file in hand so far, if it has twins and they are not too many to remember.
+    pub chunks: Option<Vec<ContentChunk>>,
 }
 
 impl Read<'_> {
     /// Runs until the scan ends.
     pub async fn run(mut self, mut steps: Receiver<Step>) -> Result<()> {
-        let mut window = VecDeque::with_capacity(FILES_AHEAD);
+        let mut window = Window::new(self.opener.clone());
         loop {
-            while window.len() < FILES_AHEAD {
-                let step = if window.is_empty() { steps.recv().await } else { steps.try_recv().ok() };
-                let Some(step) = step else { break };
-                window.push_back(self.look_ahead(step));
+            if window.is_low() {
+                self.refill(&mut window, &mut steps).await;
             }
-            match window.pop_front() {
+            match window.pop() {
                 Some(Waiting::Step(step)) => self.pass(step).await,
-                Some(Waiting::File { path, file, first }) => {
+                Some(Waiting::File(path, file, first)) => {
                     let first = first.value().await.and_then(|first| first);
                     self.file(path, file, first).await;
                 }
+                Some(Waiting::Twin(path, file)) => self.twin(path, file).await,
                 None => return Ok(()),
             }
         }
     }
 
+    /// Takes the steps that are there; waits only if there is nothing else to do.
+    async fn refill(&mut self, window: &mut Window, steps: &mut Receiver<Step>) {
+        while window.has_room() {
+            let step = if window.is_empty() { steps.recv().await } else { steps.try_recv().ok() };
+            match step {
+                Some(Step::Read { path, reread }) => match self.twins.expect(&reread.stat.meta) {
+                    true => window.push(Waiting::Twin(path, reread)),
+                    false => window.push_file(path, reread),
+                },
+                Some(step) => window.push(Waiting::Step(step)),
+                None => break,
+            }
+        }
+        window.flush();
+    }
+
     async fn send(&self, piece: Piece) {
         // Whoever stopped listening has an error to report, which ends this stage too.
         let _ = self.out.send(piece).await;
-    }
-
-    fn look_ahead(&self, step: Step) -> Waiting {
-        match step {
-            Step::Read { path, reread } => {
-                let first = self.start(path.clone());
-                Waiting::File { path, file: reread, first }
-            }
-            step => Waiting::Step(step),
-        }
     }
 
     async fn pass(&self, step: Step) {
@@ -177,18 +147,17 @@ impl Read<'_> {
         self.send(piece).await;
     }
 
-    /// Opens a file, reads its beginning and, if that is all, names its only chunk.
-    fn start(&self, path: Vec<u8>) -> Ahead<io::Result<First>> {
-        let (source, on, keys, min) =
-            (self.source.clone(), self.compute.clone(), self.keys.clone(), self.min);
-        Ahead::start(async move {
-            let opened = source.open(&path, min).await?;
-            let only = match opened.rest {
-                None if !opened.head.is_empty() => Some(name(&on, keys, opened.head.clone()).await),
-                _ => None,
-            };
-            Ok(First { opened, only })
-        })
+    /// A further name of a file: takes over the chunks of the first if the file still looks the same.
+    async fn twin(&mut self, path: Vec<u8>, file: Box<Reread>) {
+        let Some(chunks) = self.twins.chunks_of(&file.stat) else {
+            let first = self.opener.start(path.clone()).value().await.and_then(|first| first);
+            return self.file(path, file, first).await;
+        };
+        self.report.event(Event::Reading { path: &path });
+        self.report.event(Event::Bytes { bytes: chunks.iter().map(|chunk| u64::from(chunk.len)).sum() });
+        self.send(Piece::Begin).await;
+        self.send(Piece::Known(chunks)).await;
+        self.send(Piece::End { path, file, inconsistent: false }).await;
     }
 
     /// Reads one file. If it looks different afterwards from what its entry will say, it is read once more.
@@ -200,21 +169,26 @@ impl Read<'_> {
                 Some(first) => first,
                 None => self.again(&path, &mut file).await,
             };
+            self.chunks = (file.stat.meta.nlink > 1).then(Vec::new);
             let after = match first {
                 Ok(first) => self.contents(first).await,
                 Err(error) => Err(error),
             };
             match after {
                 Ok(after) if Some(after) == file.stat.fingerprint() => {
+                    let read = self.chunks.take().map(|chunks| (after, chunks));
+                    self.twins.note(&file.stat.meta, read);
                     return self.send(Piece::End { path, file, inconsistent: false }).await;
                 }
                 Ok(_) if attempt < ATTEMPTS => {}
                 Ok(_) => {
+                    self.twins.note(&file.stat.meta, None);
                     let why = "it changed while it was read, twice; its contents may mix old and new";
                     self.report.event(Event::Problem { path: &path, why });
                     return self.send(Piece::End { path, file, inconsistent: true }).await;
                 }
                 Err(error) => {
+                    self.twins.note(&file.stat.meta, None);
                     self.report.unreadable(&path, &error);
                     return self.send(Piece::Gone).await;
                 }
@@ -224,12 +198,12 @@ impl Read<'_> {
 
     /// A second attempt begins with a second look, since the first may just have come late.
     async fn again(&self, path: &[u8], file: &mut Reread) -> io::Result<First> {
-        let stat = self.source.stat(path).await?;
+        let stat = self.opener.source.stat(path).await?;
         if stat.fingerprint().is_none() {
             return Err(io::Error::other("it is no longer a regular file"));
         }
         file.stat = stat;
-        self.start(path.to_vec()).value().await?
+        self.opener.start(path.to_vec()).value().await?
     }
 
     /// Sends the chunks of an opened file and tells what it looked like after the last byte.
@@ -247,7 +221,7 @@ impl Read<'_> {
 
     async fn stream(&mut self, head: Bytes, rest: Box<dyn SourceFile>) -> io::Result<Fingerprint> {
         let mut cutter =
-            Cutter { chunker: self.chunker.clone(), keys: self.keys.clone(), pending: head.into() };
+            Cutter { chunker: self.chunker.clone(), keys: self.opener.keys.clone(), pending: head.into() };
         let mut next = read_ahead(rest);
         loop {
             let (mut file, bytes) = next.value().await?;
@@ -255,37 +229,32 @@ impl Read<'_> {
             let ended = bytes.len() < READ_BYTES;
             if !ended {
                 next = read_ahead(file);
-                let (back, chunks) = compute(&*self.compute, move || cutter.cut(bytes, false)).await;
+                let (back, chunks) = compute(&*self.opener.compute, move || cutter.cut(bytes, false)).await;
                 cutter = back;
                 self.chunks(chunks).await;
                 continue;
             }
-            let (_, chunks) = compute(&*self.compute, move || cutter.cut(bytes, true)).await;
+            let (_, chunks) = compute(&*self.opener.compute, move || cutter.cut(bytes, true)).await;
             self.chunks(chunks).await;
             return file.fingerprint().await;
         }
     }
 
-    async fn chunks(&self, chunks: Vec<(ChunkId, Bytes)>) {
+    async fn chunks(&mut self, chunks: Vec<(ChunkId, Bytes)>) {
         for (id, plain) in chunks {
             self.chunk(id, plain).await;
         }
     }
 
-    async fn chunk(&self, id: ChunkId, plain: Bytes) {
+    async fn chunk(&mut self, id: ChunkId, plain: Bytes) {
         let bytes = plain.len() as u64;
+        self.chunks = self.chunks.take().filter(|chunks| chunks.len() < CHUNKS_MAX);
+        self.chunks.iter_mut().for_each(|chunks| chunks.push(ContentChunk { id, len: plain.len() as u32 }));
         self.report.count(|stats| stats.bytes_read += bytes);
         self.report.event(Event::Bytes { bytes });
         let held = Held::new(NewChunk { id, kind: PackKind::Data, plain }, &self.room).await;
         self.send(Piece::Chunk(held)).await;
     }
-}
-
-async fn name(on: &Arc<dyn Compute>, keys: RepoKeys, plain: Bytes) -> ChunkId {
-    if plain.len() <= HASH_HERE_BYTES {
-        return keys.chunk_id(PackKind::Data, &plain);
-    }
-    compute(&**on, move || keys.chunk_id(PackKind::Data, &plain)).await
 }
 
 fn read_ahead(mut file: Box<dyn SourceFile>) -> Ahead<(Box<dyn SourceFile>, io::Result<Bytes>)> {

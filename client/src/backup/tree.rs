@@ -50,6 +50,7 @@ impl Tree<'_> {
                     content.push(ContentChunk { id: held.chunk.id, len }, &mut new);
                     self.send(held).await;
                 }
+                Piece::Known(chunks) => chunks.into_iter().for_each(|chunk| content.push(chunk, &mut new)),
                 Piece::End { path, file, inconsistent } => {
                     let done = std::mem::replace(&mut content, ContentBuilder::new(self.keys.clone()));
                     let entry = self.file(&path, file, done, inconsistent, &mut new);

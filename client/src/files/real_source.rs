@@ -85,6 +85,12 @@ impl Source for RealSource {
         let on = self.compute.clone();
         compute(&*self.compute, move || open_file(&path, want, on)).await
     }
+
+    async fn open_all(&self, paths: &[Vec<u8>], want: usize) -> Vec<io::Result<Opened>> {
+        let (paths, on) = (paths.to_vec(), self.compute.clone());
+        compute(&*self.compute, move || paths.iter().map(|path| open_file(path, want, on.clone())).collect())
+            .await
+    }
 }
 
 /// Opens a directory and reads all its names, sorted. Names are all it holds, so a million of them is tens of MiB.

@@ -51,6 +51,15 @@ pub trait Source: Send + Sync {
     async fn list(&self, path: &[u8]) -> io::Result<Box<dyn Listing>>;
     /// Opens a regular file and reads its first `want` bytes; anything but a regular file is an error.
     async fn open(&self, path: &[u8], want: usize) -> io::Result<Opened>;
+    /// Opens several files as [`Self::open`] does, with one answer for each in their order. For small files, of which
+    /// one is not worth a job of its own.
+    async fn open_all(&self, paths: &[Vec<u8>], want: usize) -> Vec<io::Result<Opened>> {
+        let mut opened = Vec::with_capacity(paths.len());
+        for path in paths {
+            opened.push(self.open(path, want).await);
+        }
+        opened
+    }
 }
 
 /// A path below `dir`.
