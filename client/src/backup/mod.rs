@@ -30,7 +30,7 @@ use crate::api::{CatalogueApi, SnapshotCommitted, Topology};
 use crate::crypto::RepoKeys;
 use crate::error::{Error, Result};
 use crate::files::Source;
-use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo};
+use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo, Spare};
 use crate::progress::Progress;
 use ahead::Opener;
 use base::{Base, Keep};
@@ -243,9 +243,11 @@ impl Run<'_> {
         };
         let compression = self.options.compression.unwrap_or(ctx.config.compression());
         let seal = Seal { host: &ctx.host, keys: keys.clone(), compression, out: sealed_in };
-        let fill = Fill { target: ctx.config.pack_bytes as usize, slots, out: full_in };
+        let memory = Arc::new(Spare::default());
+        let fill =
+            Fill { target: ctx.config.pack_bytes as usize, slots, memory: memory.clone(), out: full_in };
         let coding = Coding { cluster: self.topology.cluster, repo, session: *session, scheme: self.scheme };
-        let upload = Upload { ctx, topology: &self.topology, coding, out: uploaded_in };
+        let upload = Upload { ctx, topology: &self.topology, coding, memory, out: uploaded_in };
         let commit = Commit { catalogue, session: *session, ledger, report };
 
         let (_, _, _, root, ..) = tokio::try_join!(

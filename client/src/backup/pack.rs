@@ -2,7 +2,7 @@
 
 use super::seal::SealedChunk;
 use crate::error::Result;
-use crate::format::PackBuilder;
+use crate::format::{PackBuilder, Spare};
 use farshore_core::catalogue::PackKind;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -22,6 +22,8 @@ pub struct Fill {
     pub target: usize,
     /// One permit for each pack on its way.
     pub slots: Arc<Semaphore>,
+    /// Memory of packs that have been sent.
+    pub memory: Arc<Spare<Vec<u8>>>,
     /// Where full packs go.
     pub out: Sender<FullPack>,
 }
@@ -40,6 +42,8 @@ impl Fill {
                 if !pack.fits(sealed.len()) {
                     let full = std::mem::replace(pack, PackBuilder::new(kind, self.target));
                     self.hand_on(full).await;
+                    let memory = self.memory.take().unwrap_or_default();
+                    *pack = PackBuilder::within(kind, self.target, memory);
                 }
                 pack.add(id, &sealed);
             }

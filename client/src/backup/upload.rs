@@ -6,6 +6,7 @@ use super::pack::FullPack;
 use super::stripe::{Coding, Stripe, encode};
 use crate::api::Topology;
 use crate::error::{Error, Result};
+use crate::format::Spare;
 use farshore_core::catalogue::PackCommit;
 use farshore_core::host::compute;
 use farshore_core::placement::{Candidate, Level};
@@ -13,6 +14,7 @@ use farshore_core::scatter::{Scattered, floor_holds, scatter};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 /// A pack whose shards are durable, not yet known to the catalogue.
@@ -34,6 +36,8 @@ pub struct Upload<'a> {
     pub topology: &'a Topology,
     /// How to code.
     pub coding: Coding,
+    /// Where the memory of packs goes that have been sent.
+    pub memory: Arc<Spare<Vec<u8>>>,
     /// Where uploaded packs go.
     pub out: Sender<Uploaded>,
 }
@@ -71,7 +75,10 @@ impl Upload<'_> {
             return Err(self.below_floor(&scattered));
         }
         let uploaded = describe(&stripe, scattered);
-        drop((stripe, slot));
+        let Stripe { pack, puts } = stripe;
+        drop(puts);
+        pack.into_memory().into_iter().for_each(|memory| self.memory.give(memory));
+        drop(slot);
         Ok(uploaded)
     }
 

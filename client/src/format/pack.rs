@@ -37,6 +37,16 @@ pub struct Pack {
     pub chunks: Vec<ChunkSpan>,
 }
 
+impl Pack {
+    /// The memory of its bytes, if nobody else holds any of them.
+    pub fn into_memory(self) -> Option<Vec<u8>> {
+        let mut bytes = self.bytes.try_into_mut().ok()?;
+        // What is there would be copied.
+        bytes.clear();
+        Some(bytes.into())
+    }
+}
+
 /// A pack being filled.
 #[derive(Debug)]
 pub struct PackBuilder {
@@ -50,6 +60,11 @@ impl PackBuilder {
     /// An empty pack that wants to be closed at about `target` bytes.
     pub fn new(kind: PackKind, target: usize) -> Self {
         PackBuilder { kind, target: target.min(PACK_BYTES_MAX), buffer: Vec::new(), chunks: Vec::new() }
+    }
+    /// The same in memory that an earlier pack no longer needs: fresh pages cost about as much as filling them.
+    pub fn within(kind: PackKind, target: usize, mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        PackBuilder { buffer: memory, ..PackBuilder::new(kind, target) }
     }
     /// What it is filled with.
     pub fn kind(&self) -> PackKind {
