@@ -12,6 +12,7 @@ mod demo;
 mod dev;
 mod exit;
 mod health;
+mod memory;
 mod node;
 mod print;
 mod profile;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         Err(wrong) => return fail(&Exit::failure(one_line(&wrong))),
     };
     start_log(cli.global.verbose, matches!(cli.command, Command::Node(_)));
+    if !matches!(cli.command, Command::Node(_)) {
+        memory::keep_small();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
