@@ -59,6 +59,7 @@ impl<T: Send + 'static> Ahead<T> {
 }
 
 /// A step in the order of the tree.
+#[expect(clippy::large_enum_variant, reason = "there are at most STEPS_AHEAD of them")]
 pub enum Waiting {
     /// Nothing to read.
     Step(Step),
