@@ -1,5 +1,4 @@
 //! One seed is one run, to the last event, in any process; another seed is another run.
-#![expect(clippy::disallowed_methods, reason = "this test runs the simulator as a process")]
 
 use std::process::Command;
 
