@@ -146,7 +146,7 @@ pub struct ClusterInitArgs {
 
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// Wait until the cluster is healthy and at full strength, at most this long
+    /// Wait until every pack is at full strength and repair is idle, at most this long
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<String>,
 }

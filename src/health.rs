@@ -139,7 +139,7 @@ pub fn report(status: ClusterStatus) -> Report {
 }
 
 impl Report {
-    /// Every pack at full strength, every node up, nothing queued, a leader confirmed it.
+    /// Every pack at full strength, nothing queued, and a leader confirmed it. Silent nodes may still be waited for.
     pub fn settled(&self) -> bool {
         let s = &self.status;
         !s.stale && s.under_target == 0 && s.unreadable == 0 && s.repair.queued + s.repair.running == 0
