@@ -6,9 +6,15 @@
 
 pub mod scenario;
 
+pub mod run;
+
 pub mod day;
 
 pub mod agent;
+
+pub mod coverage;
+
+pub mod plan;
 
 pub mod cluster;
 

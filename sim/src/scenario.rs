@@ -1,15 +1,17 @@
-//! Runs one seed in a runtime of its own, on virtual time, and says how it ended.
+//! Runs one plan in a runtime of its own, on virtual time, and says how it ended.
 
 use crate::cluster::Violation;
+use crate::coverage::Tallies;
 use crate::day::day;
 use crate::event;
+use crate::plan::{Plan, Profile};
 use crate::world::{Digest, World};
 use farshore_core::host::task::set_strict;
 
 /// What to run.
 pub struct Options {
-    /// Decides everything.
-    pub seed: u64,
+    /// What happens.
+    pub plan: Plan,
     /// Receives every event, if given.
     pub trace: Option<Box<dyn std::io::Write + Send>>,
 }
@@ -22,29 +24,35 @@ pub struct Outcome {
     pub digest: Digest,
     /// How long it took in the simulated world.
     pub virtual_seconds: f64,
-    /// The first promise that was broken, if any.
+    /// The first promise that was broken, if any: the invariant's name, a colon, what was seen.
     pub violation: Option<Violation>,
     /// The last events.
     pub recent: Vec<String>,
+    /// What was done, injected and checked.
+    pub tallies: Tallies,
 }
 
-/// Runs one seed to its end, in this thread.
+/// Runs a plan to its end, in this thread.
 pub fn run(options: &mut Options) -> Outcome {
     set_strict(true);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without I/O needs nothing from the system");
     let outcome = runtime.block_on(async {
-        let world = World::new(options.seed, options.trace.take());
-        let violation = day(&world).await.err();
+        let world = World::new(options.plan.seed, options.trace.take());
+        let (violation, tallies) = match options.plan.profile {
+            Profile::Day => (day(&world).await.err(), Tallies::default()),
+            _ => crate::run::run(&world, &options.plan).await,
+        };
         if let Some(violation) = &violation {
             event!(world, 0, "violation: {violation}");
         }
         Outcome {
-            seed: options.seed,
+            seed: options.plan.seed,
             digest: world.digest(),
             virtual_seconds: world.now_us() as f64 / 1e6,
             violation,
             recent: world.recent(),
+            tallies,
         }
     });
     set_strict(false);
@@ -54,11 +62,12 @@ pub fn run(options: &mut Options) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::draw::draw;
 
     /// Without the program's replaced libc the run is not the same each time, but its promises hold each time.
     #[test]
     fn a_day_ends_well() {
-        let outcome = run(&mut Options { seed: 1, trace: None });
+        let outcome = run(&mut Options { plan: draw(1, Profile::Day), trace: None });
         assert_eq!(outcome.violation, None, "last events: {:#?}", outcome.recent);
         assert!(outcome.digest.events > 1_000, "something happened");
     }

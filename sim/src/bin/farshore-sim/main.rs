@@ -5,6 +5,7 @@
 mod shim;
 
 use clap::{Parser, Subcommand};
+use farshore_sim::plan::{Profile, draw::draw};
 use farshore_sim::scenario::{self, Options, Outcome};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ struct RunArgs {
     /// First seed of the batch
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     start: u64,
+    /// Kind of world
+    #[arg(long, value_enum, default_value_t = Profile::Day)]
+    profile: Profile,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -68,10 +72,11 @@ fn one(seed: u64, args: &RunArgs) -> bool {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
     }
+    let plan = draw(seed, args.profile);
     let wall = wall_clock();
     let (outcome, leaks) = apart(move || {
         shim::activate(seed);
-        let outcome = scenario::run(&mut Options { seed, trace });
+        let outcome = scenario::run(&mut Options { plan, trace });
         (outcome, shim::deactivate())
     });
     print(&outcome, args.json, wall_clock() - wall, leaks);
@@ -130,7 +135,7 @@ fn batch(args: &RunArgs) -> bool {
     let end = args.start.saturating_add(seeds);
     while next < end || !running.is_empty() {
         while next < end && running.len() < width {
-            running.push_back((next, start(next, args.json)));
+            running.push_back((next, start(next, args)));
             next += 1;
         }
         let Some((seed, child)) = running.pop_front() else { break };
@@ -159,10 +164,10 @@ fn batch(args: &RunArgs) -> bool {
     failed == 0
 }
 
-fn start(seed: u64, json: bool) -> std::io::Result<std::process::Child> {
+fn start(seed: u64, args: &RunArgs) -> std::io::Result<std::process::Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--seed", &seed.to_string()]);
-    if json {
+    command.args(["run", "--seed", &seed.to_string(), "--profile", args.profile.word()]);
+    if args.json {
         command.arg("--json");
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
