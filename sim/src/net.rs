@@ -3,7 +3,7 @@
 
 use crate::entropy::Rng;
 use crate::event;
-use crate::world::{World, fold};
+use crate::world::World;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use farshore_core::host::{ByteStream, Listener, Net};
@@ -401,7 +401,7 @@ impl AsyncWrite for End {
         pipe.last_us = at;
         pipe.in_flight += len;
         state.bytes += len as u64;
-        event!(self.hub.world, pipe.from, "sends p{} {len} {:x}", pipe.to, fold(0, &bytes[..len]));
+        self.hub.world.sent(pipe.from, pipe.to, &bytes[..len]);
         pipe.queue.push_back((at, Bytes::copy_from_slice(&bytes[..len])));
         wake(&mut pipe.reader);
         Poll::Ready(Ok(len))

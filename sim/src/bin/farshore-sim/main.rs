@@ -76,7 +76,7 @@ fn one(seed: u64, args: &RunArgs) -> bool {
     let wall = wall_clock();
     let (outcome, leaks) = apart(move || {
         shim::activate(seed);
-        let outcome = scenario::run(&mut Options { plan, trace });
+        let outcome = scenario::run(&mut Options { trace, ..Options::of(plan) });
         (outcome, shim::deactivate())
     });
     print(&outcome, args.json, wall_clock() - wall, leaks);
