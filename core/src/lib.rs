@@ -33,3 +33,5 @@ pub mod units;
 pub mod id;
 
 pub mod limits;
+
+pub mod mutant;

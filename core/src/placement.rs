@@ -8,6 +8,7 @@
 use crate::erasure::Scheme;
 use crate::host::task::splitmix;
 use crate::id::{NodeId, StripeId};
+use crate::mutant::{Mutant, mutant};
 use crate::topology::Region;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -193,7 +194,8 @@ impl<'a> Board<'a> {
     fn seat_all(&self, spread: usize) -> (Level, Seating) {
         if self.order.len() >= self.n {
             for (level, per_region) in [(Level::Full, spread), (Level::Crowded, self.n)] {
-                if let Ok(seats) = Seats::fill(self, Caps { per_node: 1, per_region }, level) {
+                let per_node = if mutant(Mutant::DoubleUp) { 2 } else { 1 };
+                if let Ok(seats) = Seats::fill(self, Caps { per_node, per_region }, level) {
                     return (level, seats);
                 }
             }

@@ -9,6 +9,7 @@ use crate::erasure::Scheme;
 use crate::health::NodeHealth;
 use crate::id::{NodeId, StripeId};
 use crate::limits::PUT_RETRY_MS;
+use crate::mutant::{Mutant, mutant};
 use crate::peer::{Receipt, ShardError, ShardIo, ShardPut};
 use crate::placement::{Candidate, Level, assign, level_of};
 use futures_util::future::BoxFuture;
@@ -35,7 +36,7 @@ pub fn floor_holds(shards: &[ShardRecord], scheme: Scheme, floor_nodes: u8) -> b
     }
     let mut loads: Vec<usize> = loads.into_values().collect();
     loads.sort_unstable_by(|a, b| b.cmp(a));
-    loads.iter().skip(floor_nodes.into()).sum::<usize>() >= scheme.k()
+    loads.iter().skip(floor_nodes.into()).sum::<usize>() >= scheme.k() || mutant(Mutant::BelowFloor)
 }
 
 /// Stores all n shards of one stripe. `puts` are its shards in the order of their indexes, headers and all.

@@ -11,6 +11,7 @@ use farshore_core::catalogue::{PackCommit, PackRecord, RepoRecord, SnapshotRecor
 use farshore_core::host::{Entropy, random};
 use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::limits::{COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX};
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{Name, NodeRecord};
 use farshore_proto::channel::{admin, catalogue};
 use farshore_proto::convert::{common, list, required};
@@ -117,7 +118,8 @@ impl CatalogueApi for GrpcCatalogue {
 
     async fn open_session(&self, repo: RepoId) -> Result<OpenedSession> {
         // Drawn once, so that an attempt whose answer was lost opens no second session.
-        let id = SessionId(random(self.entropy.as_ref()));
+        let drawn = random(self.entropy.as_ref());
+        let id = SessionId(if mutant(Mutant::SessionReused) { [1; 16] } else { drawn });
         let request =
             wire::OpenSessionRequest { session: bytes(id.as_bytes()), repo: bytes(repo.as_bytes()) };
         let reply = ask!(self, catalogue.open_session, request).await.map_err(in_session(id))?;

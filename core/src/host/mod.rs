@@ -12,6 +12,7 @@ pub mod task;
 pub use kv::{Kv, KvError, KvFactory, KvOp, KvRead, KvRole, Table};
 pub use net::{ByteStream, Listener, Net};
 
+use crate::mutant::{Mutant, mutant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::io;
@@ -85,9 +86,19 @@ pub fn dir_of(name: &str) -> &str {
 /// Makes a written file appear under its final name, whole or not at all, durable on return. The one place that
 /// knows the order: data first, then the name, then the directory that holds the name.
 pub async fn publish(disk: &dyn Disk, mut file: Box<dyn DiskFile>, temp: &str, name: &str) -> io::Result<()> {
-    file.sync().await?;
+    if mutant(Mutant::RenameBeforeSync) {
+        disk.rename(temp, name).await?;
+        file.sync().await?;
+        return disk.sync_dir(dir_of(name)).await;
+    }
+    if !mutant(Mutant::AnswerBeforeSync) {
+        file.sync().await?;
+    }
     drop(file);
     disk.rename(temp, name).await?;
+    if mutant(Mutant::SkipDirSync) {
+        return Ok(());
+    }
     disk.sync_dir(dir_of(name)).await
 }
 

@@ -12,6 +12,7 @@ use super::{Catalogue, load};
 use crate::kv::record::{self, FrozenRecords};
 use farshore_core::host::kv::Table;
 use farshore_core::limits::{IMAGE_PAGE_BYTES, IMAGE_ROWS_READ};
+use farshore_core::mutant::{Mutant, mutant};
 
 /// One row of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,6 +145,9 @@ impl ImageReader {
             }
             if row.table == Heads::TABLE && HeadKey::read(&row.key).is_some() {
                 self.head = Some(decode::<Heads>(*version, payload)?);
+            }
+            if mutant(Mutant::ImageWithoutTable) && row.table == Holders::TABLE {
+                continue;
             }
             batch.push(record::put(row.table, stored_key(self.generation, &row.key), *version, payload));
         }

@@ -9,6 +9,7 @@ use super::{Inner, apply};
 use crate::kv::record::{self, Row};
 use farshore_core::catalogue::{Proposal, Reply};
 use farshore_core::host::kv::{KvOp, Table};
+use farshore_core::mutant::{Mutant, mutant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,10 +41,11 @@ impl Tx {
     /// and this replica must not go on.
     pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Result<Reply, CatalogueError> {
         self.pass(index)?;
-        self.state.time_ms = self.state.time_ms.max(proposal.time_ms);
+        let floor_ms = if mutant(Mutant::TimeBackwards) { 0 } else { self.state.time_ms };
+        self.state.time_ms = proposal.time_ms.max(floor_ms);
         let (head, state) = (self.head, self.state.clone());
         let reply = apply::apply(self, index, &proposal.command)?;
-        if let Reply::Refused(_) = reply {
+        if matches!(reply, Reply::Refused(_)) && !mutant(Mutant::HalfRefused) {
             self.step.clear();
             self.head = head;
             self.state = state;

@@ -10,6 +10,7 @@ use crate::worker::WorkFailed;
 use farshore_core::catalogue::{Command, PackRecord};
 use farshore_core::gather::gather_shard;
 use farshore_core::id::NodeId;
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::peer::ShardPut;
 use farshore_core::shard::PackInfo;
 
@@ -19,10 +20,14 @@ pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<(), WorkFailed> 
     let pack = pack.filter(|pack| pack.stripe.generation == task.generation);
     let pack = pack.ok_or_else(|| WorkFailed("the stripe has changed since this was planned".into()))?;
     let shard = make(shared, &pack, task).await?;
-    let receipt = shared.shards.put(task.to, shard).await?;
-    debug_assert_eq!(receipt.node, task.to);
     let (pack, generation, index, node) = (task.pack, task.generation, task.index, task.to);
-    shared.propose_leading(Command::PlaceShard { pack, generation, index, node }).await?;
+    let place = Command::PlaceShard { pack, generation, index, node };
+    if mutant(Mutant::RecordFirst) {
+        shared.propose_leading(place.clone()).await?;
+    }
+    let receipt = shared.shards.put(node, shard).await?;
+    debug_assert_eq!(receipt.node, node);
+    shared.propose_leading(place).await?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use farshore_core::id::PackNo;
 use farshore_core::limits::{
     REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX, REPAIR_REPLAN_MS,
 };
+use farshore_core::mutant::{Mutant, mutant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -115,7 +116,9 @@ impl Repair {
     }
 
     fn settle(&mut self, (task, outcome): Outcome) {
-        self.busy.remove(&task.pack);
+        if outcome.is_ok() || !mutant(Mutant::RepairGivesUp) {
+            self.busy.remove(&task.pack);
+        }
         let key = (task.pack, task.index);
         let mut state = self.shared.repairs.state();
         match outcome {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, Condemned};
 use farshore_core::id::ShardId;
 use farshore_core::limits::SWEEP_COPIES_MAX;
+use farshore_core::mutant::{Mutant, mutant};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -30,12 +31,13 @@ impl Worker for Sweep {
         // Held first and confirmed then: what is put again from here on stays, and what was put before and is
         // condemned now was not recorded, since that would have raised the generation of its stripe.
         let mut held = shared.store.hold(seen.iter().map(|copy| copy.shard)).await;
-        let view = shared.confirmed_view().await?;
+        let unconfirmed = mutant(Mutant::SweepUnconfirmed);
+        let view = if unconfirmed { shared.view()? } else { shared.confirmed_view().await? };
         let mut copies: Vec<Condemned> = Vec::with_capacity(seen.len());
         for copy in seen {
             // An own mistake here would delete another's data on the word of a wrong query.
             assert_eq!(copy.node, shared.own.id, "a node sweeps only its own copies");
-            if view.is_condemned(copy)? {
+            if view.is_condemned(copy)? || mutant(Mutant::SweepFirstLook) {
                 copies.push(copy);
             }
         }

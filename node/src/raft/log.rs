@@ -9,6 +9,7 @@ use crate::kv::record::{Records, Row, delete, put};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvError, KvOp, Table};
 use farshore_core::limits::RAFT_INSTALL_MS;
+use farshore_core::mutant::{Mutant, mutant};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader, StorageIOError};
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,9 @@ impl LogStore {
     }
     async fn store_vote(&mut self, vote: &Vote) -> Result<(), RaftStoreError> {
         self.put_meta(VOTE, vote)?;
+        if mutant(Mutant::VoteForgotten) {
+            return Ok(());
+        }
         self.reader.records.flush().await?;
         Ok(self.mark.set_vote(*vote).await?)
     }
@@ -180,6 +184,9 @@ impl LogStore {
             last: Some(last),
             ..ends
         });
+        if mutant(Mutant::LogUnflushed) {
+            return Ok(());
+        }
         self.reader.records.flush().await?;
         // Only now may the mark name the entry: a mark ahead of the log would accuse a healthy replica after a crash.
         Ok(self.mark.set_log(Some(last)).await?)

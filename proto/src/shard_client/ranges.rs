@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use farshore_core::limits::SHARD_BLOCK_BYTES;
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::shard::{ShardRange, ShardSums};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +45,7 @@ impl Ranges {
             if !self.wanted.contains(&number) {
                 return Err(format!("block {number} was not asked for"));
             }
-            if !self.sums.verify_block(number as usize, block) {
+            if !self.sums.verify_block(number as usize, block) && !mutant(Mutant::UnverifiedRead) {
                 return Err(format!("block {number} is not what was recorded"));
             }
         }

@@ -9,6 +9,7 @@ use super::Outcome;
 use farshore_core::catalogue::{Refusal, Reply, SnapshotRecord};
 use farshore_core::id::{RepoId, SessionId};
 use farshore_core::limits::{PAGE_ROWS_MAX, SNAPSHOT_SEALED_BYTES_MAX, UNDER_TARGET_LOOKS_MAX};
+use farshore_core::mutant::{Mutant, mutant};
 
 pub(super) fn commit(tx: &mut Tx, session: SessionId, snapshot: &SnapshotRecord) -> Outcome {
     let key = (snapshot.repo, snapshot.id);
@@ -25,7 +26,9 @@ pub(super) fn commit(tx: &mut Tx, session: SessionId, snapshot: &SnapshotRecord)
         return Ok(committed(tx, known.committed_ms, snapshot.repo, &live)?);
     }
     let open = tx.get::<Sessions>(&session)?.filter(|open| open.repo == snapshot.repo);
-    open.ok_or(Refusal::NoSession(session))?;
+    if !mutant(Mutant::IgnoreExpiry) {
+        open.ok_or(Refusal::NoSession(session))?;
+    }
     let next = tx.get::<NextOrdinals>(&snapshot.repo)?.unwrap_or_default();
     let gone = live.from_on(next, PAGE_ROWS_MAX);
     if !gone.is_empty() {
