@@ -15,6 +15,7 @@ use farshore_client::{Client, Error, Repository, backup, check, restore};
 use farshore_core::catalogue::SnapshotKind;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::policy::Policy;
+use futures_util::future::BoxFuture;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +25,15 @@ use tokio::time::Instant;
 
 /// One operation ends by then, whatever happens around it.
 const OPERATION: Duration = Duration::from_secs(400);
+/// What every repository opens with.
+pub const PASSPHRASE: &str = "sim";
 /// Pause between two looks at the cluster.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// What a client was promised: an acknowledged snapshot and the tree it must give back.
 pub struct Promise {
+    /// The repository's number in this world.
+    pub repository: usize,
     /// The snapshot.
     pub id: String,
     /// What it holds.
@@ -42,8 +47,9 @@ pub struct Agent {
     scope: Scope,
     seed: u64,
     tasks: AtomicU64,
+    host_name: String,
     client: Client,
-    repository: Repository,
+    repositories: Vec<Repository>,
     source: Arc<SimSource>,
 }
 
@@ -51,14 +57,26 @@ pub struct Agent {
 pub struct Backup {
     world: World,
     label: Label,
+    repository: usize,
     task: JoinHandle<Result<backup::Summary, Error>>,
     tree: Tree,
+}
+
+/// Why an operation gave nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// The client said so itself, with a typed error. Whether it may is for the faults of the moment to say.
+    Refused(String),
+    /// Its process ended.
+    Died,
+    /// A promise was broken.
+    Broken(Violation),
 }
 
 impl Agent {
     /// Connects as soon as the cluster answers and knows `nodes` nodes, and makes a repository.
     pub async fn enter(cluster: &mut Cluster, nodes: usize, within: Duration) -> Result<Self, Violation> {
-        Self::begin(cluster, move |client| async move {
+        let made = Self::begin(cluster, "sim", move |client| async move {
             let deadline = Instant::now() + within;
             while client.status().await.map_or(0, |s| s.nodes.len()) < nodes {
                 if Instant::now() > deadline {
@@ -66,41 +84,67 @@ impl Agent {
                 }
                 tokio::time::sleep(LOOK).await;
             }
-            let made = client.create_repository("sim", Policy::default(), "sim", KdfParams::CHEAPEST).await;
-            made.map_err(|e| format!("live: no repository: {e}"))
-        })
-        .await
+            let made =
+                client.create_repository("sim", Policy::default(), PASSPHRASE, KdfParams::CHEAPEST).await;
+            made.map(|repository| vec![repository]).map_err(|e| format!("live: no repository: {e}"))
+        });
+        made?.await
     }
 
     /// Another client, which opens the repository.
     pub async fn succeed(cluster: &mut Cluster) -> Result<Self, Violation> {
-        Self::begin(cluster, |client| async move {
-            let opened = client.open_repository("sim", "sim").await;
-            opened.map_err(|e| format!("live: the repository does not open: {e}"))
-        })
-        .await
+        let opened = Self::begin(cluster, "sim", |client| async move {
+            let opened = client.open_repository("sim", PASSPHRASE).await;
+            opened
+                .map(|repository| vec![repository])
+                .map_err(|e| format!("live: the repository does not open: {e}"))
+        });
+        opened?.await
     }
 
-    /// A new process that connects and comes by its repository as `open` says.
-    async fn begin<F>(
+    /// A new process that connects and comes by its repositories as `open` says. The process is there on return; the
+    /// future ends when it is ready for work.
+    pub fn begin<F>(
         cluster: &mut Cluster,
+        host_name: &str,
         open: impl FnOnce(Client) -> F + Send + 'static,
-    ) -> Result<Self, Violation>
+    ) -> Result<impl Future<Output = Result<Self, Violation>> + Send + 'static, Violation>
     where
-        F: Future<Output = Result<Repository, Violation>> + Send,
+        F: Future<Output = Result<Vec<Repository>, Violation>> + Send,
     {
         let profile = cluster.profile("sim")?;
         let (scope, label, seed, host) = cluster.client_host();
+        let (world, host_name) = (cluster.world.clone(), host_name.to_string());
         let opening = scope.spawn(seed, async move {
             let client = connect(host, profile).await?;
-            let repository = open(client.clone()).await?;
-            Ok::<_, Violation>((client, repository))
+            let repositories = open(client.clone()).await?;
+            Ok::<_, Violation>((client, repositories))
         });
-        let (client, repository) = opening.await.map_err(|e| format!("the client panicked: {e}"))??;
-        let world = cluster.world.clone();
-        event!(world, label, "repository open");
-        let source = Arc::new(SimSource::new(Tree::new()));
-        Ok(Agent { world, label, scope, seed, tasks: AtomicU64::new(2), client, repository, source })
+        Ok(async move {
+            let (client, repositories) = opening.await.map_err(|e| format!("the client panicked: {e}"))??;
+            event!(world, label, "repositories open");
+            let source = Arc::new(SimSource::new(Tree::new()));
+            Ok(Agent {
+                world,
+                label,
+                scope,
+                seed,
+                tasks: AtomicU64::new(2),
+                host_name,
+                client,
+                repositories,
+                source,
+            })
+        })
+    }
+
+    /// Its library, for what this file has no word for.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+    /// The process.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// Number on the network.
@@ -136,19 +180,25 @@ impl Agent {
 
     /// Begins to back a tree up.
     pub fn begin_back_up(&self, tree: &Tree) -> Backup {
+        self.begin_backup(0, tree, SnapshotKind::Incremental)
+    }
+
+    /// Begins to back a tree up into one of the repositories.
+    pub fn begin_backup(&self, number: usize, tree: &Tree, kind: SnapshotKind) -> Backup {
         self.source.set(tree.clone());
-        let (repository, source, witness) = (self.repository.clone(), self.source.clone(), self.witness());
+        let (repository, source, witness) =
+            (self.repositories[number].clone(), self.source.clone(), self.witness());
         let options = backup::Options {
             paths: vec![b"/src".to_vec()],
-            kind: SnapshotKind::Incremental,
-            host_name: "sim".into(),
+            kind,
+            host_name: self.host_name.clone(),
             user: "sim".into(),
             tags: Vec::new(),
             utc_offset_min: None,
             compression: None,
         };
         let task = self.spawn(async move { repository.backup(&options, source, witness).await });
-        Backup { world: self.world.clone(), label: self.label, task, tree: tree.clone() }
+        Backup { world: self.world.clone(), label: self.label, repository: number, task, tree: tree.clone() }
     }
 
     /// Bytes of file contents that backups have read since the last call.
@@ -156,25 +206,74 @@ impl Agent {
         self.source.take_bytes_read()
     }
 
-    /// Restores a snapshot and compares it with what was promised.
-    pub async fn verify(&self, promise: &Promise) -> Result<(), Violation> {
-        let (repository, id, target) = (self.repository.clone(), promise.id.clone(), SimTarget::default());
-        let (into, witness) = (target.clone(), self.witness());
-        let restore = async move {
+    /// Begins to restore a snapshot and compares it with what was promised.
+    pub fn begin_restore(
+        &self,
+        promise: Arc<Promise>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
+        let (repository, id, target) =
+            (self.repositories[promise.repository].clone(), promise.id.clone(), SimTarget::default());
+        let (into, witness, world, label) = (target.clone(), self.witness(), self.world.clone(), self.label);
+        let task = self.spawn(async move {
             let (snapshot, _) = repository.resolve(id.as_bytes(), &Filter::default()).await?;
             repository.restore(&snapshot, &restore::Options::default(), &into, witness.as_ref()).await
-        };
-        let summary = self.work("a restore", OPERATION, restore).await?;
-        let summary =
-            summary.map_err(|e| format!("durable: snapshot {} does not restore: {e}", promise.id))?;
-        let differences = tree::differences(&promise.tree, &target.tree());
-        let (problems, count) = (summary.problems, differences.len());
-        event!(self.world, self.label, "restored {}, {problems} problems, {count} differences", promise.id);
-        match differences.first() {
-            Some(first) => Err(format!("durable: snapshot {} came back different: {first}", promise.id)),
-            None if problems > 0 => Err(format!("a restore that is right reports {problems} problems")),
-            None => Ok(()),
+        });
+        async move {
+            let summary = ended(task).await?;
+            let (problems, found) = (summary.problems, target.tree());
+            let missing = |line: &&String| problems > 0 && line.ends_with(tree::MISSING);
+            let differences = tree::differences(&promise.tree, &found);
+            let wrong = differences.iter().find(|line| !missing(line));
+            event!(
+                world,
+                label,
+                "restored {}, {problems} problems, {} differences",
+                promise.id,
+                differences.len()
+            );
+            match wrong {
+                Some(first) => Err(Failure::Broken(format!(
+                    "durable: snapshot {} came back different: {first}",
+                    promise.id
+                ))),
+                None if problems > 0 && differences.is_empty() => Err(Failure::Broken(format!(
+                    "whole: a restore that is right reports {problems} problems"
+                ))),
+                None if problems > 0 => {
+                    Err(Failure::Refused(format!("{problems} files could not be restored")))
+                }
+                None => Ok(()),
+            }
         }
+    }
+
+    /// Restores a snapshot, which must succeed, and compares it with what was promised.
+    pub async fn verify(&self, promise: &Arc<Promise>) -> Result<(), Violation> {
+        let restore = tokio::time::timeout(OPERATION, self.begin_restore(promise.clone())).await;
+        restore.map_err(|_| "live: a restore hangs".to_string())?.map_err(|failure| match failure {
+            Failure::Broken(violation) => violation,
+            Failure::Refused(why) => format!("durable: snapshot {} does not restore: {why}", promise.id),
+            Failure::Died => "a restore ended with its client".into(),
+        })
+    }
+
+    /// Lists the snapshots of a repository by id.
+    pub fn begin_list(
+        &self,
+        number: usize,
+    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send + use<> {
+        let repository = self.repositories[number].clone();
+        let task = self.spawn(async move { repository.snapshots(&Filter::default()).await });
+        async move { Ok(ended(task).await?.iter().map(|snapshot| snapshot.id.to_string()).collect()) }
+    }
+
+    /// Any other call of the library.
+    pub fn begin_call<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Failure>> {
+        let task = self.spawn(call);
+        Box::pin(ended(task))
     }
 
     /// Has every node re-read all its shards.
@@ -191,12 +290,24 @@ impl Agent {
 
     /// Reads every shard of every pack and opens every chunk.
     pub async fn check(&self) -> Result<(), Violation> {
-        let (repository, witness) = (self.repository.clone(), self.witness());
+        for number in 0..self.repositories.len() {
+            let report = finished("a check", OPERATION, self.checking(number)).await?;
+            let report = report.map_err(|e| format!("live: a check does not run: {e}"))?;
+            report.verdict().map_err(|e| format!("heals: {e}: {:?} {:?}", report.broken, report.damaged))?;
+        }
+        Ok(())
+    }
+
+    /// Begins to check a repository; damage found is a refusal.
+    pub fn begin_check(&self, number: usize) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
+        let task = self.checking(number);
+        async move { ended(task).await?.verdict().map_err(|e| Failure::Refused(e.to_string())) }
+    }
+
+    fn checking(&self, number: usize) -> JoinHandle<Result<check::Report, Error>> {
+        let (repository, witness) = (self.repositories[number].clone(), self.witness());
         let options = check::Options { read_data: true };
-        let checking = async move { repository.check(options, witness.as_ref()).await };
-        let report = self.work("a check", OPERATION, checking).await?;
-        let report = report.map_err(|e| format!("live: a check does not run: {e}"))?;
-        report.verdict().map_err(|e| format!("heals: {e}: {:?} {:?}", report.broken, report.damaged))
+        self.spawn(async move { repository.check(options, witness.as_ref()).await })
     }
 
     /// Waits until the cluster says of itself what is wanted.
@@ -227,29 +338,46 @@ impl Agent {
 impl Backup {
     /// Waits for it. The inner error is the cluster's or the client's own, with nothing promised; whether it may be is
     /// the caller's to judge.
-    pub async fn acknowledged(self) -> Result<Result<Promise, Error>, Violation> {
-        match finished("a backup", OPERATION, self.task).await? {
-            Ok(summary) => promise(&self.world, self.label, &summary, self.tree).map(Ok),
-            Err(error) => {
-                event!(self.world, self.label, "backup refused: {error}");
-                Ok(Err(error))
-            }
+    pub async fn acknowledged(self) -> Result<Result<Promise, String>, Violation> {
+        let ended = tokio::time::timeout(OPERATION, self.ended()).await;
+        match ended.map_err(|_| "live: a backup hangs".to_string())? {
+            Ok((promise, _)) => Ok(Ok(promise)),
+            Err(Failure::Refused(why)) => Ok(Err(why)),
+            Err(Failure::Broken(violation)) => Err(violation),
+            Err(Failure::Died) => Err("a backup ended with its client".into()),
         }
     }
 
     /// What it promised before its process died, if it came to that.
     pub async fn acknowledged_before_death(self) -> Option<Promise> {
-        let summary = self.task.await.ok()?.ok()?;
-        promise(&self.world, self.label, &summary, self.tree).ok()
+        self.ended().await.ok().map(|(promise, _)| promise)
+    }
+
+    /// Waits for it: what was promised, and how many of its packs are not at full strength yet.
+    pub async fn ended(self) -> Result<(Promise, u32), Failure> {
+        let summary = match ended(self.task).await {
+            Err(Failure::Refused(error)) => {
+                event!(self.world, self.label, "backup refused: {error}");
+                return Err(Failure::Refused(error));
+            }
+            other => other?,
+        };
+        let (id, owed) = (summary.snapshot.to_string(), summary.under_target);
+        event!(self.world, self.label, "snapshot {id} acknowledged, {owed} packs under target");
+        match summary.info.stats.unreadable {
+            0 => Ok((Promise { repository: self.repository, id, tree: self.tree }, owed)),
+            paths => Err(Failure::Broken(format!("whole: a readable tree had {paths} unreadable paths"))),
+        }
     }
 }
 
-fn promise(world: &World, label: Label, summary: &backup::Summary, tree: Tree) -> Result<Promise, Violation> {
-    let (id, owed) = (summary.snapshot.to_string(), summary.under_target);
-    event!(world, label, "snapshot {id} acknowledged, {owed} packs under target");
-    match summary.info.stats.unreadable {
-        0 => Ok(Promise { id, tree }),
-        unreadable => Err(format!("a readable tree had {unreadable} unreadable paths")),
+/// How a task of a client ended.
+async fn ended<T>(task: JoinHandle<Result<T, Error>>) -> Result<T, Failure> {
+    match task.await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Failure::Refused(error.to_string())),
+        Err(e) if e.is_cancelled() => Err(Failure::Died),
+        Err(e) => Err(Failure::Broken(format!("live: a client panicked: {e}"))),
     }
 }
 

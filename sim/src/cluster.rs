@@ -7,6 +7,7 @@ use crate::entropy::{Inline, Rng, SimEntropy};
 use crate::event;
 use crate::kv::SimStores;
 use crate::net::{Hub, Label};
+use crate::plan::Layout;
 use crate::world::World;
 use farshore_client::Client;
 use farshore_core::host::real::NoStorage;
@@ -16,6 +17,7 @@ use farshore_core::id::{ClusterId, NodeId, PackNo};
 use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::topology::{Name, Region};
 use farshore_node::Node;
+use farshore_node::catalogue::View;
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
 use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
@@ -47,6 +49,8 @@ pub struct Machine {
     pub id: NodeId,
     /// Its failure domain.
     pub region: Region,
+    /// The number of that region.
+    pub region_no: usize,
     /// Its files.
     pub disk: SimDisk,
     /// Its calendar.
@@ -136,49 +140,97 @@ pub struct Cluster {
     /// Its machines, in a fixed order.
     pub machines: Vec<Machine>,
     authority: Authority,
+    settings: Settings,
     clients: Label,
 }
 
+/// Settings that all nodes of a world share.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Health, repair, scrub and leases.
+    pub timing: Timing,
+    /// Consensus.
+    pub raft: RaftTuning,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { timing: Timing { grace: GRACE, ..Timing::default() }, raft: RaftTuning::default() }
+    }
+}
+
 impl Cluster {
-    /// Lays out `regions` × `per_region` machines, none running.
-    pub fn new(world: World, regions: usize, per_region: usize) -> Result<Self, Violation> {
+    /// Lays out machines region by region, none running. The first of each region is a founder and voter.
+    pub fn new(world: World, layout: &Layout, settings: Settings) -> Result<Self, Violation> {
         let mut rng = Rng::new(world.seed(), 0x434c);
         let mut id = [0u8; 16];
         rng.fill(&mut id);
-        let cluster = ClusterId(id);
-        let authority = Authority::create(cluster, validity()).map_err(|e| e.to_string())?;
+        let authority = Authority::create(ClusterId(id), validity()).map_err(|e| e.to_string())?;
         let hub = Hub::new(world.clone());
-        let mut machines = Vec::new();
-        for at in 0..regions * per_region {
-            let label = at as Label + 1;
-            let issued = authority.issue_node(validity()).map_err(|e| e.to_string())?;
-            let region: Region = format!("cloud{}/r", at / per_region).parse().map_err(|_| "region name")?;
-            let credentials = Credentials {
-                cluster,
-                ca_pem: authority.ca_cert_pem().into(),
-                cert_pem: issued.cert_pem,
-                key_pem: issued.key_pem,
-            };
-            machines.push(Machine {
-                label,
-                id: issued.id,
-                region: region.clone(),
-                disk: SimDisk::new(world.clone(), label),
-                stores: Arc::new(SimStores::new(world.clone(), label)),
-                clock: Arc::new(SimClock::new(world.clone(), rng.range(0, 4_000) as i64 - 2_000)),
-                credentials,
-                config: config(cluster, label, region)?,
-                incarnation: 0,
-                process: None,
-            });
+        let mut cluster = Cluster { world, hub, machines: Vec::new(), authority, settings, clients: CLIENT };
+        for region in layout.region_of() {
+            cluster.add(region)?;
         }
-        let seeds: Vec<Seed> = machines.iter().map(|m| Seed { id: m.id, addr: addr(m.label) }).collect();
-        let founders: Vec<Seed> = seeds.iter().step_by(per_region).cloned().collect();
-        for machine in &mut machines {
-            machine.config.peers = seeds.iter().filter(|s| s.id != machine.id).cloned().collect();
+        let first_of = |region| cluster.machines.iter().find(|m| m.region_no == region);
+        let founders = (0..layout.regions.len()).filter_map(first_of);
+        let founders = founders.map(|m| Seed { id: m.id, addr: addr(m.label) }).collect();
+        cluster.machines[0].config.bootstrap = Some(founders);
+        for at in 0..cluster.machines.len() {
+            cluster.introduce(at);
         }
-        machines[0].config.bootstrap = Some(founders);
-        Ok(Cluster { world, hub, machines, authority, clients: CLIENT })
+        Ok(cluster)
+    }
+
+    /// One more machine, with a new key and empty disks. It knows everybody there is.
+    pub fn add(&mut self, region: usize) -> Result<usize, Violation> {
+        let (at, label) = (self.machines.len(), self.machines.len() as Label + 1);
+        let name: Region = format!("cloud{}/r{region}", region / 2).parse().map_err(|_| "region name")?;
+        let (id, credentials) = self.issue()?;
+        let machine = Machine {
+            label,
+            id,
+            region: name.clone(),
+            region_no: region,
+            disk: SimDisk::new(self.world.clone(), label),
+            clock: Arc::new(SimClock::new(self.world.clone(), 0)),
+            stores: Arc::new(SimStores::new(self.world.clone(), label)),
+            credentials,
+            config: config(self.authority.cluster(), label, name, &self.settings)?,
+            incarnation: 0,
+            process: None,
+        };
+        self.machines.push(machine);
+        self.introduce(at);
+        Ok(at)
+    }
+
+    /// The machine has lost its disks: an operator sets a new node up on it, with a new key.
+    pub fn replace(&mut self, at: usize) -> Result<(), Violation> {
+        let (id, credentials) = self.issue()?;
+        let machine = &mut self.machines[at];
+        assert!(machine.process.is_none(), "disks are taken out of a machine that is off");
+        event!(self.world, machine.label, "disks are lost; {} becomes {id}", machine.id);
+        machine.disk.wipe();
+        machine.stores.wipe();
+        (machine.id, machine.credentials, machine.config.bootstrap) = (id, credentials, None);
+        self.introduce(at);
+        Ok(())
+    }
+
+    fn issue(&self) -> Result<(NodeId, Credentials), Violation> {
+        let issued = self.authority.issue_node(validity()).map_err(|e| e.to_string())?;
+        let credentials = Credentials {
+            cluster: self.authority.cluster(),
+            ca_pem: self.authority.ca_cert_pem().into(),
+            cert_pem: issued.cert_pem,
+            key_pem: issued.key_pem,
+        };
+        Ok((issued.id, credentials))
+    }
+
+    fn introduce(&mut self, at: usize) {
+        let seeds = self.machines.iter().filter(|m| m.label != self.machines[at].label);
+        self.machines[at].config.peers = seeds.map(|m| Seed { id: m.id, addr: addr(m.label) }).collect();
     }
 
     /// Starts a machine: its node runs, and is started again when it ends by itself, as a service manager does.
@@ -212,6 +264,23 @@ impl Cluster {
     /// Whether a machine's node is running.
     pub fn running(&self, at: usize) -> bool {
         self.machines[at].process.is_some()
+    }
+
+    /// The process of a running machine, to stop it for a while or to work inside it.
+    pub fn scope(&self, at: usize) -> Option<Scope> {
+        let process = self.machines[at].process.as_ref()?;
+        process.run.lock().expect("no holder of this lock panics").scope.clone()
+    }
+
+    /// What the replica furthest ahead of all running ones has applied.
+    pub fn furthest(&self) -> Option<View> {
+        let nodes = (0..self.machines.len()).filter_map(|at| self.node(at));
+        nodes.filter_map(|node| node.view().ok()).max_by_key(View::applied)
+    }
+
+    /// The machine on which a node lives now.
+    pub fn machine_of(&self, id: NodeId) -> Option<usize> {
+        self.machines.iter().position(|m| m.id == id)
     }
 
     /// The node of a running machine, once it has started.
@@ -285,9 +354,7 @@ impl Cluster {
 
     /// Every shard that the replica furthest ahead says is held: the machine's label and the file's name.
     fn recorded(&self) -> Result<BTreeSet<(Label, String)>, Violation> {
-        let nodes = (0..self.machines.len()).filter_map(|at| self.node(at));
-        let views = nodes.filter_map(|node| node.view().ok());
-        let view = views.max_by_key(|view| view.applied()).ok_or("no node runs")?;
+        let view = self.furthest().ok_or("no node runs")?;
         let machines: BTreeMap<NodeId, &Machine> = self.machines.iter().map(|m| (m.id, m)).collect();
         let mut recorded = BTreeSet::new();
         let mut from = Some(PackNo(0));
@@ -334,7 +401,12 @@ fn validity() -> Validity {
     Validity { not_before_ms: EPOCH_MS - TWENTY_YEARS_MS, not_after_ms: EPOCH_MS + TWENTY_YEARS_MS }
 }
 
-fn config(cluster: ClusterId, label: Label, region: Region) -> Result<Config, Violation> {
+fn config(
+    cluster: ClusterId,
+    label: Label,
+    region: Region,
+    settings: &Settings,
+) -> Result<Config, Violation> {
     Ok(Config {
         cluster,
         name: format!("node{label}").parse().map_err(|_| "node name")?,
@@ -346,8 +418,8 @@ fn config(cluster: ClusterId, label: Label, region: Region) -> Result<Config, Vi
         capacity: CAPACITY,
         credentials: CredentialFiles { ca: "ca".into(), cert: "cert".into(), key: "key".into() },
         peers: Vec::new(),
-        timing: Timing { grace: GRACE, ..Timing::default() },
-        raft: RaftTuning::default(),
+        timing: settings.timing,
+        raft: settings.raft.clone(),
         bootstrap: None,
     })
 }

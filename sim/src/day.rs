@@ -4,13 +4,15 @@
 
 use crate::agent::{Agent, Promise};
 use crate::clock::EPOCH_MS;
-use crate::cluster::{Cluster, Violation};
+use crate::cluster::{Cluster, Settings, Violation};
 use crate::entropy::Rng;
 use crate::event;
+use crate::plan::Layout;
 use crate::tree::{self, Tree};
 use crate::world::World;
 use farshore_client::api::ClusterStatus;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -33,7 +35,7 @@ pub struct Day {
     cluster: Cluster,
     agent: Agent,
     tree: Tree,
-    promises: Vec<Promise>,
+    promises: Vec<Arc<Promise>>,
 }
 
 /// From the first start to the last check.
@@ -73,7 +75,8 @@ impl Day {
     /// The cluster forms and a client gets its repository.
     async fn dawn(world: &World) -> Result<Self, Violation> {
         let mut rng = Rng::new(world.seed(), 0x5343);
-        let mut cluster = Cluster::new(world.clone(), REGIONS, PER_REGION)?;
+        let mut cluster =
+            Cluster::new(world.clone(), &Layout { regions: vec![PER_REGION; REGIONS] }, Settings::default())?;
         let low = rng.range(200, 20_000);
         cluster.hub.set_latency(low, low * rng.range(1, 4));
         if rng.one_in(3) {
@@ -111,8 +114,11 @@ impl Day {
             Stumble::FullDisk => self.cluster.machines[at].disk.fill(),
         }
         let promise = backup.acknowledged().await?;
-        self.promises
-            .push(promise.map_err(|e| format!("floor: a backup with one node lost was refused: {e}"))?);
+        self.promises.push(
+            promise
+                .map(Arc::new)
+                .map_err(|e| format!("floor: a backup with one node lost was refused: {e}"))?,
+        );
         self.verify_newest().await?;
         match how {
             Stumble::Power | Stumble::Killed => self.cluster.start(at),
@@ -129,7 +135,7 @@ impl Day {
         self.pause(600).await;
         let power = self.rng.one_in(2);
         self.agent.die(&self.cluster.hub, power);
-        self.promises.extend(backup.acknowledged_before_death().await);
+        self.promises.extend(backup.acknowledged_before_death().await.map(Arc::new));
         self.agent = Agent::succeed(&mut self.cluster).await?;
         self.must_back_up().await?;
         self.verify_all().await
@@ -158,7 +164,7 @@ impl Day {
         self.pause(1_500).await;
         self.lose(lost.clone(), how);
         // Whether this one is accepted is not promised; if it is, it holds.
-        self.promises.extend(backup.acknowledged().await?);
+        self.promises.extend(backup.acknowledged().await?.map(Arc::new));
         self.verify_all().await?;
 
         // Something new while the region is gone: accepted in degraded form.
@@ -216,7 +222,7 @@ impl Day {
             let next = self.rng.below(order.len() as u64) as usize;
             self.cluster.start(order.swap_remove(next));
         }
-        self.promises.extend(backup.acknowledged().await?);
+        self.promises.extend(backup.acknowledged().await?.map(Arc::new));
         self.healed().await?;
         self.verify_all().await
     }
@@ -257,7 +263,7 @@ impl Day {
 
     async fn must_back_up(&mut self) -> Result<(), Violation> {
         let promise = self.agent.begin_back_up(&self.tree).acknowledged().await?;
-        self.promises.push(promise.map_err(|e| format!("live: a backup was refused: {e}"))?);
+        self.promises.push(promise.map(Arc::new).map_err(|e| format!("live: a backup was refused: {e}"))?);
         Ok(())
     }
 

@@ -123,6 +123,9 @@ pub fn edit(rng: &mut Rng, tree: &mut Tree, now_secs: i64) -> u64 {
     changed
 }
 
+/// Ends the line of a path that did not come back.
+pub const MISSING: &str = " is missing";
+
 /// Every difference between what was backed up and what came back, one line each. Inode numbers, change times and
 /// link counts belong to the file system and are not compared.
 pub fn differences(wanted: &Tree, found: &Tree) -> Vec<String> {
@@ -130,7 +133,7 @@ pub fn differences(wanted: &Tree, found: &Tree) -> Vec<String> {
     let mut lines = Vec::new();
     for (path, want) in wanted {
         let Some(have) = found.get(path) else {
-            lines.push(format!("{} is missing", name(path)));
+            lines.push(name(path) + MISSING);
             continue;
         };
         let (a, b) = (&want.stat.meta, &have.stat.meta);
