@@ -6,6 +6,8 @@
 
 pub mod scenario;
 
+pub mod mutants;
+
 pub mod run;
 
 pub mod day;

@@ -2,9 +2,12 @@
 //! the real program must never do. Each seed runs in a process of its own, so that nothing one run leaves behind in
 //! a library can reach the next.
 
+mod mutants;
+
 mod shim;
 
 use clap::{Parser, Subcommand};
+use farshore_core::mutant::{self, Mutant};
 use farshore_sim::plan::{Profile, draw::draw};
 use farshore_sim::scenario::{self, Options, Outcome};
 use std::io::Write as _;
@@ -23,6 +26,8 @@ struct Cli {
 enum Verb {
     /// Run one seed, or a batch of them
     Run(RunArgs),
+    /// Prove that deliberate defects are caught (in a build with the feature `mutants`)
+    Mutants(mutants::MutantsArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -45,22 +50,31 @@ struct RunArgs {
     /// Write every event of the run to this file (with --seed)
     #[arg(long, requires = "seed", value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Run with this deliberate defect
+    #[arg(long, hide = true, requires = "seed", value_name = "NAME")]
+    mutant: Option<Mutant>,
 }
 
 fn main() -> ExitCode {
-    let Verb::Run(args) = Cli::parse().verb;
-    let ok = match args.seed {
-        Some(seed) => {
-            shim::fix_addresses();
-            one(seed, &args)
-        }
-        None => batch(&args),
+    let ok = match Cli::parse().verb {
+        Verb::Run(args) => match args.seed {
+            Some(seed) => {
+                shim::fix_addresses();
+                one(seed, &args)
+            }
+            None => batch(&args),
+        },
+        Verb::Mutants(args) => mutants::hunt(&args),
     };
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs one seed in this process.
 fn one(seed: u64, args: &RunArgs) -> bool {
+    if let Some(Err(e)) = args.mutant.map(mutant::choose) {
+        eprintln!("{e}");
+        return false;
+    }
     let trace = match args.trace.as_ref().map(create).transpose() {
         Ok(trace) => trace,
         Err(e) => {

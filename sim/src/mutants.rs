@@ -1,0 +1,211 @@
+//! Proof that the simulator can fail: each deliberate defect of `farshore_core::mutant` must be caught within a stated
+//! number of seeds. This file says where to look for which, reads what a run said, and makes the table; it runs
+//! nothing itself (`src/bin/farshore-sim/mutants.rs` does, each seed in a process of its own).
+
+use crate::plan::Profile;
+use farshore_core::mutant::Mutant;
+use serde::Serialize;
+use std::fmt::{self, Write as _};
+
+/// Where a defect is looked for, and how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// Kind of world.
+    pub profile: Profile,
+    /// Caught within so many seeds, or the simulator is not good enough.
+    pub seeds: u64,
+}
+
+/// The stated bound of each defect.
+pub fn bound(mutant: Mutant) -> Bound {
+    let (profile, seeds) = match mutant {
+        Mutant::AnswerBeforeSync
+        | Mutant::SkipDirSync
+        | Mutant::RenameBeforeSync
+        | Mutant::LogUnflushed
+        | Mutant::VoteForgotten
+        | Mutant::StaleRead
+        | Mutant::TimeBackwards
+        | Mutant::HalfRefused
+        | Mutant::ImageWithoutTable
+        | Mutant::IgnoreExpiry
+        | Mutant::SessionReused
+        | Mutant::KeepUnproven
+        | Mutant::BelowFloor
+        | Mutant::DoubleUp
+        | Mutant::CorruptIsGood
+        | Mutant::UnverifiedRead
+        | Mutant::RecordFirst
+        | Mutant::SweepUnconfirmed
+        | Mutant::SweepFirstLook
+        | Mutant::RepairGivesUp => (Profile::Day, 10),
+    };
+    Bound { profile, seeds }
+}
+
+/// The invariant that a violation names: what stands before its first colon.
+pub fn invariant_of(violation: &str) -> &str {
+    violation.split_once(':').map_or("?", |(name, _)| name)
+}
+
+/// How a seed ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Nothing was seen.
+    Clean,
+    /// An invariant was broken.
+    Violation(String),
+    /// The process said nothing that can be read.
+    Unclear(String),
+}
+
+impl Ended {
+    /// Reads the line that `run --seed --json` prints.
+    pub fn read(line: &str) -> Self {
+        let Ok(seed) = serde_json::from_str::<serde_json::Value>(line) else {
+            return Ended::Unclear(format!("it printed {line:?}"));
+        };
+        match (&seed["ok"], seed["violation"].as_str()) {
+            (serde_json::Value::Bool(true), None) => Ended::Clean,
+            (serde_json::Value::Bool(false), Some(violation)) => Ended::Violation(violation.into()),
+            _ => Ended::Unclear(format!("it printed {line:?}")),
+        }
+    }
+}
+
+/// What became of one defect, or of none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Row {
+    /// Its name, `none` for the product as it is.
+    pub mutant: String,
+    /// What is wrong.
+    pub statement: String,
+    /// The invariant it was made to break.
+    pub attacks: String,
+    /// Kind of world.
+    pub profile: Profile,
+    /// Seeds allowed.
+    pub bound: u64,
+    /// Seeds run until it was caught, or all of them.
+    pub seeds: u64,
+    /// The invariant that caught it.
+    pub caught_by: Option<String>,
+    /// The violation in full, or why a run said nothing.
+    pub detail: Option<String>,
+    /// Whether this is as it should be.
+    pub ok: bool,
+}
+
+impl Row {
+    /// A defect after `seeds` seeds, the last of which ended so.
+    pub fn of(mutant: Mutant, bound: Bound, seeds: u64, last: Ended) -> Self {
+        let row = Row {
+            mutant: mutant.name().into(),
+            statement: mutant.statement().into(),
+            attacks: mutant.attacks().into(),
+            profile: bound.profile,
+            bound: bound.seeds,
+            seeds,
+            caught_by: None,
+            detail: None,
+            ok: false,
+        };
+        match last {
+            Ended::Clean => row,
+            Ended::Unclear(why) => Row { detail: Some(why), ..row },
+            Ended::Violation(what) => {
+                Row { caught_by: Some(invariant_of(&what).into()), detail: Some(what), ok: true, ..row }
+            }
+        }
+    }
+
+    /// The product as it is, on the same seeds: nothing may be seen.
+    pub fn sane(profile: Profile, seeds: u64, last: Ended) -> Self {
+        let (caught_by, detail) = match &last {
+            Ended::Clean => (None, None),
+            Ended::Unclear(why) => (None, Some(why.clone())),
+            Ended::Violation(what) => (Some(invariant_of(what).into()), Some(what.clone())),
+        };
+        Row {
+            mutant: "none".into(),
+            statement: "The product as it is, on the same seeds.".into(),
+            attacks: String::new(),
+            profile,
+            bound: seeds,
+            seeds,
+            caught_by,
+            detail,
+            ok: last == Ended::Clean,
+        }
+    }
+
+    fn verdict(&self) -> &str {
+        match (&self.caught_by, self.ok) {
+            (Some(invariant), true) => invariant,
+            (None, true) => "clean",
+            (Some(_), false) => "NOT CLEAN",
+            (None, false) if self.detail.is_some() => "UNCLEAR",
+            (None, false) => "ESCAPED",
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seeds = format!("{}/{}", self.seeds, self.bound);
+        let (name, profile, verdict) = (&self.mutant, self.profile.word(), self.verdict());
+        write!(f, "{name:<20} {profile:<9} {seeds:>8}  {verdict:<19}  {}", self.statement)
+    }
+}
+
+/// The head of the table.
+pub fn head() -> String {
+    format!("{:<20} {:<9} {:>8}  {:<19}  {}", "mutant", "profile", "seeds", "caught by", "statement")
+}
+
+/// What is to be said after the last row: the details of whatever is not as it should be.
+pub fn summary(rows: &[Row]) -> String {
+    let wrong = rows.iter().filter(|row| !row.ok);
+    let mut text = String::new();
+    for row in wrong.clone() {
+        let detail = row.detail.as_deref().unwrap_or("no run saw anything");
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}: {detail}", row.mutant);
+    }
+    let mutants = rows.iter().filter(|row| row.mutant != "none");
+    let caught = mutants.clone().filter(|row| row.ok).count();
+    let _ = write!(text, "{caught} of {} defects caught", mutants.count());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(ok: bool, violation: Option<&str>) -> String {
+        serde_json::json!({"message_type": "seed", "seed": 3, "ok": ok, "violation": violation}).to_string()
+    }
+
+    #[test]
+    fn a_violation_is_told_from_a_clean_run_and_from_none_at_all() {
+        assert_eq!(Ended::read(&line(true, None)), Ended::Clean);
+        let broken = Ended::read(&line(false, Some("durable: snapshot 1: lost")));
+        assert_eq!(broken, Ended::Violation("durable: snapshot 1: lost".into()));
+        for odd in ["", "panicked", "{}", &line(true, Some("x: y")), &line(false, None)] {
+            assert!(matches!(Ended::read(odd), Ended::Unclear(_)), "{odd}");
+        }
+    }
+
+    #[test]
+    fn only_a_violation_is_a_catch_and_only_a_clean_run_is_sane() {
+        let broken = || Ended::Violation("durable: snapshot 1: lost".into());
+        let row = |ended| Row::of(Mutant::DoubleUp, Bound { profile: Profile::Day, seeds: 9 }, 2, ended);
+        assert_eq!((row(broken()).ok, row(broken()).verdict()), (true, "durable"));
+        assert_eq!((row(Ended::Clean).ok, row(Ended::Clean).verdict()), (false, "ESCAPED"));
+        assert!(!row(Ended::Unclear("killed".into())).ok);
+        assert!(Row::sane(Profile::Day, 2, Ended::Clean).ok);
+        assert!(!Row::sane(Profile::Day, 2, broken()).ok);
+        let rows = [row(broken()), row(Ended::Clean), Row::sane(Profile::Day, 2, Ended::Clean)];
+        assert!(summary(&rows).ends_with("1 of 2 defects caught"));
+    }
+}
