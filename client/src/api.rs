@@ -170,8 +170,8 @@ pub trait CatalogueApi: Send + Sync {
     async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord>;
     /// Finds a repository by name.
     async fn get_repository(&self, name: &Name) -> Result<RepoRecord>;
-    /// Opens a write lease with an id of its own.
-    async fn open_session(&self, repo: RepoId) -> Result<OpenedSession>;
+    /// Opens a write lease under an id the caller has drawn at random.
+    async fn open_session(&self, session: SessionId, repo: RepoId) -> Result<OpenedSession>;
     /// Keeps a lease alive.
     async fn renew_session(&self, session: SessionId) -> Result<()>;
     /// Ends a lease.

@@ -63,7 +63,7 @@ impl Client {
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
         let conversation =
             Conversation::new(host.net.clone(), tls, host.entropy.clone(), &profile.endpoints)?;
-        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone(), host.entropy.clone()));
+        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone()));
         let topology = api.topology().await?;
         if topology.cluster != profile.cluster {
             return Err(Error::Credential("the profile belongs to another cluster".into()));
@@ -75,6 +75,19 @@ impl Client {
     /// A client over any catalogue and shards, such as those of a test.
     pub fn from_parts(host: Host, api: Arc<dyn CatalogueApi>, shards: Arc<dyn ShardIo>) -> Client {
         Self::assemble(host, api, shards, None)
+    }
+
+    /// The same client, asking the catalogue through `wrap`: the seam for what watches calls, or repeats them. What was
+    /// opened before goes on as it was.
+    #[must_use]
+    pub fn with_catalogue(
+        &self,
+        wrap: impl FnOnce(Arc<dyn CatalogueApi>) -> Arc<dyn CatalogueApi>,
+    ) -> Client {
+        let Parts { host, api, shards, health, peers } = self.0.as_ref();
+        let api = wrap(api.clone());
+        let (host, shards, health) = (host.clone(), shards.clone(), health.clone());
+        Client(Arc::new(Parts { host, api, shards, health, peers: peers.clone() }))
     }
 
     fn assemble(

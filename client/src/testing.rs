@@ -172,10 +172,8 @@ impl CatalogueApi for MemoryCluster {
         let repo = self.state().repos.get(name.as_str()).cloned();
         repo.ok_or_else(|| Error::RepositoryMissing(name.to_string()))
     }
-    async fn open_session(&self, repo: RepoId) -> Result<OpenedSession> {
-        let mut state = self.state();
-        let id = SessionId([state.sessions.len() as u8 + 1; 16]);
-        state.sessions.insert(id, repo);
+    async fn open_session(&self, id: SessionId, repo: RepoId) -> Result<OpenedSession> {
+        self.state().sessions.insert(id, repo);
         Ok(OpenedSession { id, opened: 1 })
     }
     async fn renew_session(&self, session: SessionId) -> Result<()> {
@@ -334,7 +332,7 @@ impl Planter {
             key_slots: vec![wrap(&master, b"secret", KdfParams::CHEAPEST, &real::OsEntropy).unwrap()],
         };
         cluster.create_repository(record).await.unwrap();
-        let session = cluster.open_session(id).await.unwrap().id;
+        let session = cluster.open_session(SessionId([1; 16]), id).await.unwrap().id;
         Planter {
             cluster,
             master,

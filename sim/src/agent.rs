@@ -115,8 +115,9 @@ impl Agent {
         let profile = cluster.profile("sim")?;
         let (scope, label, seed, host) = cluster.client_host();
         let (world, host_name) = (cluster.world.clone(), host_name.to_string());
+        let history = cluster.history.clone();
         let opening = scope.spawn(seed, async move {
-            let client = connect(host, profile).await?;
+            let client = connect(host, profile).await?.with_catalogue(|api| history.wrap(api, label));
             let repositories = open(client.clone()).await?;
             Ok::<_, Violation>((client, repositories))
         });

@@ -6,8 +6,10 @@ use crate::disk::SimDisk;
 use crate::entropy::{Inline, Rng, SimEntropy};
 use crate::event;
 use crate::kv::SimStores;
+use crate::linear::History;
 use crate::net::{Hub, Label};
 use crate::plan::Layout;
+pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
 use farshore_core::host::real::NoStorage;
@@ -37,9 +39,6 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Pause before a node that ended by itself is started again.
 const RESTART: Duration = Duration::from_secs(2);
-
-/// What is wrong, in one line.
-pub type Violation = String;
 
 /// A node's machine: what survives the process.
 pub struct Machine {
@@ -139,6 +138,8 @@ pub struct Cluster {
     pub hub: Hub,
     /// Its machines, in a fixed order.
     pub machines: Vec<Machine>,
+    /// What its clients have asked of its catalogue.
+    pub history: History,
     authority: Authority,
     settings: Settings,
     clients: Label,
@@ -167,7 +168,9 @@ impl Cluster {
         rng.fill(&mut id);
         let authority = Authority::create(ClusterId(id), validity()).map_err(|e| e.to_string())?;
         let hub = Hub::new(world.clone());
-        let mut cluster = Cluster { world, hub, machines: Vec::new(), authority, settings, clients: CLIENT };
+        let (history, machines) = (History::new(world.clone()), Vec::new());
+        history.set_lease(settings.timing.session_lease);
+        let mut cluster = Cluster { world, hub, machines, history, authority, settings, clients: CLIENT };
         for region in layout.region_of() {
             cluster.add(region)?;
         }

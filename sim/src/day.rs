@@ -85,6 +85,9 @@ impl Day {
         (0..cluster.machines.len()).for_each(|at| cluster.start(at));
         let agent = Agent::enter(&mut cluster, REGIONS * PER_REGION, READY).await?;
         let tree = tree::grow(&mut rng, ENTRIES, now_secs(world));
+        if rng.one_in(2) {
+            cluster.history.set_repeat(rng.range(2, 8));
+        }
         Ok(Day { world: world.clone(), rng, cluster, agent, tree, promises: Vec::new() })
     }
 
@@ -234,6 +237,8 @@ impl Day {
         self.scrubbed().await?;
         self.agent.check().await?;
         self.cluster.check_places()?;
+        let linear = self.cluster.history.check()?;
+        event!(self.world, 0, "{linear:?} {:?}", self.cluster.history.repeated());
         let deadline = Instant::now() + READY;
         while self.cluster.check_agreement()? != 1 {
             if Instant::now() > deadline {

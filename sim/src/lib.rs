@@ -20,6 +20,8 @@ pub mod plan;
 
 pub mod cluster;
 
+pub mod linear;
+
 pub mod tree;
 
 pub mod net;

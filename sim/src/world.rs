@@ -12,6 +12,9 @@ const RECENT: usize = 200;
 /// Segments kept likewise; they are so many that they would push everything else out.
 const RECENT_SENT: usize = 60;
 
+/// What is wrong. The first word names the invariant.
+pub type Violation = String;
+
 /// Shared by every seam of a simulation.
 #[derive(Clone)]
 pub struct World(Arc<Inner>);

@@ -3,8 +3,10 @@
 use crate::api::CatalogueApi;
 use crate::error::Result;
 use farshore_core::host::task::Owned;
+use farshore_core::host::{Entropy, random};
 use farshore_core::id::{RepoId, SessionId};
 use farshore_core::limits::SESSION_RENEW_MS;
+use farshore_core::mutant::{Mutant, mutant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +22,15 @@ pub struct Lease {
 
 impl Lease {
     /// Opens a session and keeps it alive.
-    pub async fn open(catalogue: &Arc<dyn CatalogueApi>, repo: RepoId) -> Result<Self> {
-        let id = catalogue.open_session(repo).await?.id;
+    pub async fn open(
+        catalogue: &Arc<dyn CatalogueApi>,
+        entropy: &dyn Entropy,
+        repo: RepoId,
+    ) -> Result<Self> {
+        // Drawn once, so that a repeated attempt opens no second session.
+        let drawn = random(entropy);
+        let id = SessionId(if mutant(Mutant::SessionReused) { [1; 16] } else { drawn });
+        catalogue.open_session(id, repo).await?;
         let renewed = catalogue.clone();
         let renewal = Owned::spawn(async move {
             loop {
@@ -53,12 +62,13 @@ impl Lease {
 mod tests {
     use super::*;
     use crate::testing::MemoryCluster;
+    use farshore_core::host::real;
 
     #[tokio::test]
     async fn a_cluster_that_is_gone_does_not_hold_up_the_end() {
         let cluster = MemoryCluster::new(3, 2);
         let catalogue: Arc<dyn CatalogueApi> = cluster.clone();
-        let lease = Lease::open(&catalogue, RepoId([1; 16])).await.unwrap();
+        let lease = Lease::open(&catalogue, &real::OsEntropy, RepoId([1; 16])).await.unwrap();
         cluster.state().closing_hangs = true;
         let done = tokio::time::timeout(Duration::from_secs(5), lease.close()).await;
         done.expect("the session expires by itself");

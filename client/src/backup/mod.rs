@@ -159,7 +159,7 @@ async fn attempt(ctx: &Context, options: &Options) -> Result<Summary> {
     let topology = ctx.catalogue.topology().await?;
     let scheme =
         policy::compile(&ctx.repo.policy, &topology.nodes).map_err(|e| Error::Policy(e.to_string()))?;
-    let lease = Lease::open(&ctx.catalogue, ctx.repo.id).await?;
+    let lease = Lease::open(&ctx.catalogue, ctx.host.entropy.as_ref(), ctx.repo.id).await?;
     let run = Run {
         ctx,
         options,

@@ -8,10 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{PackCommit, PackRecord, RepoRecord, SnapshotRecord};
-use farshore_core::host::{Entropy, random};
 use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::limits::{COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX};
-use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{Name, NodeRecord};
 use farshore_proto::channel::{admin, catalogue};
 use farshore_proto::convert::{common, list, required};
@@ -24,13 +22,12 @@ use std::sync::Arc;
 pub struct GrpcCatalogue {
     conversation: Conversation,
     peers: Arc<Peers>,
-    entropy: Arc<dyn Entropy>,
 }
 
 impl GrpcCatalogue {
     /// `peers` learns every node's address from each topology that comes in.
-    pub fn new(conversation: Conversation, peers: Arc<Peers>, entropy: Arc<dyn Entropy>) -> Self {
-        GrpcCatalogue { conversation, peers, entropy }
+    pub fn new(conversation: Conversation, peers: Arc<Peers>) -> Self {
+        GrpcCatalogue { conversation, peers }
     }
 
     fn learn(&self, topology: &Topology) {
@@ -116,10 +113,7 @@ impl CatalogueApi for GrpcCatalogue {
         reply.try_into().map_err(odd)
     }
 
-    async fn open_session(&self, repo: RepoId) -> Result<OpenedSession> {
-        // Drawn once, so that an attempt whose answer was lost opens no second session.
-        let drawn = random(self.entropy.as_ref());
-        let id = SessionId(if mutant(Mutant::SessionReused) { [1; 16] } else { drawn });
+    async fn open_session(&self, id: SessionId, repo: RepoId) -> Result<OpenedSession> {
         let request =
             wire::OpenSessionRequest { session: bytes(id.as_bytes()), repo: bytes(repo.as_bytes()) };
         let reply = ask!(self, catalogue.open_session, request).await.map_err(in_session(id))?;

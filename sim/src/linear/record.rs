@@ -1,0 +1,297 @@
+//! The recorder between a client and the catalogue. It writes down every call, and now and then it does what a network
+//! may do: sends a change twice, or sends an old one again. Bounded: a full history ends at that moment, as if the run
+//! had; what had not been answered by then stays open.
+
+use super::call::{Answer, Call, Op, Origin};
+use super::search::Timed;
+use super::{LinearReport, check};
+use crate::entropy::Rng;
+use crate::event;
+use crate::net::Label;
+use crate::world::{Violation, World};
+use async_trait::async_trait;
+use farshore_client::Result;
+use farshore_client::api::*;
+use farshore_core::catalogue::command::PackCommitted;
+use farshore_core::catalogue::{PackCommit, RepoRecord, SnapshotRecord};
+use farshore_core::host::task;
+use farshore_core::id::{ChunkId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
+use farshore_core::limits::SESSION_LEASE_MS;
+use farshore_core::topology::Name;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// Most operations of a history.
+const OPERATIONS_MAX: usize = 20_000;
+/// Most chunk ids in a history, in calls and answers.
+const IDS_MAX: usize = 1_000_000;
+/// A replayed change comes after 1 ms times a power of two, at most 2^16: within about a minute.
+const REPLAY_POWERS: u64 = 17;
+
+/// Everything the clients of a world have asked of the catalogue. Clones share it.
+#[derive(Clone)]
+pub struct History(Arc<Inner>);
+
+struct Inner {
+    world: World,
+    log: Mutex<Log>,
+}
+
+struct Log {
+    rng: Rng,
+    lease: Duration,
+    /// One change in so many is sent twice, or again; 0 is never.
+    repeat_one_in: u64,
+    events: u64,
+    ops: Vec<Timed<Op>>,
+    weight: usize,
+    skipped: u64,
+    repeated: Repeated,
+}
+
+/// How often the network repeated a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Repeated {
+    /// Sent twice at the same time.
+    pub duplicates: u64,
+    /// Sent again, later.
+    pub replays: u64,
+}
+
+impl History {
+    /// An empty history that repeats nothing.
+    pub fn new(world: World) -> Self {
+        let log = Log {
+            rng: Rng::new(world.seed(), 0x4c49),
+            lease: Duration::from_millis(SESSION_LEASE_MS),
+            repeat_one_in: 0,
+            events: 0,
+            ops: Vec::new(),
+            weight: 0,
+            skipped: 0,
+            repeated: Repeated::default(),
+        };
+        History(Arc::new(Inner { world, log: Mutex::new(log) }))
+    }
+
+    /// From now on one change in `one_in` is sent twice or again; 0 stops it. What waits to be sent again still is.
+    pub fn set_repeat(&self, one_in: u64) {
+        self.log().repeat_one_in = one_in;
+    }
+
+    /// How long the nodes let an unrenewed session live, if not the usual time.
+    pub fn set_lease(&self, lease: Duration) {
+        self.log().lease = lease;
+    }
+
+    /// How often a change was repeated so far.
+    pub fn repeated(&self) -> Repeated {
+        self.log().repeated
+    }
+
+    /// The catalogue with a recorder in front of it.
+    pub fn wrap(&self, api: Arc<dyn CatalogueApi>, client: Label) -> Arc<dyn CatalogueApi> {
+        Arc::new(Recorder { api, history: self.clone(), client })
+    }
+
+    /// Looks for an order that explains every answer so far. The violation prints as little as it takes to have none.
+    pub fn check(&self) -> Result<LinearReport, Violation> {
+        let (ops, lease, skipped) = {
+            let log = self.log();
+            (log.ops.clone(), log.lease, log.skipped)
+        };
+        check(ops, lease).map(|report| LinearReport { skipped, ..report })
+    }
+
+    fn begin(&self, client: Label, call: Call, origin: Origin) -> Pending {
+        let now_us = self.0.world.now_us();
+        let mut log = self.log();
+        log.weight += call.weight();
+        let full = log.skipped > 0 || log.ops.len() >= OPERATIONS_MAX || log.weight > IDS_MAX;
+        let at = (!full).then_some(log.ops.len());
+        if full {
+            log.skipped += 1;
+        } else {
+            let began = log.next_rank();
+            let op = Op { client, at_us: (now_us, None), call, answer: None, origin };
+            log.ops.push(Timed { began, ended: None, op });
+        }
+        Pending { history: self.clone(), at }
+    }
+
+    /// What the network makes of a change.
+    fn draw_repeat(&self) -> Option<(Origin, Duration)> {
+        let mut log = self.log();
+        let one_in = log.repeat_one_in;
+        if !log.rng.one_in(one_in) {
+            return None;
+        }
+        if log.rng.one_in(2) {
+            log.repeated.duplicates += 1;
+            return Some((Origin::Duplicate, Duration::ZERO));
+        }
+        log.repeated.replays += 1;
+        let power = log.rng.below(REPLAY_POWERS);
+        Some((Origin::Replay, Duration::from_millis(1 << power)))
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.log.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Log {
+    fn next_rank(&mut self) -> u64 {
+        self.events += 1;
+        self.events
+    }
+}
+
+/// A call under way. If its client dies or gives up it stays open.
+struct Pending {
+    history: History,
+    at: Option<usize>,
+}
+
+impl Pending {
+    fn end(self, answer: Option<Answer>) {
+        let (Some(at), Some(answer)) = (self.at, answer) else { return };
+        let now_us = self.history.0.world.now_us();
+        let mut log = self.history.log();
+        // What is answered after a full history may be the work of calls that are not in it.
+        if log.skipped > 0 {
+            return;
+        }
+        let rank = log.next_rank();
+        if let Some(timed) = log.ops.get_mut(at) {
+            timed.ended = Some(rank);
+            timed.op.at_us.1 = Some(now_us);
+            timed.op.answer = Some(answer);
+        }
+    }
+}
+
+struct Recorder {
+    api: Arc<dyn CatalogueApi>,
+    history: History,
+    client: Label,
+}
+
+impl Recorder {
+    fn begin(&self, call: Call) -> Pending {
+        if call.changes()
+            && let Some((origin, after)) = self.history.draw_repeat()
+        {
+            self.repeat(call.clone(), origin, after);
+        }
+        self.history.begin(self.client, call, Origin::Client)
+    }
+
+    /// Sends a change by the side. Its answer goes nowhere but into the history.
+    fn repeat(&self, call: Call, origin: Origin, after: Duration) {
+        let (api, history, client) = (self.api.clone(), self.history.clone(), self.client);
+        event!(history.0.world, client, "{origin:?} after {} ms of {call}", after.as_millis());
+        task::spawn(async move {
+            tokio::time::sleep(after).await;
+            let pending = history.begin(client, call.clone(), origin);
+            pending.end(call.send(api.as_ref()).await);
+        });
+    }
+}
+
+#[async_trait]
+impl CatalogueApi for Recorder {
+    async fn topology(&self) -> Result<Topology> {
+        self.api.topology().await
+    }
+
+    async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord> {
+        let pending = self.begin(Call::CreateRepository { repo: Arc::new(repo.clone()) });
+        let result = self.api.create_repository(repo).await;
+        pending.end(Answer::of(&result, |repo| Answer::Repository(Arc::new(repo.clone()))));
+        result
+    }
+
+    async fn get_repository(&self, name: &Name) -> Result<RepoRecord> {
+        let pending = self.begin(Call::GetRepository { name: name.clone() });
+        let result = self.api.get_repository(name).await;
+        pending.end(Answer::of(&result, |repo| Answer::Repository(Arc::new(repo.clone()))));
+        result
+    }
+
+    async fn open_session(&self, session: SessionId, repo: RepoId) -> Result<OpenedSession> {
+        let pending = self.begin(Call::OpenSession { session, repo });
+        let result = self.api.open_session(session, repo).await;
+        pending.end(Answer::of(&result, |open| Answer::Opened(open.opened)));
+        result
+    }
+
+    async fn renew_session(&self, session: SessionId) -> Result<()> {
+        let pending = self.begin(Call::RenewSession { session });
+        let result = self.api.renew_session(session).await;
+        pending.end(Answer::of(&result, |()| Answer::Done));
+        result
+    }
+
+    async fn close_session(&self, session: SessionId) -> Result<()> {
+        let pending = self.begin(Call::CloseSession { session });
+        let result = self.api.close_session(session).await;
+        pending.end(Answer::of(&result, |()| Answer::Done));
+        result
+    }
+
+    async fn lookup(
+        &self,
+        session: SessionId,
+        repo: RepoId,
+        ids: &[ChunkId],
+    ) -> Result<Vec<Option<Ordinal>>> {
+        let pending = self.begin(Call::Lookup { session, repo, ids: ids.into() });
+        let result = self.api.lookup(session, repo, ids).await;
+        pending.end(Answer::of(&result, |found| Answer::Ordinals(found.clone())));
+        result
+    }
+
+    async fn commit_packs(&self, session: SessionId, packs: Vec<PackCommit>) -> Result<Vec<PackCommitted>> {
+        let pending = self.begin(Call::CommitPacks { session, packs: packs.clone().into() });
+        let result = self.api.commit_packs(session, packs).await;
+        pending.end(Answer::of(&result, |done| Answer::PacksCommitted(done.clone())));
+        result
+    }
+
+    async fn commit_snapshot(
+        &self,
+        session: SessionId,
+        snapshot: SnapshotRecord,
+    ) -> Result<SnapshotCommitted> {
+        let pending = self.begin(Call::CommitSnapshot { session, snapshot: Arc::new(snapshot.clone()) });
+        let result = self.api.commit_snapshot(session, snapshot).await;
+        pending.end(Answer::of(&result, |done| Answer::SnapshotCommitted(done.committed_ms)));
+        result
+    }
+
+    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
+        let pending = self.begin(Call::ListSnapshots { repo, after });
+        let result = self.api.list_snapshots(repo, after).await;
+        pending.end(Answer::of(&result, |page| Answer::Snapshots(page.clone())));
+        result
+    }
+
+    async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {
+        let pending = self.begin(Call::Locate { repo, ids: ids.into() });
+        let result = self.api.locate(repo, ids).await;
+        pending.end(Answer::of(&result, |found| Answer::Located(found.clone())));
+        result
+    }
+
+    async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<PackPage> {
+        let pending = self.begin(Call::ListPacks { repo, from });
+        let result = self.api.list_packs(repo, from).await;
+        pending.end(Answer::of(&result, |page| Answer::Packs(page.clone())));
+        result
+    }
+
+    async fn status(&self) -> Result<ClusterStatus> {
+        self.api.status().await
+    }
+}
