@@ -54,7 +54,8 @@ pub struct Machine {
     pub disk: SimDisk,
     /// Its calendar.
     pub clock: Arc<SimClock>,
-    stores: Arc<SimStores>,
+    /// Its log, catalogue and index, which share the room and the faults of its disk.
+    pub stores: Arc<SimStores>,
     credentials: Credentials,
     config: Config,
     incarnation: u64,
@@ -189,14 +190,15 @@ impl Cluster {
         let (at, label) = (self.machines.len(), self.machines.len() as Label + 1);
         let name: Region = format!("cloud{}/r{region}", region / 2).parse().map_err(|_| "region name")?;
         let (id, credentials) = self.issue()?;
+        let disk = SimDisk::new(self.world.clone(), label);
         let machine = Machine {
             label,
             id,
             region: name.clone(),
             region_no: region,
-            disk: SimDisk::new(self.world.clone(), label),
+            stores: Arc::new(SimStores::beside(&disk)),
+            disk,
             clock: Arc::new(SimClock::new(self.world.clone(), 0)),
-            stores: Arc::new(SimStores::new(self.world.clone(), label)),
             credentials,
             config: config(self.authority.cluster(), label, name, &self.settings)?,
             incarnation: 0,

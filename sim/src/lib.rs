@@ -30,8 +30,12 @@ pub mod disk;
 
 pub mod kv;
 
+pub mod medium;
+
 pub mod clock;
 
 pub mod world;
+
+pub mod calls;
 
 pub mod entropy;

@@ -1,6 +1,7 @@
 //! One simulated world: its seed, its virtual time, and the log of everything that happened, folded into one hash.
 //! Two runs are the same run exactly if their hashes agree.
 
+use crate::calls::{Call, Calls, Gate, Label, Ticket};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -24,6 +25,7 @@ struct Inner {
     start: Instant,
     log: Mutex<Log>,
     timeline: OnceLock<Mutex<Timeline>>,
+    calls: Calls,
 }
 
 struct Log {
@@ -103,7 +105,7 @@ impl World {
             trace,
         };
         let (start, log) = (Instant::now(), Mutex::new(log));
-        World(Arc::new(Inner { seed, start, log, timeline: OnceLock::new() }))
+        World(Arc::new(Inner { seed, start, log, timeline: OnceLock::new(), calls: Calls::default() }))
     }
     /// What everything random is drawn from.
     pub fn seed(&self) -> u64 {
@@ -157,6 +159,39 @@ impl World {
         log.sent.push_back(sent);
         drop(log);
         self.timeline(|timeline| *timeline.sent.entry((now / 1_000_000, from)).or_default() += len);
+    }
+    /// The numbered calls of all processes.
+    pub fn calls(&self) -> &Calls {
+        &self.0.calls
+    }
+    /// A call through a seam begins. It does not return if its process is stopped, at this call or before.
+    pub(crate) async fn enter(&self, label: Label, call: Call) -> Ticket {
+        match self.try_enter(label, call) {
+            Some(ticket) => ticket,
+            None => std::future::pending().await,
+        }
+    }
+    /// A call has had its effect and returns, unless its process is stopped.
+    pub(crate) async fn leave(&self, label: Label, ticket: Ticket) {
+        if !self.try_leave(label, ticket) {
+            std::future::pending::<()>().await;
+        }
+    }
+    /// As [`World::enter`], for calls that cannot wait: `None` if the process is stopped.
+    pub(crate) fn try_enter(&self, label: Label, call: Call) -> Option<Ticket> {
+        let (ticket, gate) = self.0.calls.begin(label, call);
+        self.passed(label, ticket, gate, "before").then_some(ticket)
+    }
+    /// As [`World::leave`], for calls that cannot wait: false if the process is stopped.
+    pub(crate) fn try_leave(&self, label: Label, ticket: Ticket) -> bool {
+        let gate = self.0.calls.end(label, ticket);
+        self.passed(label, ticket, gate, "after")
+    }
+    fn passed(&self, label: Label, ticket: Ticket, gate: Gate, side: &str) -> bool {
+        if gate == Gate::Tripped {
+            self.event(label, format_args!("stops {side} its call {}, {}", ticket.number, ticket.call));
+        }
+        gate == Gate::Open
     }
     /// The fold so far.
     pub fn digest(&self) -> Digest {
