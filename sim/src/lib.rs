@@ -26,6 +26,8 @@ pub mod tree;
 
 pub mod net;
 
+pub mod contents;
+
 pub mod disk;
 
 pub mod kv;

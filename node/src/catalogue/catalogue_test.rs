@@ -315,6 +315,7 @@ pub(super) fn recount(catalogue: &Catalogue) {
         *rows.entry(row.table).or_default() += u64::from(row.table != 1);
     }
     assert_eq!(hash, claimed);
+    assert_eq!(ImageWriter::begin(catalogue).unwrap().rehash().unwrap(), claimed);
     assert_eq!(hash, catalogue.view().unwrap().state_hash());
     let live = catalogue.inner.live();
     for table in &TABLES[1..] {

@@ -89,6 +89,19 @@ impl ImageWriter {
         Ok((!page.is_empty()).then(|| self.count(page)))
     }
 
+    /// State hash worked out anew from all rows, for checks: it must equal [`ImageWriter::state_hash`].
+    pub fn rehash(mut self) -> Result<StateHash, CatalogueError> {
+        let mut hash = StateHash::default();
+        while let Some(page) = self.next_page()? {
+            for row in page.iter().filter(|row| is_hashed(row.table, &row.key)) {
+                let (version, payload) =
+                    row.value.split_first().ok_or(CatalogueError::Torn("an empty row"))?;
+                hash = hash.plus(StateHash::of_row(row.table, &row.key, *version, payload));
+            }
+        }
+        Ok(hash)
+    }
+
     fn count(&mut self, page: ImagePage) -> ImagePage {
         self.rows += page.len() as u64;
         page
