@@ -2,11 +2,12 @@
 //! a fault that was never hit during an operation is reported and silence is never mistaken for proof.
 
 use crate::plan::{Fault, Work};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How operations of one kind ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ended {
     /// Succeeded.
     pub ok: u64,
@@ -17,7 +18,8 @@ pub struct Ended {
 }
 
 /// Counts of one run; those of several add up.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tallies {
     /// By [`Work::word`].
     pub work: BTreeMap<String, Ended>,
@@ -40,6 +42,26 @@ impl Tallies {
             Some(count) => *count += 1,
             None => drop(map.insert(key.into(), 1)),
         }
+    }
+    /// Adds the counts of another run.
+    pub fn merge(&mut self, other: &Tallies) {
+        fn sum(into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
+            from.iter().for_each(|(key, count)| *into.entry(key.clone()).or_default() += count);
+        }
+        let Tallies { work, faults, withheld, checks, pairs, linear } = other;
+        for (kind, ended) in work {
+            let all = self.work.entry(kind.clone()).or_default();
+            all.ok += ended.ok;
+            all.refused += ended.refused;
+            all.died += ended.died;
+        }
+        sum(&mut self.faults, faults);
+        sum(&mut self.withheld, withheld);
+        sum(&mut self.checks, checks);
+        for (fault, row) in pairs {
+            sum(self.pairs.entry(fault.clone()).or_default(), row);
+        }
+        self.linear = (self.linear.0 + linear.0, self.linear.1 + linear.1);
     }
     /// A fault met an operation.
     pub fn met(&mut self, fault: &str, operation: &str) {

@@ -50,6 +50,12 @@ pub fn fix_addresses() {
     let _ = std::process::Command::new("/proc/self/exe").arg0(name).args(args).exec();
 }
 
+/// Ends this process when the one that started it ends, however that ends.
+pub fn die_with_parent() {
+    // SAFETY: sets one flag of this process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
 fn enter() -> Option<State> {
     let state = STATE.try_with(Cell::get).ok()?;
     (state.on && !state.busy).then_some(state)
