@@ -30,7 +30,7 @@ mod search_test;
 #[cfg(test)]
 mod catalogue_test;
 
-pub use record::History;
+pub use record::{History, SessionCall};
 
 use crate::world::Violation;
 use call::Op;

@@ -49,6 +49,17 @@ struct Log {
     repeated: Repeated,
 }
 
+/// What a client did with a session, for checks that do not look at answers.
+#[derive(Clone, Debug)]
+pub enum SessionCall {
+    /// A client opened it, under an id that it had drawn.
+    Open(SessionId, Label),
+    /// The network opened it again.
+    Reopen(SessionId),
+    /// A snapshot was offered under it.
+    Offer(SessionId, Arc<SnapshotRecord>),
+}
+
 /// How often the network repeated a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Repeated {
@@ -101,6 +112,23 @@ impl History {
             (log.ops.clone(), log.lease, log.skipped)
         };
         check(ops, lease).map(|report| LinearReport { skipped, ..report })
+    }
+
+    /// What was done with sessions, from the given place in the history on, and the place to go on from.
+    pub fn session_calls(&self, from: usize) -> (Vec<SessionCall>, usize) {
+        let log = self.log();
+        let ops = log.ops.get(from..).unwrap_or_default();
+        let told = ops.iter().filter_map(|Timed { op, .. }| match (&op.call, op.origin) {
+            (Call::OpenSession { session, .. }, Origin::Client) => {
+                Some(SessionCall::Open(*session, op.client))
+            }
+            (Call::OpenSession { session, .. }, _) => Some(SessionCall::Reopen(*session)),
+            (Call::CommitSnapshot { session, snapshot }, _) => {
+                Some(SessionCall::Offer(*session, snapshot.clone()))
+            }
+            _ => None,
+        });
+        (told.collect(), log.ops.len())
     }
 
     fn begin(&self, client: Label, call: Call, origin: Origin) -> Pending {
