@@ -60,15 +60,11 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Reads the line that `run --seed --json` prints.
-    pub fn read(line: &str) -> Self {
-        let Ok(seed) = serde_json::from_str::<serde_json::Value>(line) else {
-            return Ended::Unclear(format!("it printed {line:?}"));
-        };
-        match (&seed["ok"], seed["violation"].as_str()) {
-            (serde_json::Value::Bool(true), None) => Ended::Clean,
-            (serde_json::Value::Bool(false), Some(violation)) => Ended::Violation(violation.into()),
-            _ => Ended::Unclear(format!("it printed {line:?}")),
+    /// A run that failed. One whose process died or took too long has shown nothing.
+    pub fn of(violation: String) -> Self {
+        match invariant_of(&violation) {
+            "process" | "?" => Ended::Unclear(violation),
+            _ => Ended::Violation(violation),
         }
     }
 }
@@ -182,17 +178,12 @@ pub fn summary(rows: &[Row]) -> String {
 mod tests {
     use super::*;
 
-    fn line(ok: bool, violation: Option<&str>) -> String {
-        serde_json::json!({"message_type": "seed", "seed": 3, "ok": ok, "violation": violation}).to_string()
-    }
-
     #[test]
-    fn a_violation_is_told_from_a_clean_run_and_from_none_at_all() {
-        assert_eq!(Ended::read(&line(true, None)), Ended::Clean);
-        let broken = Ended::read(&line(false, Some("durable: snapshot 1: lost")));
-        assert_eq!(broken, Ended::Violation("durable: snapshot 1: lost".into()));
-        for odd in ["", "panicked", "{}", &line(true, Some("x: y")), &line(false, None)] {
-            assert!(matches!(Ended::read(odd), Ended::Unclear(_)), "{odd}");
+    fn a_violation_is_told_from_a_process_that_died() {
+        let broken = "durable: snapshot 1: lost".to_string();
+        assert_eq!(Ended::of(broken.clone()), Ended::Violation(broken));
+        for odd in ["process: no result after 300 s", "panicked"] {
+            assert!(matches!(Ended::of(odd.into()), Ended::Unclear(_)), "{odd}");
         }
     }
 

@@ -1,12 +1,15 @@
 //! The verb `mutants`: hunts every deliberate defect, seed after seed, each in a process of its own, until one is caught
 //! or its bound is reached. The table is the proof that silence elsewhere means something.
 
+use crate::args::How;
+use crate::batch;
+use crate::child::Job;
+use crate::report::Report;
 use clap::Args;
 use farshore_core::mutant::{self, Mutant, MutantError};
 use farshore_sim::mutants::{Bound, Ended, Row, bound, head, summary};
 use farshore_sim::plan::Profile;
-use std::collections::{BTreeMap, VecDeque};
-use std::process::{Child, Command, Stdio};
+use std::collections::BTreeMap;
 
 /// What to hunt.
 #[derive(Args, Debug)]
@@ -26,6 +29,12 @@ pub struct MutantsArgs {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// Processes at a time [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Longest time a run may take, in seconds of the wall clock
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    limit: u64,
 }
 
 /// Hunts; true if every defect was caught and the product as it is was clean on the same seeds.
@@ -45,13 +54,13 @@ pub fn hunt(args: &MutantsArgs) -> bool {
             profile: args.profile.unwrap_or(stated.profile),
             seeds: args.seeds.unwrap_or(stated.seeds),
         };
-        let (seeds, last) = until_caught(Some(mutant), bound, args.start);
+        let (seeds, last) = until_caught(args, Some(mutant), bound);
         let most = used.entry(bound.profile).or_default();
         *most = seeds.max(*most);
         tell(args, &mut rows, Row::of(mutant, bound, seeds, last));
     }
     for (profile, seeds) in used {
-        let (_, last) = until_caught(None, Bound { profile, seeds }, args.start);
+        let (_, last) = until_caught(args, None, Bound { profile, seeds });
         tell(args, &mut rows, Row::sane(profile, seeds, last));
     }
     let ok = rows.iter().all(|row| row.ok);
@@ -75,55 +84,33 @@ fn tell(args: &MutantsArgs, rows: &mut Vec<Row>, row: Row) {
     rows.push(row);
 }
 
-/// Runs seeds, as many at a time as there are processors, and looks at them in order. Gives how many it took and how
-/// the last one ended.
-fn until_caught(mutant: Option<Mutant>, bound: Bound, first: u64) -> (u64, Ended) {
-    let width = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let mut running = Running::default();
-    let mut begun = 0;
-    for done in 1..=bound.seeds {
-        while begun < bound.seeds && begun < done - 1 + width {
-            running.0.push_back(begin(first + begun, bound.profile, mutant));
-            begun += 1;
+/// Runs seeds until one is caught. Gives how many it took and how the last one ended.
+fn until_caught(args: &MutantsArgs, mutant: Option<Mutant>, bound: Bound) -> (u64, Ended) {
+    let how = How {
+        json: true,
+        twice: false,
+        jobs: args.jobs,
+        limit: args.limit,
+        inject_nondeterminism: None,
+        mutant,
+    };
+    let seeds = args.start..args.start.saturating_add(bound.seeds);
+    let jobs = seeds.map(|seed| Job::Seed(seed, bound.profile)).collect();
+    let (mut done, mut last) = (0, Ended::Clean);
+    batch::each(jobs, &how, |report| {
+        if last == Ended::Clean {
+            done += 1;
+            last = ended(report);
         }
-        let Some(child) = running.0.pop_front() else { break };
-        match ended(child) {
-            Ended::Clean => {}
-            caught => return (done, caught),
-        }
-    }
-    (bound.seeds, Ended::Clean)
+        last == Ended::Clean
+    });
+    (done, last)
 }
 
-/// Processes that are not needed any more when this is dropped.
-#[derive(Default)]
-struct Running(VecDeque<std::io::Result<Child>>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in self.0.iter_mut().flatten() {
-            // One that has ended cannot be killed, which is as well.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn begin(seed: u64, profile: Profile, mutant: Option<Mutant>) -> std::io::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--json", "--seed", &seed.to_string(), "--profile", profile.word()]);
-    if let Some(mutant) = mutant {
-        command.args(["--mutant", mutant.name()]);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
-}
-
-fn ended(child: std::io::Result<Child>) -> Ended {
-    match child.and_then(Child::wait_with_output) {
-        Ok(output) if output.stdout.is_empty() => {
-            Ended::Unclear(format!("a run said nothing: {}", output.status))
-        }
-        Ok(output) => Ended::read(String::from_utf8_lossy(&output.stdout).trim()),
-        Err(error) => Ended::Unclear(format!("a run did not begin: {error}")),
+fn ended(report: Report) -> Ended {
+    match (report.ok, report.violation) {
+        (true, _) => Ended::Clean,
+        (false, Some(violation)) => Ended::of(violation),
+        (false, None) => Ended::Unclear("a run failed without saying why".into()),
     }
 }
