@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(events.iter().filter(|e| e["ph"] == "i").count(), 1);
         let threads = events.iter().filter(|e| e["name"] == "thread_name").map(|e| &e["args"]["name"]);
         let named: Vec<_> = threads.map(|name| name.as_str().unwrap()).collect();
-        assert_eq!(named, ["faults", "faults +1", "node 1 (cloud0/r)"]);
+        assert_eq!(named, ["faults", "faults +1", "faults +2", "node 1 (cloud0/r)"]);
         assert_eq!(events.iter().filter(|e| e["ph"] == "C").count(), 4);
     }
 
