@@ -39,6 +39,8 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Pause before a node that ended by itself is started again.
 const RESTART: Duration = Duration::from_secs(2);
+/// A machine's node, on a timeline.
+const RUNS: &str = "runs";
 
 /// A node's machine: what survives the process.
 pub struct Machine {
@@ -113,6 +115,7 @@ impl Machine {
                 });
                 let why = ended.await.unwrap_or_else(|e| format!("panicked: {e}"));
                 event!(world, label, "ends: {why}");
+                world.mark(label, &format!("ends: {why}"));
                 end(&hub, label, &stores, &run, false);
                 tokio::time::sleep(RESTART).await;
             }
@@ -243,6 +246,8 @@ impl Cluster {
         let machine = &mut self.machines[at];
         assert!(machine.process.is_none(), "a machine runs one node at a time");
         event!(self.world, machine.label, "starts");
+        self.world.name_lane(machine.label, &format!("node {} in {}", machine.label, machine.region));
+        self.world.mark_begin(machine.label, RUNS);
         self.hub.boot(machine.label);
         let process = Process { manager: Scope::new(machine.label), run: Arc::default() };
         machine.incarnation += 1;
@@ -258,6 +263,8 @@ impl Cluster {
         let machine = &mut self.machines[at];
         let Some(process) = machine.process.take() else { return };
         event!(self.world, machine.label, "crashes, power lost: {power}");
+        self.world.mark_end(machine.label, RUNS);
+        self.world.mark(machine.label, if power { "loses power" } else { "is killed" });
         process.manager.kill();
         end(&self.hub, machine.label, &machine.stores, &process.run, power);
         if power {

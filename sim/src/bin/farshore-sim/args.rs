@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// Run this one seed
-    #[arg(long, conflicts_with_all = ["seeds", "start", "stop_after_failures"])]
+    #[arg(long, conflicts_with_all = ["seeds", "start", "stop_after_failures", "stop_after"])]
     pub seed: Option<u64>,
     /// Run this many seeds
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -23,6 +23,9 @@ pub struct RunArgs {
     /// Begin no more runs after so many failed
     #[arg(long, value_name = "N")]
     pub stop_after_failures: Option<u64>,
+    /// Begin no more runs after so many seconds of the wall clock
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_after: Option<u64>,
     /// Write the plan of the run to this file (with --seed); `replay` runs it
     #[arg(long, requires = "seed", value_name = "FILE")]
     pub plan_out: Option<PathBuf>,

@@ -70,7 +70,7 @@ fn batch(args: &RunArgs) -> bool {
     each(jobs.collect(), &args.how, |report| {
         report.print(args.how.json);
         summary.add(&report);
-        summary.failed < most
+        summary.failed < most && args.stop_after.is_none_or(|seconds| summary.lasted() < seconds as f64)
     });
     summary.end();
     summary.print(args.how.json);

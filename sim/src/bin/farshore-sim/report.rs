@@ -148,7 +148,7 @@ impl Report {
 }
 
 /// A line that fits: some events quote whole answers.
-fn shorten(line: &str) -> String {
+pub fn shorten(line: &str) -> String {
     const MOST: usize = 200;
     match line.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &line[..at]),

@@ -3,7 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "how long a batch takes for those who wait for it")]
 
-use crate::report::Report;
+use crate::report::{Report, shorten};
 use farshore_sim::coverage::{Tallies, operations};
 use farshore_sim::plan::{Fault, Profile};
 use serde::Serialize;
@@ -38,6 +38,8 @@ pub struct Summary {
     tallies: Tallies,
     /// Pairs of fault and operation.
     never_met: Vec<(&'static str, &'static str)>,
+    /// Failed runs by invariant.
+    violated: BTreeMap<String, u64>,
     failures: Vec<Failure>,
     #[serde(skip)]
     began: Instant,
@@ -68,6 +70,7 @@ impl Summary {
             simulated_hours_per_process_second: 0.0,
             tallies: Tallies::default(),
             never_met: Vec::new(),
+            violated: BTreeMap::new(),
             failures: Vec::new(),
             began: Instant::now(),
         }
@@ -84,16 +87,22 @@ impl Summary {
         if !report.ok {
             self.failed += 1;
             self.ok = false;
+            Tallies::add(&mut self.violated, report.invariant.as_deref().unwrap_or("unnamed"));
             let violation = report.violation.clone().unwrap_or_default();
             let replay = report.replay.clone().unwrap_or_default();
             self.failures.push(Failure { seed: report.seed, violation, replay });
         }
     }
 
+    /// Seconds since it began.
+    pub fn lasted(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
     /// No more follow.
     pub fn end(&mut self) {
         let hours = self.virtual_seconds / 3_600.0;
-        self.wall_seconds = self.began.elapsed().as_secs_f64();
+        self.wall_seconds = self.lasted();
         self.simulated_hours_per_wall_second = hours / self.wall_seconds.max(1e-3);
         self.simulated_hours_per_process_second = hours / self.process_seconds.max(1e-3);
         if !self.tallies.pairs.is_empty() {
@@ -123,11 +132,9 @@ impl Summary {
         text += &line("time", [format!("{time} {:.4} in each process", speed[1])]);
         text += &line("events", [grouped(self.events)]);
         text += &self.tallied();
-        if !self.failures.is_empty() {
-            text += "  failed:\n";
-        }
+        text += &line("violated", counted(&self.violated));
         for Failure { seed, violation, replay } in &self.failures {
-            text += &format!("    seed {seed}: {violation}\n      {replay}\n");
+            text += &format!("    seed {seed}: {}\n      {replay}\n", shorten(violation));
         }
         text
     }
