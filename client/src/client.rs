@@ -130,6 +130,18 @@ impl Client {
         passphrase: &str,
         kdf: KdfParams,
     ) -> Result<Repository> {
+        self.create_repository_as(name, policy, passphrase, kdf, RepoConfig::default()).await
+    }
+
+    /// Creates a repository with settings of its own.
+    pub async fn create_repository_as(
+        &self,
+        name: &str,
+        policy: Policy,
+        passphrase: &str,
+        kdf: KdfParams,
+        config: RepoConfig,
+    ) -> Result<Repository> {
         let name = named(name)?;
         match self.0.api.get_repository(&name).await {
             Err(Error::RepositoryMissing(_)) => {}
@@ -141,7 +153,6 @@ impl Client {
         let entropy = self.0.host.entropy.clone();
         let (id, master) = (RepoId(random(entropy.as_ref())), MasterKey::new(entropy.as_ref()));
         let keys = master.keys(id);
-        let config = RepoConfig::default();
         let passphrase = passphrase.as_bytes().to_vec();
         let slot = {
             let entropy = entropy.clone();

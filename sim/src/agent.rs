@@ -102,6 +102,20 @@ impl Agent {
         opened?.await
     }
 
+    /// Another client, which opens the first repositories of a drawn world.
+    pub async fn succeed_all(cluster: &mut Cluster, count: usize) -> Result<Self, Violation> {
+        let opened = Self::begin(cluster, "inspector", move |client| async move {
+            let mut opened = Vec::new();
+            for number in 0..count {
+                let name = crate::run::repository(number);
+                let repository = client.open_repository(&name, PASSPHRASE).await;
+                opened.push(repository.map_err(|e| format!("live: repository {name} does not open: {e}"))?);
+            }
+            Ok(opened)
+        });
+        opened?.await
+    }
+
     /// A new process that connects and comes by its repositories as `open` says. The process is there on return; the
     /// future ends when it is ready for work.
     pub fn begin<F>(

@@ -18,6 +18,10 @@ impl SimClock {
     pub fn new(world: World, skew_ms: i64) -> Self {
         SimClock { world, skew_ms: AtomicI64::new(skew_ms) }
     }
+    /// By how much it is wrong.
+    pub fn skew_ms(&self) -> i64 {
+        self.skew_ms.load(Ordering::Relaxed)
+    }
     /// Makes it wrong by another amount.
     pub fn set_skew_ms(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);

@@ -156,11 +156,14 @@ pub struct Settings {
     pub timing: Timing,
     /// Consensus.
     pub raft: RaftTuning,
+    /// Shortest one-way delay inside a region, microseconds, if it is another than between regions.
+    pub near_us: Option<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { timing: Timing { grace: GRACE, ..Timing::default() }, raft: RaftTuning::default() }
+        let timing = Timing { grace: GRACE, ..Timing::default() };
+        Settings { timing, raft: RaftTuning::default(), near_us: None }
     }
 }
 
@@ -209,6 +212,12 @@ impl Cluster {
         };
         self.machines.push(machine);
         self.introduce(at);
+        if self.settings.near_us.is_some() {
+            for other in 1..label {
+                self.level(other, label);
+                self.level(label, other);
+            }
+        }
         Ok(at)
     }
 
@@ -288,6 +297,14 @@ impl Cluster {
     pub fn furthest(&self) -> Option<View> {
         let nodes = (0..self.machines.len()).filter_map(|at| self.node(at));
         nodes.filter_map(|node| node.view().ok()).max_by_key(View::applied)
+    }
+
+    /// Gives a link the latency that its two ends usually have.
+    pub fn level(&self, from: Label, to: Label) {
+        let region = |label| self.machines.iter().find(|m| m.label == label).map(|m| m.region_no);
+        let near = region(from).is_some() && region(from) == region(to);
+        let near = self.settings.near_us.filter(|_| near);
+        self.hub.set_link(from, to, near.map(|us| (us, us * 3)));
     }
 
     /// The machine on which a node lives now.
@@ -394,7 +411,8 @@ impl Cluster {
     }
 }
 
-fn file_of(name: &str) -> &str {
+/// A path without its directory.
+pub fn file_of(name: &str) -> &str {
     name.rsplit_once('/').map_or(name, |(_, file)| file)
 }
 

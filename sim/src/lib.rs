@@ -10,9 +10,17 @@ pub mod mutants;
 
 pub mod run;
 
+pub mod liveness;
+
+pub mod faults;
+
 pub mod day;
 
 pub mod agent;
+
+pub mod invariant;
+
+pub mod truth;
 
 pub mod coverage;
 

@@ -1,0 +1,62 @@
+//! Invariant 7. Source: DESIGN 13.7.
+//!
+//! Under its final name a shard file is whole at any moment, right after a power cut too (`truth.rs` also refuses
+//! other bytes under a known name; `agent.rs` any half-restored file). A snapshot that was acknowledged stays listed.
+
+use super::{Invariant, Moment, Scene};
+use crate::cluster::file_of;
+use crate::truth::is_shard;
+use std::collections::BTreeSet;
+
+/// Whole or absent.
+pub struct Whole;
+
+impl Invariant for Whole {
+    fn name(&self) -> &'static str {
+        "whole"
+    }
+    fn statement(&self) -> &'static str {
+        "shard, restored file, snapshot, catalogue change: whole or absent"
+    }
+    fn check(&mut self, scene: &mut Scene<'_>) -> Result<u64, String> {
+        if scene.moment != Moment::End {
+            return Ok(0);
+        }
+        let mut facts = 0;
+        for (at, machine) in scene.cluster.machines.iter().enumerate() {
+            for path in machine.disk.names("shards/").into_iter().filter(|path| is_shard(path)) {
+                facts += 1;
+                let file = file_of(&path);
+                if !scene.truth.is_damaged(at, file) && !scene.truth.is_durable(scene.cluster, at, file) {
+                    return Err(format!("{file} on p{} is neither whole nor absent", machine.label));
+                }
+            }
+        }
+        let listed = snapshots(scene)?;
+        for promise in scene.promises {
+            facts += 1;
+            if !listed.contains(&promise.id) {
+                return Err(format!("acknowledged snapshot {} is not in the catalogue", promise.id));
+            }
+        }
+        Ok(facts)
+    }
+}
+
+fn snapshots(scene: &Scene<'_>) -> Result<BTreeSet<String>, String> {
+    let mut listed = BTreeSet::new();
+    let repos = scene.view.repos(None, farshore_core::limits::PAGE_ROWS_MAX).map_err(|e| e.to_string())?;
+    for repo in repos.rows {
+        let mut after = None;
+        loop {
+            let page = scene.view.snapshots(repo.id, after, farshore_core::limits::PAGE_ROWS_MAX, false);
+            let page = page.map_err(|e| e.to_string())?;
+            listed.extend(page.rows.iter().map(|snapshot| snapshot.id.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(listed)
+}

@@ -1,0 +1,182 @@
+//! The liveness phase: all faults stop, and within a stated virtual time every node serves, every stripe is at full
+//! strength, nothing is queued or condemned, every acknowledged snapshot restores bit for bit, new ones are accepted,
+//! and all replicas are one.
+
+use crate::agent::Agent;
+use crate::cluster::Violation;
+use crate::coverage::Tallies;
+use crate::event;
+use crate::invariant::Moment;
+use crate::plan::Work;
+use crate::run::{Newest, OPERATION, Run};
+use farshore_client::api::ClusterStatus;
+use farshore_core::id::{NodeId, PackNo};
+use farshore_core::topology::NodeState;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Every node runs again by then.
+const READY: Duration = Duration::from_secs(120);
+/// Everything is at full strength again by then: detection, grace and rebuilding of what a small world holds.
+const HEALED: Duration = Duration::from_secs(900);
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Scrubs until nothing more is found, at most.
+const SCRUBS_MAX: u32 = 8;
+
+impl Run<'_> {
+    /// From the end of the last fault to the last check.
+    pub(crate) async fn peace(&mut self) -> Result<(), Violation> {
+        self.drop_queues();
+        self.relent_all()?;
+        self.nodes_run().await?;
+        self.clients_finish().await?;
+        let inspector = Agent::succeed_all(&mut self.cluster, self.plan.knobs.policies.len()).await?;
+        self.healed(&inspector).await?;
+        self.scrubbed(&inspector).await?;
+        self.serves_again().await?;
+        self.healed(&inspector).await?;
+        inspector.check().await?;
+        for promise in self.promises.clone() {
+            inspector.verify(&promise).await?;
+            Tallies::add(&mut self.tallies.checks, "durable");
+        }
+        self.settled().await?;
+        let report = self.cluster.history.check()?;
+        event!(self.world, 0, "{report:?} {:?}", self.cluster.history.repeated());
+        self.tallies.linear = (report.operations, report.undecided);
+        self.check(Moment::End)
+    }
+
+    /// Every machine's node runs. One that its own damaged disk keeps from starting is replaced, as its message asks.
+    async fn nodes_run(&mut self) -> Result<(), Violation> {
+        let deadline = Instant::now() + READY;
+        while let Some(at) = (0..self.cluster.machines.len()).find(|at| self.cluster.node(*at).is_none()) {
+            if Instant::now() > deadline {
+                return Err(format!("live: p{} does not start", self.cluster.machines[at].label));
+            }
+            self.pass(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    /// What clients had begun ends, one way or the other.
+    async fn clients_finish(&mut self) -> Result<(), Violation> {
+        let deadline = Instant::now() + OPERATION;
+        while !self.idle() {
+            if Instant::now() > deadline {
+                return Err("live: clients do not come to an end".into());
+            }
+            self.pass(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every node is up, every stripe at full strength and nothing queued.
+    async fn healed(&mut self, inspector: &Agent) -> Result<(), Violation> {
+        let deadline = Instant::now() + HEALED;
+        loop {
+            let status = self.status(inspector).await?;
+            match status.map(|status| self.owed(&status)) {
+                Ok(None) => return Ok(()),
+                Ok(Some(owed)) if Instant::now() > deadline => return Err(format!("heals: {owed}")),
+                Err(why) if Instant::now() > deadline => return Err(format!("live: no status: {why}")),
+                _ => self.pass(LOOK).await?,
+            }
+        }
+    }
+
+    async fn status(&mut self, inspector: &Agent) -> Result<Result<ClusterStatus, String>, Violation> {
+        let client = inspector.client().clone();
+        let asked = inspector.begin_call(async move { client.status().await });
+        match tokio::time::timeout(OPERATION, asked).await {
+            Ok(answer) => Ok(answer.map_err(|e| format!("{e:?}"))),
+            Err(_) => Err("live: a question for the cluster's state hangs".into()),
+        }
+    }
+
+    /// What the cluster still owes, by its own account.
+    fn owed(&self, status: &ClusterStatus) -> Option<String> {
+        let here: BTreeSet<NodeId> = self.cluster.machines.iter().map(|m| m.id).collect();
+        let (known, gone): (Vec<_>, Vec<_>) = status.nodes.iter().partition(|n| here.contains(&n.node.id));
+        let in_place = |s: NodeState| matches!(s, NodeState::Up | NodeState::Draining | NodeState::Retired);
+        let away = known.iter().filter(|n| !in_place(n.node.state)).count();
+        // Nodes whose disks are lost never come back; until that is declared their shards are not rebuilt.
+        let missed = gone.iter().filter(|n| n.node.state.counts()).count();
+        let draining =
+            known.iter().filter(|n| n.node.state == NodeState::Draining && self.holds(n.node.id)).count();
+        let ClusterStatus { stale, under_target, unreadable, repair, .. } = status;
+        let work = repair.queued + repair.running;
+        let condemned = here.iter().filter(|id| self.owes_sweep(**id)).count();
+        let placed = !stale && known.len() == here.len() && away + missed + draining == 0;
+        if placed && *under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0 {
+            return None;
+        }
+        Some(format!(
+            "stale {stale}, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
+             {under_target} packs under target, {unreadable} unreadable, {work} repairs to do, {condemned} nodes \
+             have to sweep, last error {:?}",
+            known.len(),
+            here.len(),
+            repair.last_error
+        ))
+    }
+
+    /// Whether a node still has to delete something.
+    fn owes_sweep(&self, id: NodeId) -> bool {
+        let owes =
+            |newest: &Newest| newest.view.condemned(id, None, 1).is_ok_and(|page| !page.rows.is_empty());
+        self.newest.as_ref().is_none_or(owes)
+    }
+
+    /// Whether the catalogue still counts on a node.
+    fn holds(&self, id: NodeId) -> bool {
+        let held = |newest: &Newest| {
+            newest.view.packs_held_by(id, PackNo(0), 1).is_ok_and(|page| !page.rows.is_empty())
+        };
+        self.newest.as_ref().is_none_or(held)
+    }
+
+    /// Scrubs until nothing is found. What is found is reported and repaired.
+    async fn scrubbed(&mut self, inspector: &Agent) -> Result<(), Violation> {
+        for _ in 0..SCRUBS_MAX {
+            let found = inspector.scrub().await?;
+            self.healed(inspector).await?;
+            if found.bad + found.missing == 0 {
+                return Ok(());
+            }
+            self.pass(LOOK * 5).await?;
+        }
+        Err(format!("heals: {SCRUBS_MAX} scrubs in turn found bad or missing shards"))
+    }
+
+    /// Every client backs up at full strength and lists, and nothing excuses a refusal now.
+    async fn serves_again(&mut self) -> Result<(), Violation> {
+        self.pass(Duration::from_secs(25)).await?;
+        for seat in &mut self.seats {
+            seat.ask(Work::Incremental);
+            seat.ask(Work::List);
+        }
+        self.clients_finish().await?;
+        for (number, seat) in self.seats.iter().enumerate() {
+            if seat.agent.is_none() {
+                return Err(format!("live: client {number} never came back"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All replicas reach the same index.
+    async fn settled(&mut self) -> Result<(), Violation> {
+        let deadline = Instant::now() + READY;
+        while self.cluster.check_agreement()? != 1 {
+            if Instant::now() > deadline {
+                return Err("agree: replicas do not reach the same index in a quiet cluster".into());
+            }
+            self.pass(LOOK / 2).await?;
+        }
+        event!(self.world, 0, "{} snapshots restored, all is well", self.promises.len());
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! What is really on the disks, told by the disks themselves and never by the code under test: the contents each shard
+//! file was first published with, which copies faults have damaged, and which are durable right now.
+
+use crate::cluster::{Cluster, Violation, file_of};
+use crate::world::fold;
+use farshore_core::catalogue::PackRecord;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A copy of a shard: machine and file name without its directory.
+pub type Copy = (usize, String);
+
+/// Ground truth about shard files.
+#[derive(Default)]
+pub struct Truth {
+    /// Hash of the contents by file name, and the path, both from its first publication on any machine.
+    published: BTreeMap<String, (u64, String)>,
+    /// Copies that a fault has spoilt, or may have.
+    damaged: BTreeSet<Copy>,
+    /// Copies seen durable and whole since their machine's last power loss.
+    proven: BTreeSet<Copy>,
+    /// Machines whose syncs of shards are lies now: what is published meanwhile is not there.
+    lying: BTreeSet<usize>,
+    /// Machines whose disk gave errors; a copy there may be called bad by mistake.
+    failing: BTreeSet<usize>,
+    /// Copies removed since the last look, with whether their file is there again.
+    removed: Vec<Copy>,
+}
+
+impl Truth {
+    /// Takes in what the disks did since the last call. Nobody may publish other bytes under a known name.
+    pub fn look(&mut self, cluster: &Cluster) -> Result<(), Violation> {
+        self.removed.clear();
+        for (at, machine) in cluster.machines.iter().enumerate() {
+            for path in machine.disk.take_named() {
+                self.publish(cluster, at, path)?;
+            }
+            for path in machine.disk.take_removed().into_iter().filter(|path| is_shard(path)) {
+                let copy = (at, file_of(&path).to_string());
+                self.proven.remove(&copy);
+                self.removed.push(copy);
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, cluster: &Cluster, at: usize, path: String) -> Result<(), Violation> {
+        let machine = &cluster.machines[at];
+        if !is_shard(&path) {
+            return Ok(());
+        }
+        let copy = (at, file_of(&path).to_string());
+        self.proven.remove(&copy);
+        // Renamed and gone again, or torn by a power cut before we looked.
+        let Some(bytes) = machine.disk.visible(&path) else { return Ok(()) };
+        match self.lying.contains(&at) {
+            true => drop(self.damaged.insert(copy.clone())),
+            false => drop(self.damaged.remove(&copy)),
+        }
+        let hash = fold(0, &bytes);
+        let (first, _) = self.published.entry(copy.1.clone()).or_insert((hash, path));
+        if *first != hash && !self.damaged.contains(&copy) {
+            return Err(format!(
+                "whole: p{} publishes {} with other bytes than before",
+                machine.label, copy.1
+            ));
+        }
+        Ok(())
+    }
+
+    /// Copies removed between the last two calls of [`Truth::look`].
+    pub fn removed(&self) -> &[Copy] {
+        &self.removed
+    }
+
+    /// A machine lost power: what it has must be proven anew.
+    pub fn lost_power(&mut self, at: usize) {
+        self.proven.retain(|(machine, _)| *machine != at);
+    }
+    /// A machine lost its disks.
+    pub fn wiped(&mut self, at: usize) {
+        self.lost_power(at);
+        self.damaged.retain(|(machine, _)| *machine != at);
+    }
+    /// A fault has spoilt this file.
+    pub fn damage(&mut self, at: usize, path: &str) {
+        let copy = (at, file_of(path).to_string());
+        self.proven.remove(&copy);
+        self.damaged.insert(copy);
+    }
+    /// Syncs of a machine are lies from now on, or no longer.
+    pub fn set_lying(&mut self, at: usize, lying: bool) {
+        if lying {
+            self.lying.insert(at)
+        } else {
+            self.lying.remove(&at)
+        };
+    }
+    /// A machine's disk gives errors from now on.
+    pub fn fails(&mut self, at: usize) {
+        self.failing.insert(at);
+    }
+    /// Whether this machine may have called a good copy bad.
+    pub fn may_err(&self, at: usize) -> bool {
+        self.failing.contains(&at)
+    }
+    /// Whether a fault has spoilt this copy, or may have.
+    pub fn is_damaged(&self, at: usize, file: &str) -> bool {
+        self.damaged.contains(&(at, file.to_string()))
+    }
+
+    /// Whether a copy would survive a power cut right now, with the bytes it was first published with.
+    pub fn is_durable(&mut self, cluster: &Cluster, at: usize, file: &str) -> bool {
+        let copy = (at, file.to_string());
+        if self.proven.contains(&copy) {
+            return true;
+        }
+        let Some((hash, path)) = self.published.get(file) else { return false };
+        let durable = cluster.machines[at].disk.durable(path);
+        let whole = durable.is_some_and(|bytes| fold(0, &bytes) == *hash);
+        if whole {
+            self.proven.insert(copy);
+        }
+        whole
+    }
+
+    /// Where each recorded shard of a pack lies, by index; `None` if it has no place or its node's disks are lost.
+    pub fn places(cluster: &Cluster, pack: &PackRecord) -> Vec<Option<Copy>> {
+        let place = |(index, node): (usize, Option<_>)| {
+            let at = cluster.machine_of(node?)?;
+            Some((at, format!("{}-{index}.shard", pack.stripe.id)))
+        };
+        pack.stripe.shards.iter().map(|shard| shard.node).enumerate().map(place).collect()
+    }
+
+    /// How many shards of a pack are good on machines that `admit` admits; those that lie are never counted on.
+    pub fn good(&mut self, cluster: &Cluster, pack: &PackRecord, admit: impl Fn(usize) -> bool) -> usize {
+        let places = Self::places(cluster, pack).into_iter().flatten();
+        let counted = places.filter(|(at, _)| admit(*at) && !self.lying.contains(at)).collect::<Vec<_>>();
+        counted
+            .iter()
+            .filter(|(at, file)| !self.is_damaged(*at, file) && self.is_durable(cluster, *at, file))
+            .count()
+    }
+}
+
+/// Whether a path is that of a published shard.
+pub fn is_shard(path: &str) -> bool {
+    path.starts_with("shards/") && path.ends_with(".shard")
+}
