@@ -30,13 +30,18 @@ pub struct Scattered {
 
 /// Whether at least k shards remain after the `floor_nodes` fullest of their nodes are lost.
 pub fn floor_holds(shards: &[ShardRecord], scheme: Scheme, floor_nodes: u8) -> bool {
+    shards_left(shards, floor_nodes) >= scheme.k() || mutant(Mutant::BelowFloor)
+}
+
+/// Shards that remain after the `worst` fullest of their nodes are lost.
+pub fn shards_left(shards: &[ShardRecord], worst: u8) -> usize {
     let mut loads = BTreeMap::<NodeId, usize>::new();
     for node in shards.iter().filter_map(|shard| shard.node) {
         *loads.entry(node).or_default() += 1;
     }
     let mut loads: Vec<usize> = loads.into_values().collect();
     loads.sort_unstable_by(|a, b| b.cmp(a));
-    loads.iter().skip(floor_nodes.into()).sum::<usize>() >= scheme.k() || mutant(Mutant::BelowFloor)
+    loads.iter().skip(worst.into()).sum()
 }
 
 /// Stores all n shards of one stripe. `puts` are its shards in the order of their indexes, headers and all.

@@ -157,6 +157,10 @@ impl Agent {
     pub fn client(&self) -> &Client {
         &self.client
     }
+    /// One of the repositories it has opened.
+    pub fn repository(&self, number: usize) -> Repository {
+        self.repositories[number].clone()
+    }
     /// The process.
     pub fn scope(&self) -> &Scope {
         &self.scope

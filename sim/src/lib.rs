@@ -18,6 +18,8 @@ pub mod day;
 
 pub mod agent;
 
+pub mod misconduct;
+
 pub mod invariant;
 
 pub mod truth;

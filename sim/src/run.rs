@@ -9,6 +9,7 @@ use crate::entropy::Rng;
 use crate::event;
 use crate::faults::Faults;
 use crate::invariant::{self, Invariant, Moment, Scene};
+use crate::misconduct::half_a_commit;
 use crate::plan::{Plan, Profile, What, Work};
 use crate::tree::{self, Tree};
 use crate::truth::Truth;
@@ -388,7 +389,15 @@ impl<'a> Run<'a> {
                     }
                 }))
             }
-            Work::Trespass => done(agent.begin_call(async move { client.topology().await.map(|_| ()) })),
+            Work::Trespass => {
+                let tried = agent.begin_call(half_a_commit(client, agent.repository(own)));
+                Box::pin(async move {
+                    match tried.await? {
+                        false => Ok(Did::Done),
+                        true => Err(Failure::Broken("whole: a refused commit left something behind".into())),
+                    }
+                })
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! file was first published with, which copies faults have damaged, and which are durable right now.
 
 use crate::cluster::{Cluster, Violation, file_of};
+use crate::contents::is_whole;
 use crate::world::fold;
 use farshore_core::catalogue::PackRecord;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,8 @@ pub struct Truth {
     failing: BTreeSet<usize>,
     /// Copies removed since the last look, with whether their file is there again.
     removed: Vec<Copy>,
+    /// Machines that lost power since this was last asked.
+    dark: BTreeSet<usize>,
 }
 
 impl Truth {
@@ -50,11 +53,15 @@ impl Truth {
         }
         let copy = (at, file_of(&path).to_string());
         self.proven.remove(&copy);
-        // Renamed and gone again, or torn by a power cut before we looked.
+        // Renamed and gone again.
         let Some(bytes) = machine.disk.visible(&path) else { return Ok(()) };
         match self.lying.contains(&at) {
             true => drop(self.damaged.insert(copy.clone())),
             false => drop(self.damaged.remove(&copy)),
+        }
+        // Torn by a power cut before we looked: that is for `whole` to judge.
+        if self.dark.contains(&at) && !is_whole(&bytes) {
+            return Ok(());
         }
         let hash = fold(0, &bytes);
         let (first, _) = self.published.entry(copy.1.clone()).or_insert((hash, path));
@@ -72,8 +79,13 @@ impl Truth {
         &self.removed
     }
 
+    /// Machines that lost power since the last call.
+    pub fn take_dark(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.dark)
+    }
     /// A machine lost power: what it has must be proven anew.
     pub fn lost_power(&mut self, at: usize) {
+        self.dark.insert(at);
         self.proven.retain(|(machine, _)| *machine != at);
     }
     /// A machine lost its disks.

@@ -1,13 +1,18 @@
 //! Invariant 5. Source: DESIGN 13.5 and 5.
 //!
-//! A file that a node removes is one that the newest catalogue does not count on there.
+//! A file that a node removes is one that the newest catalogue does not count on there. What sessions have to do with
+//! it is in `leases.rs`.
 
+use super::leases::Leases;
 use super::{Invariant, Scene};
 use crate::truth::Truth;
 use std::collections::BTreeSet;
 
 /// What goes is not needed.
-pub struct DeleteLast;
+#[derive(Default)]
+pub struct DeleteLast {
+    leases: Leases,
+}
 
 impl Invariant for DeleteLast {
     fn name(&self) -> &'static str {
@@ -17,9 +22,10 @@ impl Invariant for DeleteLast {
         "a shard goes only when a confirmed index condemns it and no session or snapshot could still name it"
     }
     fn check(&mut self, scene: &mut Scene<'_>) -> Result<u64, String> {
+        let facts = self.leases.check(scene)?;
         let removed = scene.truth.removed();
         if removed.is_empty() {
-            return Ok(0);
+            return Ok(facts);
         }
         let places = scene.packs.iter().flat_map(|pack| Truth::places(scene.cluster, pack)).flatten();
         let recorded: BTreeSet<_> = places.collect();
@@ -31,6 +37,6 @@ impl Invariant for DeleteLast {
                 return Err(format!("p{label} has deleted {}, which the catalogue counts on", copy.1));
             }
         }
-        Ok(removed.len() as u64)
+        Ok(facts + removed.len() as u64)
     }
 }

@@ -9,6 +9,7 @@ pub mod delete_last;
 pub mod durable;
 pub mod granted;
 pub mod heals;
+mod leases;
 pub mod locked;
 pub mod spread;
 pub mod verified;
@@ -66,11 +67,11 @@ pub trait Invariant {
 /// All twelve.
 pub fn all() -> Vec<Box<dyn Invariant + Send>> {
     vec![
-        Box::new(durable::Durable),
+        Box::new(durable::Durable::default()),
         Box::new(spread::Spread),
         Box::new(verified::Verified),
         Box::new(agree::Agree::default()),
-        Box::new(delete_last::DeleteLast),
+        Box::new(delete_last::DeleteLast::default()),
         Box::new(copy_before_condemn::CopyBeforeCondemn::default()),
         Box::new(whole::Whole),
         Box::new(locked::Locked::default()),

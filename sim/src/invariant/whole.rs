@@ -5,6 +5,7 @@
 
 use super::{Invariant, Moment, Scene};
 use crate::cluster::file_of;
+use crate::contents::is_whole;
 use crate::truth::is_shard;
 use std::collections::BTreeSet;
 
@@ -19,10 +20,13 @@ impl Invariant for Whole {
         "shard, restored file, snapshot, catalogue change: whole or absent"
     }
     fn check(&mut self, scene: &mut Scene<'_>) -> Result<u64, String> {
-        if scene.moment != Moment::End {
-            return Ok(0);
-        }
         let mut facts = 0;
+        for at in scene.truth.take_dark() {
+            facts += after_power_loss(scene, at)?;
+        }
+        if scene.moment != Moment::End {
+            return Ok(facts);
+        }
         for (at, machine) in scene.cluster.machines.iter().enumerate() {
             for path in machine.disk.names("shards/").into_iter().filter(|path| is_shard(path)) {
                 facts += 1;
@@ -41,6 +45,19 @@ impl Invariant for Whole {
         }
         Ok(facts)
     }
+}
+
+/// What a machine has when its power comes back: files that no fault has touched are whole by their own account.
+fn after_power_loss(scene: &Scene<'_>, at: usize) -> Result<u64, String> {
+    let (machine, mut facts) = (&scene.cluster.machines[at], 0);
+    for path in machine.disk.names("shards/").into_iter().filter(|path| is_shard(path)) {
+        facts += 1;
+        let torn = machine.disk.visible(&path).is_some_and(|bytes| !is_whole(&bytes));
+        if torn && !scene.truth.is_damaged(at, file_of(&path)) {
+            return Err(format!("{path} on p{} is torn after a power cut", machine.label));
+        }
+    }
+    Ok(facts)
 }
 
 fn snapshots(scene: &Scene<'_>) -> Result<BTreeSet<String>, String> {
