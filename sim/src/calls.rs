@@ -56,6 +56,13 @@ pub enum Call {
     Send,
 }
 
+impl Call {
+    /// Whether it changes anything outside its process: otherwise before and after it are the same.
+    pub fn has_effect(self) -> bool {
+        !matches!(self, Call::Read | Call::Len | Call::List | Call::Space | Call::KvOpen | Call::Accept)
+    }
+}
+
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")

@@ -16,6 +16,8 @@ pub mod faults;
 
 pub mod day;
 
+pub mod enumerate;
+
 pub mod agent;
 
 pub mod misconduct;

@@ -6,6 +6,8 @@ mod args;
 
 mod mutants;
 
+mod enumerate;
+
 mod batch;
 
 mod twice;
@@ -42,6 +44,8 @@ enum Verb {
     Replay(ReplayArgs),
     /// Prove that deliberate defects are caught (in a build with the feature `mutants`)
     Mutants(mutants::MutantsArgs),
+    /// Crash at every call of a flow, in small worlds
+    Enumerate(enumerate::EnumerateArgs),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => batch::run(&args),
         Verb::Replay(args) => batch::replay(&args),
         Verb::Mutants(args) => Ok(mutants::hunt(&args)),
+        Verb::Enumerate(args) => enumerate::run(&args),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,

@@ -60,7 +60,8 @@ fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("write {}", path.display()))
 }
 
-fn log_if_wanted() {
+/// Logs to standard error if `RUST_LOG` asks for it.
+pub fn log_if_wanted() {
     if std::env::var_os("RUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
@@ -68,7 +69,7 @@ fn log_if_wanted() {
 }
 
 /// Runs in a thread of its own, where no hash map has drawn its keys yet, so that logging changes nothing.
-fn apart<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+pub fn apart<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
