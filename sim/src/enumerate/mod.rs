@@ -108,6 +108,9 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// Whether the call came at which power was to fail; true if none was to.
     pub reached: bool,
+    /// Files of shards at the end that the catalogue never recorded where they are: copies of uploads and rebuilds that
+    /// were cut short.
+    pub orphans: u64,
     /// The calls of the flow, by process.
     pub spans: Vec<Span>,
     /// Fold of all events.
@@ -131,14 +134,14 @@ pub fn run(
     let outcome = runtime.block_on(async {
         let world = World::new(seed, trace);
         world.calls().record();
-        let mut seen = flow::Seen { spans: Vec::new(), reached: point.is_none() };
+        let mut seen = flow::Seen { spans: Vec::new(), reached: point.is_none(), orphans: 0 };
         let violation = flow::run(&world, flow, point, &mut seen).await.err();
         if let Some(violation) = &violation {
             event!(world, 0, "violation: {violation}");
         }
-        let flow::Seen { spans, reached } = seen;
+        let flow::Seen { spans, reached, orphans } = seen;
         let (digest, virtual_seconds) = (world.digest(), world.now_us() as f64 / 1e6);
-        Outcome { violation, reached, spans, digest, virtual_seconds, recent: world.recent() }
+        Outcome { violation, reached, orphans, spans, digest, virtual_seconds, recent: world.recent() }
     });
     set_strict(false);
     outcome

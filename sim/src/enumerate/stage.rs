@@ -5,13 +5,12 @@ use crate::clock::EPOCH_MS;
 use crate::cluster::{Cluster, Settings, Violation};
 use crate::contents::is_whole;
 use crate::entropy::Rng;
-use crate::event;
 use crate::plan::Layout;
 use crate::tree::{Entry, Tree};
 use crate::world::World;
 use bytes::Bytes;
 use farshore_client::files::{FileKind, FileTime, Meta, Stat};
-use farshore_core::catalogue::PackRecord;
+use farshore_core::catalogue::{PackRecord, ShardRecord};
 use farshore_core::id::{NodeId, PackNo, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::shard::{SHARD_HEADER_BYTES, ShardHeader};
@@ -40,6 +39,8 @@ pub(super) struct Stage {
     pub(super) agent: Agent,
     pub(super) promises: Vec<Arc<Promise>>,
     pub(super) tree: Tree,
+    /// Machine and file of every shard that the catalogue has ever been seen to record.
+    ever_recorded: BTreeSet<(usize, String)>,
     rng: Rng,
 }
 
@@ -59,7 +60,8 @@ impl Stage {
         let agent = Agent::enter(&mut cluster, layout.nodes(), READY).await?;
         let rng = Rng::new(world.seed(), 0x656e);
         let (world, tree) = (world.clone(), Tree::new());
-        let mut stage = Stage { world, cluster, agent, promises: Vec::new(), tree, rng };
+        let mut stage =
+            Stage { world, cluster, agent, promises: Vec::new(), tree, ever_recorded: BTreeSet::new(), rng };
         stage.edit();
         stage.must_back_up().await?;
         stage.at_rest(None).await?;
@@ -182,30 +184,45 @@ impl Stage {
         Ok(())
     }
 
-    /// In a quiet cluster every recorded shard is durable and whole. With `tidy` there is nothing else.
-    pub(super) fn check_disks(&self, tidy: bool) -> Result<(), Violation> {
-        let mut recorded = BTreeSet::new();
+    /// Notes who is recorded to hold what.
+    pub(super) fn note_holders(&mut self) -> Result<(), Violation> {
         for pack in self.packs()? {
-            if let (_, Some(bad)) = self.survivors(&pack) {
-                return Err(format!("heals: {bad} is recorded and not whole on its disk"));
-            }
-            for (index, shard) in (0u8..).zip(&pack.stripe.shards) {
-                let at = shard.node.and_then(|id| self.cluster.machine_of(id));
-                recorded.insert((at, file_name(ShardId { stripe: pack.stripe.id, index })));
-            }
+            let now = self.recorded(&pack);
+            self.ever_recorded.extend(now);
         }
-        let mut garbage = 0;
-        for (at, machine) in self.cluster.machines.iter().enumerate() {
-            for name in machine.disk.names("shards/") {
-                let known = recorded.contains(&(Some(at), name.clone())) || name == "shards/here";
-                if !known && tidy {
-                    return Err(format!("heals: p{} keeps {name}, which nobody needs", machine.label));
-                }
-                garbage += u64::from(!known);
-            }
-        }
-        event!(self.world, 0, "{} shards in place, {garbage} files too many", recorded.len());
         Ok(())
+    }
+
+    fn recorded(&self, pack: &PackRecord) -> Vec<(usize, String)> {
+        let file = |(index, shard): (u8, &ShardRecord)| {
+            let at = self.cluster.machine_of(shard.node?)?;
+            Some((at, file_name(ShardId { stripe: pack.stripe.id, index })))
+        };
+        (0u8..).zip(&pack.stripe.shards).filter_map(file).collect()
+    }
+
+    /// Whether every recorded shard is durable and whole; otherwise one that is not.
+    pub(super) fn all_whole(&self) -> Result<Result<(), String>, Violation> {
+        let bad = self.packs()?.iter().find_map(|pack| self.survivors(pack).1);
+        Ok(bad.map_or(Ok(()), |bad| Err(format!("{bad} is recorded and not whole on its disk"))))
+    }
+
+    /// Files of shards that the catalogue does not know on this machine: those that it once knew there and those that
+    /// nobody ever recorded.
+    pub(super) fn unrecorded(&self) -> Result<(Vec<String>, u64), Violation> {
+        let recorded: BTreeSet<_> = self.packs()?.iter().flat_map(|pack| self.recorded(pack)).collect();
+        let (mut forgotten, mut orphans) = (Vec::new(), 0);
+        for (at, machine) in self.cluster.machines.iter().enumerate() {
+            let files = machine.disk.names("shards/").into_iter().filter(|name| name.ends_with(".shard"));
+            for file in files.map(|name| (at, name)).filter(|file| !recorded.contains(file)) {
+                if self.ever_recorded.contains(&file) {
+                    forgotten.push(format!("p{} {}", machine.label, file.1));
+                } else {
+                    orphans += 1;
+                }
+            }
+        }
+        Ok((forgotten, orphans))
     }
 }
 

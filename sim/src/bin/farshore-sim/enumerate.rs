@@ -64,6 +64,7 @@ struct Told {
     violation: Option<String>,
     hash: String,
     events: u64,
+    orphans: u64,
     virtual_seconds: f64,
     wall_seconds: f64,
     recent: Vec<String>,
@@ -85,6 +86,7 @@ struct Sum {
     run: u64,
     failed: u64,
     unreached: u64,
+    orphans: u64,
     wall_seconds: f64,
     ok: bool,
 }
@@ -154,6 +156,7 @@ impl Told {
             violation: outcome.violation,
             hash: format!("{:016x}", outcome.digest.hash),
             events: outcome.digest.events,
+            orphans: outcome.orphans,
             virtual_seconds: outcome.virtual_seconds,
             wall_seconds,
             recent: if ok { Vec::new() } else { outcome.recent },
@@ -173,6 +176,7 @@ impl Told {
             violation: Some(why),
             hash: String::new(),
             events: 0,
+            orphans: 0,
             virtual_seconds: 0.0,
             wall_seconds: 0.0,
             recent: Vec::new(),
@@ -228,6 +232,7 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         run: 0,
         failed: 0,
         unreached: 0,
+        orphans: 0,
         wall_seconds: 0.0,
         ok: true,
     };
@@ -243,6 +248,7 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         sum.run += 1;
         sum.failed += u64::from(!told.ok);
         sum.unreached += u64::from(!told.reached);
+        sum.orphans += told.orphans;
         if args.json {
             println!("{}", serde_json::to_string(&told)?);
         } else if !told.ok {
@@ -255,7 +261,8 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         println!("{}", serde_json::to_string(&sum)?);
     } else {
         println!(
-            "{}: {} points ({} calls of {} processes), {} run, {} failed, {} never came, {:.0} s",
+            "{}: {} points ({} calls of {} processes), {} run, {} failed, {} never came, \
+             {} copies never recorded left behind, {:.0} s",
             sum.flow,
             sum.points,
             sum.calls,
@@ -263,6 +270,7 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
             sum.run,
             sum.failed,
             sum.unreached,
+            sum.orphans,
             sum.wall_seconds
         );
     }
