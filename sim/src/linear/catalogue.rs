@@ -17,14 +17,30 @@ use std::time::Duration;
 /// The catalogue as clients see it.
 pub struct Catalogue {
     packs: PackTable,
+    /// When each snapshot was committed, as far as anybody has ever been told.
+    committed_ms: BTreeMap<SnapshotId, u64>,
     /// A session that was alive at some time is not ended for as long after, unless its client closes it.
     lease_us: u64,
 }
 
 impl Catalogue {
     /// For the packs that some client has tried to commit.
-    pub fn new<'a>(ops: impl Iterator<Item = &'a Op>, lease: Duration) -> Self {
-        Catalogue { packs: PackTable::new(ops), lease_us: lease.as_micros() as u64 }
+    pub fn new<'a>(ops: impl Iterator<Item = &'a Op> + Clone, lease: Duration) -> Self {
+        let mut committed_ms = BTreeMap::new();
+        for op in ops.clone() {
+            match (&op.call, &op.answer) {
+                (Call::CommitSnapshot { snapshot, .. }, Some(Answer::SnapshotCommitted(at))) => {
+                    committed_ms.entry(snapshot.id).or_insert(*at);
+                }
+                (Call::ListSnapshots { .. }, Some(Answer::Snapshots(page))) => {
+                    for row in &page.snapshots {
+                        committed_ms.entry(row.id).or_insert(row.committed_ms);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Catalogue { packs: PackTable::new(ops), committed_ms, lease_us: lease.as_micros() as u64 }
     }
 }
 
@@ -91,6 +107,31 @@ impl Spec for Catalogue {
                 self.happens(&mut next, op);
                 Some(next)
             }
+        }
+    }
+
+    /// What was made stays, and what was seen is known. Only sessions come and go.
+    fn settles(&self, op: &Op) -> bool {
+        !matches!(op.call, Call::OpenSession { .. } | Call::CloseSession { .. })
+    }
+
+    fn matters(&self, open: &Op, next: &Op) -> bool {
+        use Call::*;
+        let same = open.call.session() == next.call.session();
+        let ends = matches!(next.call, OpenSession { .. } | CloseSession { .. })
+            || next.answer == Some(Answer::SessionEnded);
+        match (&open.call, &next.call) {
+            (OpenSession { .. } | CloseSession { .. }, _) => same,
+            (CommitPacks { .. } | CommitSnapshot { .. }, _) if same && ends => true,
+            (CommitPacks { packs, .. }, Lookup { ids, .. } | Locate { ids, .. }) => {
+                let sent = |id| packs.iter().any(|pack| pack.chunks.iter().any(|span| span.id == id));
+                ids.iter().any(|id| sent(*id))
+            }
+            (CommitPacks { .. }, CommitPacks { .. } | CommitSnapshot { .. } | ListPacks { .. }) => true,
+            // Times of commits only rise.
+            (CommitSnapshot { .. }, CommitSnapshot { .. } | ListSnapshots { .. }) => true,
+            (CommitPacks { .. } | CommitSnapshot { .. }, _) => false,
+            (_, _) => true,
         }
     }
 
@@ -178,7 +219,10 @@ impl Catalogue {
             Call::CommitPacks { session, packs } => {
                 state.in_session(*session, |repo| repo.packs.commit(&self.packs, packs, None))
             }
-            Call::CommitSnapshot { session, snapshot } => state.commit_snapshot(*session, snapshot, None),
+            Call::CommitSnapshot { session, snapshot } => {
+                let told = self.committed_ms.get(&snapshot.id).copied();
+                state.commit_snapshot(*session, snapshot, told)
+            }
             _ => true,
         };
         if !done {

@@ -7,8 +7,8 @@
 //! What the cluster promises is not quite one order, and the history says so before it is searched:
 //! - A lookup of chunks answers from any state since its session was opened (DESIGN section 5): its call begins there.
 //! - Client and node repeat an unanswered attempt. The first may still be under way when the second is answered, so a
-//!   refused change, and a slow opening or closing of a session, leaves an echo that may take effect at any time later.
-//!   For other changes a second time is like no time.
+//!   change that was refused, or an opening or closing of a session, leaves an echo if it took long: it may take effect
+//!   at any time later. For other changes a second time is like no time.
 
 mod record;
 
@@ -40,8 +40,6 @@ use std::time::Duration;
 
 /// States one part of a history may cost before it is given up as undecided.
 const STATES_MAX: u64 = 50_000;
-/// The same for each trial of a reduction.
-const STATES_REDUCE_MAX: u64 = 5_000;
 /// Lines printed of an impossible history.
 const LINES_MAX: usize = 40;
 
@@ -64,14 +62,14 @@ pub struct LinearReport {
 fn check(history: Vec<Timed<Op>>, lease: Duration) -> Result<LinearReport, Violation> {
     let mut report = LinearReport { operations: history.len() as u64, ..LinearReport::default() };
     for part in partition::parts(history) {
-        let spec = Catalogue::new(part.iter().map(|timed| &timed.op), lease);
-        let found = search(&spec, &part, STATES_MAX);
+        let spec_of = |part: &[Timed<Op>]| Catalogue::new(part.iter().map(|timed| &timed.op), lease);
+        let found = search(&spec_of(&part), &part, STATES_MAX);
         report.partitions += 1;
         report.states += found.states;
         match found.verdict {
             Verdict::Linearizable => {}
             Verdict::Undecided => report.undecided += 1,
-            Verdict::Impossible => return Err(explain(&reduce::reduce(&spec, &part, STATES_REDUCE_MAX))),
+            Verdict::Impossible => return Err(explain(&reduce::reduce(spec_of, &part))),
         }
     }
     Ok(report)

@@ -1,7 +1,7 @@
 //! Packs and chunks of one repository, as the sequential specification has them. Which chunks are in a pack never
 //! changes, so that is kept once for a whole history; a state only says which packs were committed, in which order.
 
-use super::call::{Call, Op};
+use super::call::{Answer, Call, Op};
 use farshore_client::api::{Located, PackPage};
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{PackCommit, PackRecord};
@@ -9,17 +9,27 @@ use farshore_core::erasure::CODEC_RS;
 use farshore_core::id::{ChunkId, NodeId, Ordinal, PackId, PackNo, RepoId, StripeId};
 use std::collections::BTreeMap;
 
-/// What anybody has ever tried to commit: each pack by its id, and where each chunk may be.
+/// What anybody has ever tried to commit: each pack by its id, and where each chunk may be. And what anybody has ever
+/// been told of a chunk's number, which never changes: it must come true in every order, so that an order in which it
+/// cannot is given up at once.
 pub struct PackTable {
     packs: BTreeMap<PackId, PackCommit>,
     chunks: BTreeMap<ChunkId, Vec<(PackId, usize)>>,
+    told: BTreeMap<ChunkId, Ordinal>,
+    owner: BTreeMap<Ordinal, ChunkId>,
 }
 
 impl PackTable {
     /// From the commits of a history.
     pub fn new<'a>(ops: impl Iterator<Item = &'a Op>) -> Self {
-        let mut table = PackTable { packs: BTreeMap::new(), chunks: BTreeMap::new() };
+        let mut table = PackTable {
+            packs: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            told: BTreeMap::new(),
+            owner: BTreeMap::new(),
+        };
         for op in ops {
+            table.note(op);
             let Call::CommitPacks { packs, .. } = &op.call else { continue };
             for pack in packs.iter().filter(|pack| !table.packs.contains_key(&pack.id)) {
                 for (at, span) in pack.chunks.iter().enumerate() {
@@ -29,6 +39,38 @@ impl PackTable {
             table.packs.extend(packs.iter().map(|pack| (pack.id, pack.clone())));
         }
         table
+    }
+
+    fn note(&mut self, op: &Op) {
+        let mut tell = |id: &ChunkId, ordinal: Option<Ordinal>| {
+            if let Some(ordinal) = ordinal {
+                self.told.entry(*id).or_insert(ordinal);
+                self.owner.entry(ordinal).or_insert(*id);
+            }
+        };
+        match (&op.call, &op.answer) {
+            (Call::CommitPacks { packs, .. }, Some(Answer::PacksCommitted(done))) => {
+                for (pack, done) in packs.iter().zip(done) {
+                    let told = pack.chunks.iter().zip(&done.ordinals);
+                    told.for_each(|(span, ordinal)| tell(&span.id, Some(*ordinal)));
+                }
+            }
+            (Call::Lookup { ids, .. }, Some(Answer::Ordinals(found))) => {
+                ids.iter().zip(found).for_each(|(id, ordinal)| tell(id, *ordinal));
+            }
+            (Call::Locate { ids, .. }, Some(Answer::Located(found))) => {
+                ids.iter().zip(&found.places).for_each(|(id, place)| tell(id, place.map(|p| p.ordinal)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a place in the row of ordinals may go to a chunk that may or may not be known by another one.
+    fn allows(&self, ordinal: Ordinal, id: &ChunkId, known: bool) -> bool {
+        match self.owner.get(&ordinal) {
+            Some(owner) => owner == id && !known,
+            None => known || !self.told.contains_key(id),
+        }
     }
 }
 
@@ -100,6 +142,11 @@ impl Packs {
             return false;
         }
         if !self.by_id.contains_key(&pack.id) {
+            let places = (self.next..).zip(&pack.chunks);
+            let known = |id| self.home(table, id).is_some();
+            if !places.into_iter().all(|(at, span)| table.allows(Ordinal(at), &span.id, known(&span.id))) {
+                return false;
+            }
             self.by_id.insert(pack.id, Pack { first: self.next, ..Pack::default() });
             self.order.insert(self.next, pack.id);
             self.next += pack.chunks.len() as u64;

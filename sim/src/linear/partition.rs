@@ -8,8 +8,8 @@ use farshore_core::id::{RepoId, SessionId};
 use farshore_core::topology::Name;
 use std::collections::BTreeMap;
 
-/// An opening or closing of a session that took longer may have needed a second attempt. Leaders change more slowly, so
-/// that a first attempt given up faster than this can hardly be under way for longer than the session lives.
+/// A call that took longer may have needed a second attempt. Leaders change more slowly than this, so a first attempt
+/// that was given up sooner can hardly be under way for long.
 const SLOW_US: u64 = 500_000;
 
 /// The parts, ready to be searched.
@@ -54,13 +54,12 @@ fn echo(timed: &Timed<Op>) -> Option<Timed<Op>> {
     let op = &timed.op;
     let (began, ended) = op.at_us;
     let slow = ended.is_some_and(|ended| ended - began >= SLOW_US);
-    let echoes = match (&op.call, op.answer.as_ref()?) {
-        (call, answer) if answer.is_refusal() => call.changes(),
-        (Call::OpenSession { .. } | Call::CloseSession { .. }, _) => slow,
-        _ => false,
+    let again = match (&op.call, op.answer.as_ref()?) {
+        (Call::OpenSession { .. } | Call::CloseSession { .. }, _) => true,
+        (call, answer) => call.changes() && answer.is_refusal(),
     };
     let op = Op { at_us: (began, None), answer: None, origin: Origin::Echo, ..op.clone() };
-    echoes.then_some(Timed { began: timed.began, ended: None, op })
+    (slow && again).then_some(Timed { began: timed.began, ended: None, op })
 }
 
 /// A lookup that was answered may have been answered from any state since its session was opened.

@@ -3,29 +3,34 @@
 
 use super::search::{Spec, Timed, Verdict, search};
 
-/// Most searches one reduction makes.
-const SEARCHES_MAX: usize = 2_000;
+/// States one reduction may visit. What is left then is left.
+const STATES_MAX: u64 = 30_000;
+/// States one search of it may visit; one that needs more does not count as impossible.
+const STATES_EACH_MAX: u64 = 1_000;
 
 /// The least of an impossible history that is still impossible, as far as a greedy search finds it.
-pub fn reduce<S: Spec>(spec: &S, history: &[Timed<S::Op>], states_max: u64) -> Vec<Timed<S::Op>>
-where
-    S::Op: Clone,
-{
-    let mut search = Reducer { spec, states_max, left: SEARCHES_MAX };
+///
+/// What a specification takes from a history beforehand it must take from the smaller one again: `spec_of` does.
+pub fn reduce<S: Spec<Op: Clone>>(
+    spec_of: impl Fn(&[Timed<S::Op>]) -> S,
+    history: &[Timed<S::Op>],
+) -> Vec<Timed<S::Op>> {
+    let mut search = Reducer { spec: spec_of(history), spec_of, left: STATES_MAX };
     let history = search.shortest(history);
     search.thin(history)
 }
 
-struct Reducer<'a, S> {
-    spec: &'a S,
-    states_max: u64,
-    left: usize,
+struct Reducer<S, F> {
+    spec: S,
+    spec_of: F,
+    left: u64,
 }
 
-impl<S: Spec<Op: Clone>> Reducer<'_, S> {
+impl<S: Spec<Op: Clone>, F: Fn(&[Timed<S::Op>]) -> S> Reducer<S, F> {
     fn impossible(&mut self, history: &[Timed<S::Op>]) -> bool {
-        self.left = self.left.saturating_sub(1);
-        self.left > 0 && search(self.spec, history, self.states_max).verdict == Verdict::Impossible
+        let found = search(&(self.spec_of)(history), history, self.left.min(STATES_EACH_MAX));
+        self.left = self.left.saturating_sub(found.states);
+        found.verdict == Verdict::Impossible
     }
 
     /// Everything up to the first answer that no order explains.
@@ -48,11 +53,10 @@ impl<S: Spec<Op: Clone>> Reducer<'_, S> {
 
     /// The history as it stood at a rank.
     fn until(&self, history: &[Timed<S::Op>], rank: u64) -> Vec<Timed<S::Op>> {
+        let whole = |timed: &Timed<S::Op>| timed.ended.is_none_or(|ended| ended <= rank);
         let begun = history.iter().filter(|timed| timed.began <= rank);
         begun
-            .filter_map(
-                |timed| if timed.ended <= Some(rank) { Some(timed.clone()) } else { self.weaker(timed) },
-            )
+            .filter_map(|timed| if whole(timed) { Some(timed.clone()) } else { self.weaker(timed) })
             .collect()
     }
 

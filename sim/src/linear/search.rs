@@ -15,6 +15,11 @@ pub trait Spec {
     /// The state after the operation; `None` if it cannot answer like this here. An operation without an answer is
     /// possible everywhere.
     fn step(&self, state: &Self::State, op: &Self::Op) -> Option<Self::State>;
+    /// Whether the operation, where it changes nothing, would change nothing anywhere later either.
+    fn settles(&self, op: &Self::Op) -> bool;
+    /// Whether an unanswered operation, put in order, may matter to one that comes right after it: whether that one
+    /// would answer otherwise without it, or leave it another effect.
+    fn matters(&self, open: &Self::Op, next: &Self::Op) -> bool;
     /// What is left of an operation if its answer is forgotten: `None` if it cannot have changed anything.
     fn forget(&self, op: &Self::Op) -> Option<Self::Op>;
 }
@@ -61,13 +66,19 @@ pub fn search<S: Spec>(spec: &S, history: &[Timed<S::Op>], states_max: u64) -> S
 /// A point of the search: some operations are in order, these may come next.
 struct Point<State> {
     state: State,
-    /// Operations put in order on arrival, since they answer so here and change nothing: whatever order works with
-    /// such an operation later works with it here, so there is nothing to go back to.
+    /// Operations put in order on arrival, since they answer so here and settle: whatever order works with such an
+    /// operation later works with it here, so there is nothing to go back to.
     settled: Vec<usize>,
     /// What may come next: answered operations first, since what nobody has seen need not have happened.
     next: Vec<usize>,
     tried: usize,
+    /// Unanswered operations just put in order that have not mattered yet. An answered operation to which one of them
+    /// does not matter is not taken before they have: the same order with that one moved back is as good.
+    idle: Vec<usize>,
 }
+
+/// Which operations are in order, what came of them, and what has not mattered yet.
+type Place<State> = (Box<[u64]>, State, Vec<usize>);
 
 struct Walk<'a, S: Spec> {
     spec: &'a S,
@@ -76,7 +87,7 @@ struct Walk<'a, S: Spec> {
     done: Vec<u64>,
     /// Answered operations that are not in order yet.
     owed: usize,
-    been: HashSet<(Box<[u64]>, S::State), BuildHasherDefault<DefaultHasher>>,
+    been: HashSet<Place<S::State>, BuildHasherDefault<DefaultHasher>>,
     states: u64,
 }
 
@@ -94,7 +105,7 @@ impl<'a, S: Spec> Walk<'a, S> {
     }
 
     fn run(&mut self, states_max: u64) -> Verdict {
-        let mut path = vec![self.arrive(self.spec.begin())];
+        let mut path = vec![self.arrive(self.spec.begin(), Vec::new())];
         // The operation between each point of the path and the next.
         let mut steps = Vec::new();
         while let Some(point) = path.last_mut() {
@@ -106,9 +117,10 @@ impl<'a, S: Spec> Walk<'a, S> {
             }
             match self.go_on(point) {
                 Some((op, state)) => {
+                    let idle = self.idle_after(&point.idle, op);
                     self.put(op);
                     steps.push(op);
-                    let point = self.arrive(state);
+                    let point = self.arrive(state, idle);
                     path.push(point);
                 }
                 None => {
@@ -125,13 +137,25 @@ impl<'a, S: Spec> Walk<'a, S> {
     }
 
     /// A new point, or a dead end if the search has been there.
-    fn arrive(&mut self, state: S::State) -> Point<S::State> {
+    fn arrive(&mut self, state: S::State, mut idle: Vec<usize>) -> Point<S::State> {
         self.states += 1;
         let settled = self.settle(&state);
-        let fresh = self.been.insert((self.done.clone().into(), state.clone()));
+        let mut open = true;
+        if let Some(first) = settled.first() {
+            idle = self.idle_after(&idle, *first);
+            open = idle.is_empty();
+        }
+        let fresh = open && self.been.insert((self.done.clone().into(), state.clone(), idle.clone()));
         let mut next = if fresh { self.line.first() } else { Vec::new() };
         next.sort_by_key(|op| self.history[*op].ended.unwrap_or(u64::MAX));
-        Point { state, settled, next, tried: 0 }
+        Point { state, settled, next, tried: 0, idle }
+    }
+
+    fn idle_after(&self, idle: &[usize], next: usize) -> Vec<usize> {
+        let timed = &self.history[next];
+        let still = |open: &usize| !self.spec.matters(&self.history[*open].op, &timed.op);
+        let fresh = timed.ended.is_none().then_some(next);
+        idle.iter().copied().filter(still).chain(fresh).collect()
     }
 
     fn settle(&mut self, state: &S::State) -> Vec<usize> {
@@ -140,7 +164,9 @@ impl<'a, S: Spec> Walk<'a, S> {
             let history = self.history;
             let calm = |op: &usize| {
                 let timed = &history[*op];
-                timed.ended.is_some() && self.spec.step(state, &timed.op).as_ref() == Some(state)
+                timed.ended.is_some()
+                    && self.spec.settles(&timed.op)
+                    && self.spec.step(state, &timed.op).as_ref() == Some(state)
             };
             let found: Vec<usize> = self.line.first().into_iter().filter(calm).collect();
             if found.is_empty() {
@@ -155,6 +181,9 @@ impl<'a, S: Spec> Walk<'a, S> {
         while let Some(op) = point.next.get(point.tried).copied() {
             point.tried += 1;
             let timed = &self.history[op];
+            if timed.ended.is_some() && !self.idle_after(&point.idle, op).is_empty() {
+                continue;
+            }
             if let Some(state) = self.spec.step(&point.state, &timed.op)
                 && (timed.ended.is_some() || state != point.state)
             {
