@@ -37,6 +37,8 @@ pub struct Faults {
 
 struct Active {
     kind: &'static str,
+    /// As a timeline names it.
+    shown: String,
     machines: BTreeSet<usize>,
     everywhere: bool,
 }
@@ -141,11 +143,12 @@ impl Run<'_> {
         for at in &machines {
             self.faults.aftermath.insert(*at, now + AFTERMATH_US);
         }
+        let shown = fault.to_string();
         if undo.is_empty() {
-            self.world.mark(0, kind);
+            self.world.mark(0, &shown);
         } else {
-            self.world.mark_begin(0, kind);
-            self.faults.active.insert(number, Active { kind, machines, everywhere });
+            self.world.mark_begin(0, &shown);
+            self.faults.active.insert(number, Active { kind, shown, machines, everywhere });
             self.faults.ends.insert((now + fault.for_ms() * 1_000, number), undo);
         }
         Ok(())
@@ -178,9 +181,9 @@ impl Run<'_> {
 
     fn end_fault(&mut self, number: u64, undo: Vec<Undo>) -> Result<(), Violation> {
         let now = self.world.now_us();
-        if let Some(Active { kind, machines, .. }) = self.faults.active.remove(&number) {
+        if let Some(Active { kind, shown, machines, .. }) = self.faults.active.remove(&number) {
             event!(self.world, 0, "over: {kind}");
-            self.world.mark_end(0, kind);
+            self.world.mark_end(0, &shown);
             for at in machines {
                 self.faults.aftermath.insert(at, now + AFTERMATH_US);
             }

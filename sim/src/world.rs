@@ -276,9 +276,13 @@ macro_rules! event {
 
 /// Mixes bytes into a hash. Not cryptographic: it only has to notice a difference.
 pub fn fold(mut hash: u64, bytes: &[u8]) -> u64 {
-    for chunk in bytes.chunks(8) {
+    let (words, rest) = bytes.as_chunks();
+    for word in words {
+        hash = mix(hash, u64::from_le_bytes(*word));
+    }
+    if !rest.is_empty() {
         let mut word = [0u8; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
+        word[..rest.len()].copy_from_slice(rest);
         hash = mix(hash, u64::from_le_bytes(word));
     }
     hash ^ bytes.len() as u64
