@@ -5,7 +5,7 @@ use super::{Fault, Knobs, Layout, Loss, PLAN_VERSION, Plan, Profile, Step, What,
 use crate::entropy::Rng;
 
 /// Shortest and longest time in which faults happen.
-const FAULTS_MS: (u64, u64) = (25_000, 70_000);
+const FAULTS_MS: (u64, u64) = (35_000, 90_000);
 /// Ten years.
 const DECADE_MS: i64 = 10 * 366 * 86_400_000;
 const DAY_MS: i64 = 86_400_000;
@@ -47,7 +47,7 @@ const CLASSES: [(&str, Draw, u64); 24] = [
     ("truncate", |r, l, _| Fault::Truncate { node: node(r, l) }, 1),
     ("swap", |r, l, _| Fault::Swap { node: node(r, l) }, 1),
     ("clock", |r, l, _| Fault::Clock { node: node(r, l), skew_ms: skew(r) }, 2),
-    ("days", |r, _, k| Fault::Days { days: r.range(1, 30), for_ms: r.range(100, k.session_lease_ms * 2) }, 1),
+    ("days", |r, _, k| Fault::Days { days: r.range(1, 30), for_ms: nap(r, k) }, 1),
     ("membership", membership, 1),
     (
         "client-dies",
@@ -58,11 +58,7 @@ const CLASSES: [(&str, Draw, u64); 24] = [
         },
         2,
     ),
-    (
-        "client-pauses",
-        |r, _, k| Fault::ClientPauses { client: client(r, k), for_ms: r.range(100, k.session_lease_ms * 2) },
-        1,
-    ),
+    ("client-pauses", |r, _, k| Fault::ClientPauses { client: client(r, k), for_ms: nap(r, k) }, 1),
 ];
 
 const WAN: [&str; 7] = ["cut", "isolate", "jitter", "lossy", "reset", "region", "pause"];
@@ -101,6 +97,14 @@ fn upto(rng: &mut Rng, most: u64) -> u64 {
 fn long(rng: &mut Rng) -> u64 {
     100 + upto(rng, 60_000)
 }
+/// Mostly short, so that clients get something done; sometimes longer than a session lasts.
+fn nap(rng: &mut Rng, knobs: &Knobs) -> u64 {
+    if rng.one_in(5) { outlive(rng, knobs) } else { 100 + upto(rng, 8_000) }
+}
+/// Longer than a session lasts that nobody renews.
+fn outlive(rng: &mut Rng, knobs: &Knobs) -> u64 {
+    knobs.session_lease_ms + rng.range(1_500, 6_000)
+}
 fn cut_off(rng: &mut Rng) -> Loss {
     [Loss::CutOff, Loss::Mute, Loss::Deaf][rng.below(3) as usize]
 }
@@ -126,8 +130,46 @@ pub fn draw(seed: u64, profile: Profile) -> Plan {
             steps.push(Step { at_ms: rng.range(500, length), what: What::Fault(fault) });
         }
     }
+    if profile == Profile::Storm || (profile == Profile::Swarm && rng.one_in(2)) {
+        aim(&mut rng, &layout, &knobs, length, &mut steps);
+        relapse(&mut rng, &layout, &knobs, length, &mut steps);
+    }
     steps.sort_by_key(|step| step.at_ms);
     Plan { version: PLAN_VERSION, seed, profile, layout, knobs, steps }
+}
+
+/// Faults that come just as a backup begins: what is under way for a moment only is hardly met by chance.
+fn aim(rng: &mut Rng, layout: &Layout, knobs: &Knobs, length: u64, steps: &mut Vec<Step>) {
+    let backup = |step: &Step| match step.what {
+        What::Work { client, work } if work.backs_up() => Some((step.at_ms, client)),
+        _ => None,
+    };
+    for (at_ms, client) in steps.iter().filter_map(backup).collect::<Vec<_>>() {
+        let outlives = outlive(rng, knobs);
+        let fault = match rng.below(24) {
+            0 | 1 if at_ms + outlives + 5_000 < length => Fault::ClientPauses { client, for_ms: outlives },
+            2 => Fault::Blackout { for_ms: rng.range(100, 2_000) },
+            3 => Fault::Crash { node: node(rng, layout), power: true, for_ms: rng.range(100, 3_000) },
+            _ => continue,
+        };
+        steps.push(Step { at_ms: at_ms + upto(rng, 1_000), what: What::Fault(fault) });
+    }
+}
+
+/// A machine is away for so long that its shards are rebuilt elsewhere. It comes back, and while it sweeps its own
+/// copies and is given others it loses power again and again.
+fn relapse(rng: &mut Rng, layout: &Layout, knobs: &Knobs, length: u64, steps: &mut Vec<Step>) {
+    /// Silence before a node is called down, on top of the grace, and time to rebuild what it held.
+    const REBUILT_MS: (u64, u64) = (10_000, 20_000);
+    let for_ms = knobs.grace_ms + rng.range(REBUILT_MS.0, REBUILT_MS.1);
+    let Some(latest) = length.checked_sub(for_ms + 5_000).filter(|_| rng.one_in(2)) else { return };
+    let (at_ms, node) = (rng.range(0, latest), node(rng, layout));
+    let crash = |at_ms, for_ms| Step { at_ms, what: What::Fault(Fault::Crash { node, power: true, for_ms }) };
+    steps.push(crash(at_ms, for_ms));
+    for _ in 0..3 {
+        let again_ms = at_ms + for_ms + 500 + upto(rng, 12_000);
+        steps.push(crash(again_ms, rng.range(100, 1_000)));
+    }
 }
 
 /// How many faults of a class, if a storm has `usual`.
@@ -161,8 +203,8 @@ fn knobs(rng: &mut Rng, profile: Profile, layout: &Layout) -> Knobs {
         far_us: rng.range(500, far_most),
         loss_ppm: if rng.one_in(3) { rng.range(100, 5_000) } else { 0 },
         duplicate_one_in: if profile != Profile::Calm && rng.one_in(2) { rng.range(5, 50) } else { 0 },
-        grace_ms: rng.range(12_000, 30_000),
-        session_lease_ms: rng.range(61_000, 90_000),
+        grace_ms: rng.range(6_000, 25_000),
+        session_lease_ms: rng.range(24_000, 40_000),
         snapshot_logs: [50, 200, 1_000][rng.below(3) as usize],
         policies: (0..repositories).map(|_| policy(rng, layout)).collect(),
         pack_bytes: (0..repositories).map(|_| (64 << 10) << rng.below(6)).collect(),
