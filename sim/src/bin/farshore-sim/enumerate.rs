@@ -111,6 +111,7 @@ fn single(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         shim::die_with_parent();
     }
     shim::fix_addresses();
+    shim::keep_memory();
     one::log_if_wanted();
     let trace = match &args.trace {
         Some(path) => {

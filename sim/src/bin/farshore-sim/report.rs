@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// Events shown to people when something fails.
 const SHOWN: usize = 40;
+/// Events of the world itself shown likewise.
+const SHOWN_WORLD: usize = 15;
+/// Events of which there are so many that they say nothing.
+const NOISE: [&str; 2] = [" kv flush ", " net takes "];
 /// The promise that `--twice` checks.
 pub const DETERMINISTIC: &str = "deterministic";
 
@@ -45,6 +49,9 @@ pub struct Report {
     /// If it failed: the last events, without segments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recent: Vec<String>,
+    /// If it failed: the last events of the world itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recent_world: Vec<String>,
     /// If it failed: the last segments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recent_sent: Vec<String>,
@@ -75,6 +82,7 @@ impl Report {
         if let Some(violation) = outcome.violation {
             report.fail(violation);
             (report.recent, report.recent_sent) = (outcome.recent, outcome.recent_sent);
+            report.recent_world = outcome.recent_world;
         }
         report
     }
@@ -130,21 +138,24 @@ impl Report {
 
     fn print_failure(&self) {
         println!("  violated: {}", self.violation.as_deref().unwrap_or_default());
-        let skipped = self.recent.len().saturating_sub(SHOWN);
-        if !self.recent.is_empty() {
-            println!("  the last events before it, segments left out:");
-        }
-        self.recent.iter().skip(skipped).for_each(|line| println!("    {}", shorten(line)));
-        if !self.stderr.is_empty() {
-            println!("  the process said last:");
-        }
-        self.stderr.iter().for_each(|line| println!("    {line}"));
+        let said = self.recent.iter().filter(|line| !NOISE.iter().any(|noise| line.contains(noise)));
+        print_last("how the world went", &self.recent_world, SHOWN_WORLD);
+        print_last("the last events, without segments and flushes", said, SHOWN);
+        print_last("the process said last", &self.stderr, SHOWN);
         let again = self.again();
         println!("  replay:   farshore-sim {again}");
         if self.invariant.as_deref() != Some(DETERMINISTIC) {
             println!("  look at:  farshore-sim {again} --trace EVENTS --timeline PICTURE.json");
         }
     }
+}
+
+fn print_last<'a>(what: &str, lines: impl IntoIterator<Item = &'a String>, most: usize) {
+    let lines: Vec<_> = lines.into_iter().collect();
+    if !lines.is_empty() {
+        println!("  {what}:");
+    }
+    lines.iter().skip(lines.len().saturating_sub(most)).for_each(|line| println!("    {}", shorten(line)));
 }
 
 /// A line that fits: some events quote whole answers.
