@@ -110,13 +110,16 @@ impl Report {
     }
 
     fn again(&self) -> String {
+        let verb = if self.plan.is_some() { "replay" } else { "run" };
         let twice = if self.invariant.as_deref() == Some(DETERMINISTIC) { " --twice" } else { "" };
-        match (&self.plan, self.profile) {
-            (Some(plan), _) => format!("replay {}{twice}", plan.display()),
-            (None, profile) => {
-                let profile = profile.unwrap_or(Profile::Day).word();
-                format!("run --profile {profile} --seed {}{twice}", self.seed)
-            }
+        format!("{verb} {}{twice}", self.origin())
+    }
+
+    /// Where the plan comes from, as arguments.
+    fn origin(&self) -> String {
+        match &self.plan {
+            Some(plan) => plan.display().to_string(),
+            None => format!("--profile {} --seed {}", self.profile.unwrap_or(Profile::Day).word(), self.seed),
         }
     }
 
@@ -142,10 +145,10 @@ impl Report {
         print_last("how the world went", &self.recent_world, SHOWN_WORLD);
         print_last("the last events, without segments and flushes", said, SHOWN);
         print_last("the process said last", &self.stderr, SHOWN);
-        let again = self.again();
-        println!("  replay:   farshore-sim {again}");
+        println!("  replay:   farshore-sim {}", self.again());
         if self.invariant.as_deref() != Some(DETERMINISTIC) {
-            println!("  look at:  farshore-sim {again} --trace EVENTS --timeline PICTURE.json");
+            println!("  look at:  farshore-sim {} --trace EVENTS --timeline PICTURE.json", self.again());
+            println!("  shrink:   farshore-sim shrink {}", self.origin());
         }
     }
 }
