@@ -9,6 +9,7 @@
 use crate::{one, shim};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use farshore_core::mutant::{self, Mutant};
 use farshore_sim::enumerate::{self, Flow, Outcome, Point, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,7 +35,10 @@ pub struct EnumerateArgs {
     /// Begin no more runs of a flow after so many failed
     #[arg(long, value_name = "N")]
     stop_after_failures: Option<u64>,
-    /// Only this point, PROCESS:CALL:before or PROCESS:CALL:after (with one --flow)
+    /// Kill processes instead of failing their power
+    #[arg(long)]
+    kill: bool,
+    /// Only this point, PROCESS:CALL:before or PROCESS:CALL:after, and :kill (with one --flow)
     #[arg(long, value_name = "POINT")]
     at: Option<Point>,
     /// Write every event of the run to this file (with --at)
@@ -49,6 +53,9 @@ pub struct EnumerateArgs {
     /// This process runs for another one and ends with it
     #[arg(long, hide = true)]
     as_child: bool,
+    /// Run with this deliberate defect
+    #[arg(long, hide = true, value_name = "NAME")]
+    mutant: Option<Mutant>,
 }
 
 /// One run, as a process tells its parent.
@@ -113,6 +120,7 @@ fn single(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
     shim::fix_addresses();
     shim::keep_memory();
     one::log_if_wanted();
+    args.mutant.map_or(Ok(()), mutant::choose)?;
     let trace = match &args.trace {
         Some(path) => {
             let file = std::fs::File::create(path).with_context(|| format!("write {}", path.display()))?;
@@ -219,8 +227,11 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         calm.print();
         return Ok(false);
     }
-    let points: Vec<(Point, String)> =
-        calm.points.iter().filter_map(|(point, call)| Some((point.parse().ok()?, call.clone()))).collect();
+    let parse = |(point, call): &(String, String)| {
+        let point: Point = point.parse().ok()?;
+        Some((Point { power: !args.kill, ..point }, call.clone()))
+    };
+    let points: Vec<(Point, String)> = calm.points.iter().filter_map(parse).collect();
     let chosen = points.iter().skip(args.start as usize).step_by(args.every as usize);
     let width = std::thread::available_parallelism().map_or(1, usize::from);
     let mut sum = Sum {
@@ -285,6 +296,9 @@ fn start(flow: Flow, args: &EnumerateArgs, point: Option<Point>) -> Result<Child
         Some(point) => command.args(["--at", &point.to_string()]),
         None => command.arg("--survey"),
     };
+    if let Some(mutant) = args.mutant {
+        command.args(["--mutant", mutant.name()]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().context("start a process")
 }
