@@ -35,6 +35,9 @@ pub struct EnumerateArgs {
     /// Begin no more runs of a flow after so many failed
     #[arg(long, value_name = "N")]
     stop_after_failures: Option<u64>,
+    /// Begin no more runs of a flow after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    stop_after: Option<u64>,
     /// Kill processes instead of failing their power
     #[arg(long)]
     kill: bool,
@@ -250,7 +253,9 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
     };
     let (mut chosen, mut running) = (chosen.fuse(), VecDeque::new());
     loop {
-        while running.len() < width && args.stop_after_failures.is_none_or(|most| sum.failed < most) {
+        let late = args.stop_after.is_some_and(|most| wall.elapsed().as_secs() >= most);
+        let enough = args.stop_after_failures.is_some_and(|most| sum.failed >= most);
+        while running.len() < width && !late && !enough {
             let Some((point, call)) = chosen.next() else { break };
             running.push_back((*point, call, start(flow, args, Some(*point))?));
         }
