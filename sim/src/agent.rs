@@ -26,7 +26,7 @@ use tokio::time::Instant;
 /// One operation ends by then, whatever happens around it.
 const OPERATION: Duration = Duration::from_secs(400);
 /// What every repository opens with.
-pub const PASSPHRASE: &str = "sim";
+pub const PASSPHRASE: &str = "far from the shore, 1 light";
 /// Pause between two looks at the cluster.
 const LOOK: Duration = Duration::from_millis(500);
 

@@ -234,7 +234,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn issue(&self) -> Result<(NodeId, Credentials), Violation> {
+    pub(crate) fn issue(&self) -> Result<(NodeId, Credentials), Violation> {
         let issued = self.authority.issue_node(validity()).map_err(|e| e.to_string())?;
         let credentials = Credentials {
             cluster: self.authority.cluster(),

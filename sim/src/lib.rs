@@ -22,6 +22,8 @@ pub mod agent;
 
 pub mod misconduct;
 
+pub mod trespass;
+
 pub mod invariant;
 
 pub mod truth;
@@ -49,6 +51,8 @@ pub mod medium;
 pub mod clock;
 
 pub mod world;
+
+pub mod taint;
 
 pub mod calls;
 

@@ -12,6 +12,7 @@ use crate::invariant::{self, Invariant, Moment, Scene};
 use crate::misconduct::half_a_commit;
 use crate::plan::{Plan, Profile, What, Work};
 use crate::tree::{self, Tree};
+use crate::trespass::{Doors, trespass};
 use crate::truth::Truth;
 use crate::world::World;
 use farshore_client::crypto::KdfParams;
@@ -52,6 +53,8 @@ pub(crate) enum Did {
     Promised(Promise, u32),
     /// These snapshots are there.
     Listed(Vec<String>),
+    /// So many calls beyond its grants were refused.
+    Trespassed(u64),
     /// Nothing to remember.
     Done,
 }
@@ -148,13 +151,18 @@ impl<'a> Run<'a> {
         cluster.history.set_repeat(knobs.duplicate_one_in);
         (0..cluster.machines.len()).for_each(|at| cluster.start(at));
         let mut rng = Rng::new(plan.seed, 0x5255);
+        world.taint().keep("a passphrase", crate::agent::PASSPHRASE.as_bytes());
         let seat = |_| Seat {
             agent: None,
             incarnation: 0,
             away: false,
             busy: None,
             queue: VecDeque::new(),
-            tree: tree::grow(&mut rng, knobs.entries, now_secs(world)),
+            tree: {
+                let mut tree = tree::grow(&mut rng, knobs.entries, now_secs(world));
+                tree::plant(&mut rng, &mut tree, world.taint());
+                tree
+            },
         };
         let seats = (0..knobs.clients).map(seat).collect();
         Ok(Run {
@@ -389,6 +397,18 @@ impl<'a> Run<'a> {
                     }
                 }))
             }
+            Work::Trespass if self.rng.one_in(2) => {
+                let at = self.rng.below(self.cluster.machines.len() as u64) as usize;
+                let host = agent.repository(own).host().clone();
+                let doors = Doors::of(&self.cluster);
+                let tried = agent.begin_call(async move {
+                    Ok(match doors {
+                        Ok(doors) => trespass(client, host, doors, at).await,
+                        Err(failed) => Err(failed),
+                    })
+                });
+                Box::pin(async move { tried.await?.map(Did::Trespassed).map_err(Failure::Broken) })
+            }
             Work::Trespass => {
                 let tried = agent.begin_call(half_a_commit(client, agent.repository(own)));
                 Box::pin(async move {
@@ -447,6 +467,10 @@ impl<'a> Run<'a> {
                     }
                     None => Ok(()),
                 }
+            }
+            Ok(Did::Trespassed(refused)) => {
+                *self.tallies.checks.entry("granted".into()).or_default() += refused;
+                Ok(())
             }
             Ok(Did::Done) | Err(Failure::Died) => Ok(()),
             Err(Failure::Broken(violation)) => Err(violation),

@@ -1,6 +1,7 @@
 //! The Source and Target seams: trees of files in memory, grown from a seed, and the comparison of two of them.
 
 use crate::entropy::Rng;
+use crate::taint::Taint;
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_client::files::target::{Kept, RelPath, Target, TargetFile};
@@ -81,6 +82,27 @@ pub fn grow(rng: &mut Rng, files: u64, now_secs: i64) -> Tree {
         }
     }
     tree
+}
+
+/// Bytes of contents that make a secret: far too many to meet by chance.
+const SECRET_BYTES: usize = 24;
+
+/// Adds a file with a random name and random contents, and has both watched for.
+pub fn plant(rng: &mut Rng, tree: &mut Tree, taint: &Taint) {
+    let Some(root) = tree.get(&b"src"[..]).cloned() else { return };
+    let name = format!("{:016x}{:016x}", rng.draw(), rng.draw());
+    let mut bytes = vec![0; rng.range(2_000, 6_000) as usize];
+    rng.fill(&mut bytes);
+    taint.keep("a file's name", name.as_bytes());
+    // Any long piece of it has some of these in it.
+    for at in (0..bytes.len() - SECRET_BYTES).step_by(500) {
+        taint.keep("a file's contents", &bytes[at..at + SECRET_BYTES]);
+    }
+    let mut stat = root.stat;
+    stat.kind = FileKind::File { size: bytes.len() as u64 };
+    stat.meta.mode = 0o600;
+    stat.meta.ino = rng.range(1 << 32, 1 << 33);
+    tree.insert([b"src/", name.as_bytes()].concat(), Entry { stat, bytes: bytes.into() });
 }
 
 fn contents(rng: &mut Rng) -> Bytes {

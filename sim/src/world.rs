@@ -2,6 +2,7 @@
 //! Two runs are the same run exactly if their hashes agree.
 
 use crate::calls::{Call, Calls, Gate, Label, Ticket};
+use crate::taint::Taint;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -9,9 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::time::Instant;
 
 /// Events kept to be shown when something fails.
-const RECENT: usize = 1_000;
-/// Events of the world itself kept likewise: faults are few, and long before what they lead to.
-const RECENT_WORLD: usize = 40;
+const RECENT: usize = 200;
 /// Segments kept likewise; they are so many that they would push everything else out.
 const RECENT_SENT: usize = 60;
 
@@ -28,6 +27,7 @@ struct Inner {
     log: Mutex<Log>,
     timeline: OnceLock<Mutex<Timeline>>,
     calls: Calls,
+    taint: Taint,
 }
 
 struct Log {
@@ -37,7 +37,6 @@ struct Log {
     disturbance: Option<(u64, u64)>,
     line: String,
     recent: VecDeque<String>,
-    world: VecDeque<String>,
     sent: VecDeque<Sent>,
     trace: Option<Box<dyn std::io::Write + Send>>,
 }
@@ -104,12 +103,18 @@ impl World {
             disturbance: None,
             line: String::new(),
             recent: VecDeque::with_capacity(RECENT),
-            world: VecDeque::with_capacity(RECENT_WORLD),
             sent: VecDeque::with_capacity(RECENT_SENT),
             trace,
         };
         let (start, log) = (Instant::now(), Mutex::new(log));
-        World(Arc::new(Inner { seed, start, log, timeline: OnceLock::new(), calls: Calls::default() }))
+        World(Arc::new(Inner {
+            seed,
+            start,
+            log,
+            timeline: OnceLock::new(),
+            calls: Calls::default(),
+            taint: Taint::default(),
+        }))
     }
     /// What everything random is drawn from.
     pub fn seed(&self) -> u64 {
@@ -140,12 +145,6 @@ impl World {
         if let Some(trace) = &mut log.trace {
             let _ = writeln!(trace, "{line}");
         }
-        if label == 0 {
-            if log.world.len() == RECENT_WORLD {
-                log.world.pop_front();
-            }
-            log.world.push_back(line.clone());
-        }
         if log.recent.len() == RECENT {
             log.line = log.recent.pop_front().unwrap_or_default();
         }
@@ -153,6 +152,7 @@ impl World {
     }
     /// Records that a segment went out: the most frequent event by far, so nothing is made into text without need.
     pub fn sent(&self, from: u64, to: u64, bytes: &[u8]) {
+        self.0.taint.watch(bytes, || format!("what p{from} sends p{to}"));
         let (now, len) = (self.now_us(), bytes.len() as u64);
         let sent = Sent { now, from, to, len, sum: fold(0, bytes) };
         let mut log = self.log();
@@ -169,6 +169,10 @@ impl World {
         log.sent.push_back(sent);
         drop(log);
         self.timeline(|timeline| *timeline.sent.entry((now / 1_000_000, from)).or_default() += len);
+    }
+    /// What must not leave a client.
+    pub fn taint(&self) -> &Taint {
+        &self.0.taint
     }
     /// The numbered calls of all processes.
     pub fn calls(&self) -> &Calls {
@@ -211,10 +215,6 @@ impl World {
     /// The last events, oldest first, without segments.
     pub fn recent(&self) -> Vec<String> {
         self.log().recent.iter().cloned().collect()
-    }
-    /// The last events of the world itself, oldest first: faults, and how the run goes on.
-    pub fn recent_world(&self) -> Vec<String> {
-        self.log().world.iter().cloned().collect()
     }
     /// The last segments that went out, oldest first.
     pub fn recent_sent(&self) -> Vec<String> {

@@ -1,12 +1,19 @@
 //! Invariant 9. Source: DESIGN 13.9 and 8.
 //!
-//! Names, contents and the passphrase are looked for, as bytes, in everything that nodes keep.
+//! Names, contents and the passphrase are looked for, as bytes, in everything that nodes keep, and all along in every
+//! byte that goes over the network.
 
 use super::{Invariant, Moment, Scene};
+use crate::cluster::Cluster;
+use crate::taint::Taint;
+use farshore_core::host::KvRole;
 
-/// Nodes know nothing.
+/// Nodes know nothing, and neither does whoever listens.
 #[derive(Default)]
-pub struct Blind;
+pub struct Blind {
+    /// Bytes looked at before.
+    scanned: u64,
+}
 
 impl Invariant for Blind {
     fn name(&self) -> &'static str {
@@ -16,9 +23,32 @@ impl Invariant for Blind {
         "no plaintext, name or key outside the client"
     }
     fn check(&mut self, scene: &mut Scene<'_>) -> Result<u64, String> {
-        if scene.moment != Moment::End {
-            return Ok(0);
+        let taint = scene.cluster.world.taint();
+        if scene.moment == Moment::End {
+            search(scene.cluster, taint);
         }
-        Ok(0)
+        match taint.leak() {
+            Some(leak) => Err(leak),
+            None => Ok(taint.scanned() - std::mem::replace(&mut self.scanned, taint.scanned())),
+        }
+    }
+}
+
+/// Looks through all that nodes keep: names of files, files, keys and values.
+fn search(cluster: &Cluster, taint: &Taint) {
+    for machine in &cluster.machines {
+        let label = machine.label;
+        for name in machine.disk.names("") {
+            taint.watch(name.as_bytes(), || format!("a name on p{label}"));
+            if let Some(bytes) = machine.disk.visible(&name) {
+                taint.watch(&bytes, || format!("{name} on p{label}"));
+            }
+        }
+        for role in [KvRole::Catalogue, KvRole::Index] {
+            for (table, key, value) in machine.stores.scan_all(role) {
+                taint.watch(&key, || format!("a key of {table:?} on p{label}"));
+                taint.watch(&value, || format!("a value of {table:?} on p{label}"));
+            }
+        }
     }
 }

@@ -4,8 +4,6 @@
 
 pub mod draw;
 
-pub mod shrink;
-
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

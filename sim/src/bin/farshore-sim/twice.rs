@@ -43,7 +43,6 @@ pub fn run(job: &Job, how: &How) -> Report {
         }
     }
     report.recent_sent.clear();
-    report.recent_world.clear();
     report.replay_by(job.plan());
     report
 }
