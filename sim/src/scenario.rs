@@ -40,6 +40,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// The last events, without segments.
     pub recent: Vec<String>,
+    /// The last events of the world itself.
+    pub recent_world: Vec<String>,
     /// The last segments that went out.
     pub recent_sent: Vec<String>,
     /// What was kept for a picture, if wanted.
@@ -74,6 +76,7 @@ pub fn run(options: &mut Options) -> Outcome {
             virtual_seconds: world.now_us() as f64 / 1e6,
             violation,
             recent: world.recent(),
+            recent_world: world.recent_world(),
             recent_sent: world.recent_sent(),
             timeline: world.take_timeline(),
             tallies,

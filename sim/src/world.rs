@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::time::Instant;
 
 /// Events kept to be shown when something fails.
-const RECENT: usize = 200;
+const RECENT: usize = 1_000;
+/// Events of the world itself kept likewise: faults are few, and long before what they lead to.
+const RECENT_WORLD: usize = 40;
 /// Segments kept likewise; they are so many that they would push everything else out.
 const RECENT_SENT: usize = 60;
 
@@ -37,6 +39,7 @@ struct Log {
     disturbance: Option<(u64, u64)>,
     line: String,
     recent: VecDeque<String>,
+    world: VecDeque<String>,
     sent: VecDeque<Sent>,
     trace: Option<Box<dyn std::io::Write + Send>>,
 }
@@ -103,6 +106,7 @@ impl World {
             disturbance: None,
             line: String::new(),
             recent: VecDeque::with_capacity(RECENT),
+            world: VecDeque::with_capacity(RECENT_WORLD),
             sent: VecDeque::with_capacity(RECENT_SENT),
             trace,
         };
@@ -144,6 +148,12 @@ impl World {
         log.count += 1;
         if let Some(trace) = &mut log.trace {
             let _ = writeln!(trace, "{line}");
+        }
+        if label == 0 {
+            if log.world.len() == RECENT_WORLD {
+                log.world.pop_front();
+            }
+            log.world.push_back(line.clone());
         }
         if log.recent.len() == RECENT {
             log.line = log.recent.pop_front().unwrap_or_default();
@@ -215,6 +225,10 @@ impl World {
     /// The last events, oldest first, without segments.
     pub fn recent(&self) -> Vec<String> {
         self.log().recent.iter().cloned().collect()
+    }
+    /// The last events of the world itself, oldest first: faults, and how the run goes on.
+    pub fn recent_world(&self) -> Vec<String> {
+        self.log().world.iter().cloned().collect()
     }
     /// The last segments that went out, oldest first.
     pub fn recent_sent(&self) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::process::Command;
 /// The hash over all events of one run in a process of its own.
 fn hash(seed: u64) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_farshore-sim"))
-        .args(["run", "--json", "--seed", &seed.to_string()])
+        .args(["run", "--profile", "day", "--json", "--seed", &seed.to_string()])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

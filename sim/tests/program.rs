@@ -9,6 +9,11 @@ fn sim(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_farshore-sim")).args(args).output().unwrap()
 }
 
+/// Seeds of a hand-written story.
+fn run(args: &[&str]) -> Output {
+    sim(&[&["run", "--profile", "day"], args].concat())
+}
+
 fn lines(output: &Output) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -20,7 +25,7 @@ fn scratch(name: &str) -> PathBuf {
 
 #[test]
 fn a_batch_is_told_in_order_and_summed_up() {
-    let output = sim(&["run", "--seeds", "3", "--start", "5", "--jobs", "3", "--json"]);
+    let output = run(&["--seeds", "3", "--start", "5", "--jobs", "3", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let lines = lines(&output);
     let seeds: Vec<_> = lines.iter().filter_map(|line| line["seed"].as_u64()).collect();
@@ -33,9 +38,9 @@ fn a_batch_is_told_in_order_and_summed_up() {
 
 #[test]
 fn the_first_event_that_differs_between_two_processes_is_named() {
-    let twice = ["run", "--seed", "3", "--twice"];
-    assert!(sim(&twice).status.success());
-    let output = sim(&[&twice[..], &["--inject-nondeterminism", "2000", "--json"]].concat());
+    let twice = ["--seed", "3", "--twice"];
+    assert!(run(&twice).status.success());
+    let output = run(&[&twice[..], &["--inject-nondeterminism", "2000", "--json"]].concat());
     assert!(!output.status.success());
     let report = &lines(&output)[0];
     assert_eq!(report["invariant"], "deterministic");
@@ -48,7 +53,7 @@ fn the_first_event_that_differs_between_two_processes_is_named() {
 #[test]
 fn a_run_that_takes_too_long_fails_and_no_further_one_begins() {
     let output =
-        sim(&["run", "--seeds", "50", "--jobs", "1", "--limit", "0", "--stop-after-failures", "2", "--json"]);
+        run(&["--seeds", "50", "--jobs", "1", "--limit", "0", "--stop-after-failures", "2", "--json"]);
     assert!(!output.status.success());
     let lines = lines(&output);
     assert_eq!(lines[0]["violation"], "process: no result after 0 s");
@@ -59,7 +64,7 @@ fn a_run_that_takes_too_long_fails_and_no_further_one_begins() {
 fn a_plan_runs_again_as_it_ran_and_its_picture_loads() {
     let (plan, picture) = (scratch("plan"), scratch("picture"));
     let (plan_path, picture_path) = (plan.to_str().unwrap(), picture.to_str().unwrap());
-    let first = lines(&sim(&["run", "--seed", "4", "--json", "--plan-out", plan_path])).remove(0);
+    let first = lines(&run(&["--seed", "4", "--json", "--plan-out", plan_path])).remove(0);
     let again = sim(&["replay", plan_path, "--json", "--timeline", picture_path]);
     assert_eq!(lines(&again)[0]["hash"], first["hash"], "looking changes nothing");
     let loaded: Value = serde_json::from_reader(std::fs::File::open(&picture).unwrap()).unwrap();

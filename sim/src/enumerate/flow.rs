@@ -38,6 +38,8 @@ type Attempt = BoxFuture<'static, Result<Option<Promise>, Violation>>;
 struct Run {
     stage: Stage,
     flow: Flow,
+    /// Whether power fails where a process ends.
+    power: bool,
     /// The machine it is about.
     prey: usize,
     attempts: u64,
@@ -53,9 +55,9 @@ pub(super) async fn run(
     seen: &mut Seen,
 ) -> Result<(), Violation> {
     let stage = Stage::set_up(world).await?;
-    let mut run = Run::prepare(stage, flow).await?;
+    let mut run = Run::prepare(stage, flow, point.is_none_or(|point| point.power)).await?;
     let before = world.calls().counts();
-    if let Some(Point { label, number, moment }) = point {
+    if let Some(Point { label, number, moment, .. }) = point {
         world.calls().crash_at(label, number, moment);
     }
     event!(world, 0, "{} begins", flow.word());
@@ -82,7 +84,7 @@ fn spans(world: &World, before: &BTreeMap<Label, u64>) -> Vec<Span> {
 
 impl Run {
     /// Everything up to the moment at which the flow begins.
-    async fn prepare(stage: Stage, flow: Flow) -> Result<Self, Violation> {
+    async fn prepare(stage: Stage, flow: Flow, power: bool) -> Result<Self, Violation> {
         let prey = stage.prey()?;
         let id = stage.cluster.machines[prey].id;
         let shard = stage.packs()?.iter().find_map(|pack| {
@@ -91,7 +93,7 @@ impl Run {
         });
         let shard = shard.ok_or("the machine holds nothing")?;
         let ended = Instant::now() + ENDS;
-        let mut run = Run { stage, flow, prey, attempts: 0, acknowledged: false, ended };
+        let mut run = Run { stage, flow, power, prey, attempts: 0, acknowledged: false, ended };
         run.stage.note_holders()?;
         match flow {
             Flow::EncodeAndCommit => run.stage.edit(),
@@ -137,7 +139,7 @@ impl Run {
                 biased;
                 label = world.calls().tripped() => {
                     seen.reached = true;
-                    self.power_fails(label).await?;
+                    self.stop(label).await?;
                 }
                 Some(ended) = OptionFuture::from(attempt.as_mut()) => {
                     attempt = None;
@@ -213,12 +215,12 @@ impl Run {
         (self.flow == Flow::Drain).then(|| self.stage.cluster.machines[self.prey].id)
     }
 
-    /// Power fails at the chosen call; a little later it comes back.
-    async fn power_fails(&mut self, label: Label) -> Result<(), Violation> {
+    /// The process ends at the chosen call; a little later it is started again.
+    async fn stop(&mut self, label: Label) -> Result<(), Violation> {
         let at = self.stage.cluster.machines.iter().position(|machine| machine.label == label);
         match at {
-            Some(at) => self.stage.cluster.crash(at, true),
-            None => self.stage.agent.die(&self.stage.cluster.hub, true),
+            Some(at) => self.stage.cluster.crash(at, self.power),
+            None => self.stage.agent.die(&self.stage.cluster.hub, self.power),
         }
         // A rotten shard is one less, and who sweeps may be ahead of all others.
         if self.flow == Flow::EncodeAndCommit {

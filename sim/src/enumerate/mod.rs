@@ -1,5 +1,5 @@
 //! Exhaustive small worlds: four machines, a client and one flow, run once for every call that a process makes through
-//! a seam while the flow lasts, with power failing at exactly that call. Afterwards the flow must come to its end, and
+//! a seam while the flow lasts, with power failing (or the process being killed) at exactly that call. Afterwards the flow must come to its end, and
 //! everything acknowledged must be there, on every disk and by a restore.
 //!
 //! A run without a crash tells which calls there are ([`Outcome::spans`]); until the crash any other run is the same.
@@ -43,7 +43,7 @@ impl Flow {
     }
 }
 
-/// The call at which power fails.
+/// The call at which a process ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Point {
     /// Whose call.
@@ -52,6 +52,8 @@ pub struct Point {
     pub number: u64,
     /// Before or after its effect.
     pub moment: Moment,
+    /// Whether its machine loses power; otherwise the process alone is killed.
+    pub power: bool,
 }
 
 impl fmt::Display for Point {
@@ -60,7 +62,8 @@ impl fmt::Display for Point {
             Moment::Before => "before",
             Moment::After => "after",
         };
-        write!(f, "{}:{}:{moment}", self.label, self.number)
+        let kill = if self.power { "" } else { ":kill" };
+        write!(f, "{}:{}:{moment}{kill}", self.label, self.number)
     }
 }
 
@@ -68,16 +71,22 @@ impl FromStr for Point {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not PROCESS:CALL:before or PROCESS:CALL:after");
+        let wrong =
+            || format!("{text:?} is not PROCESS:CALL:before or PROCESS:CALL:after, and :kill if need be");
         let mut parts = text.split(':');
         let mut number = || parts.next().and_then(|part| part.parse().ok()).ok_or_else(wrong);
         let (label, number) = (number()?, number()?);
-        let moment = match (parts.next(), parts.next()) {
-            (Some("before"), None) => Moment::Before,
-            (Some("after"), None) => Moment::After,
+        let moment = match parts.next() {
+            Some("before") => Moment::Before,
+            Some("after") => Moment::After,
             _ => return Err(wrong()),
         };
-        Ok(Point { label, number, moment })
+        let power = match (parts.next(), parts.next()) {
+            (None, None) => true,
+            (Some("kill"), None) => false,
+            _ => return Err(wrong()),
+        };
+        Ok(Point { label, number, moment, power })
     }
 }
 
@@ -97,7 +106,7 @@ impl Span {
             let (label, number, call) = (self.label, *number, *call);
             let moments: &[Moment] =
                 if call.has_effect() { &[Moment::Before, Moment::After] } else { &[Moment::Before] };
-            moments.iter().map(move |moment| (Point { label, number, moment: *moment }, call))
+            moments.iter().map(move |moment| (Point { label, number, moment: *moment, power: true }, call))
         })
     }
 }
@@ -153,11 +162,11 @@ mod tests {
 
     #[test]
     fn points_are_read_as_they_are_written() {
-        for moment in [Moment::Before, Moment::After] {
-            let point = Point { label: 101, number: 77, moment };
+        for (moment, power) in [(Moment::Before, true), (Moment::After, false)] {
+            let point = Point { label: 101, number: 77, moment, power };
             assert_eq!(point.to_string().parse(), Ok(point));
         }
-        for bad in ["", "1:2", "1:2:during", "1:2:after:", "x:2:after"] {
+        for bad in ["", "1:2", "1:2:during", "1:2:after:", "1:2:after:kill:", "x:2:after"] {
             assert!(bad.parse::<Point>().is_err(), "{bad}");
         }
     }

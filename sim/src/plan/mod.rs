@@ -4,6 +4,8 @@
 
 pub mod draw;
 
+pub mod shrink;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

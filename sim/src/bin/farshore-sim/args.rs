@@ -18,7 +18,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub start: u64,
     /// Kind of world
-    #[arg(long, value_enum, default_value_t = Profile::Day)]
+    #[arg(long, value_enum, default_value_t = Profile::Storm)]
     pub profile: Profile,
     /// Begin no more runs after so many failed
     #[arg(long, value_name = "N")]

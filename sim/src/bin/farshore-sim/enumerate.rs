@@ -9,6 +9,7 @@
 use crate::{one, shim};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use farshore_core::mutant::{self, Mutant};
 use farshore_sim::enumerate::{self, Flow, Outcome, Point, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,7 +35,13 @@ pub struct EnumerateArgs {
     /// Begin no more runs of a flow after so many failed
     #[arg(long, value_name = "N")]
     stop_after_failures: Option<u64>,
-    /// Only this point, PROCESS:CALL:before or PROCESS:CALL:after (with one --flow)
+    /// Begin no more runs of a flow after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    stop_after: Option<u64>,
+    /// Kill processes instead of failing their power
+    #[arg(long)]
+    kill: bool,
+    /// Only this point, PROCESS:CALL:before or PROCESS:CALL:after, and :kill (with one --flow)
     #[arg(long, value_name = "POINT")]
     at: Option<Point>,
     /// Write every event of the run to this file (with --at)
@@ -49,6 +56,9 @@ pub struct EnumerateArgs {
     /// This process runs for another one and ends with it
     #[arg(long, hide = true)]
     as_child: bool,
+    /// Run with this deliberate defect
+    #[arg(long, hide = true, value_name = "NAME")]
+    mutant: Option<Mutant>,
 }
 
 /// One run, as a process tells its parent.
@@ -111,7 +121,9 @@ fn single(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         shim::die_with_parent();
     }
     shim::fix_addresses();
+    shim::keep_memory();
     one::log_if_wanted();
+    args.mutant.map_or(Ok(()), mutant::choose)?;
     let trace = match &args.trace {
         Some(path) => {
             let file = std::fs::File::create(path).with_context(|| format!("write {}", path.display()))?;
@@ -218,8 +230,11 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         calm.print();
         return Ok(false);
     }
-    let points: Vec<(Point, String)> =
-        calm.points.iter().filter_map(|(point, call)| Some((point.parse().ok()?, call.clone()))).collect();
+    let parse = |(point, call): &(String, String)| {
+        let point: Point = point.parse().ok()?;
+        Some((Point { power: !args.kill, ..point }, call.clone()))
+    };
+    let points: Vec<(Point, String)> = calm.points.iter().filter_map(parse).collect();
     let chosen = points.iter().skip(args.start as usize).step_by(args.every as usize);
     let width = std::thread::available_parallelism().map_or(1, usize::from);
     let mut sum = Sum {
@@ -238,7 +253,9 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
     };
     let (mut chosen, mut running) = (chosen.fuse(), VecDeque::new());
     loop {
-        while running.len() < width && args.stop_after_failures.is_none_or(|most| sum.failed < most) {
+        let late = args.stop_after.is_some_and(|most| wall.elapsed().as_secs() >= most);
+        let enough = args.stop_after_failures.is_some_and(|most| sum.failed >= most);
+        while running.len() < width && !late && !enough {
             let Some((point, call)) = chosen.next() else { break };
             running.push_back((*point, call, start(flow, args, Some(*point))?));
         }
@@ -284,6 +301,9 @@ fn start(flow: Flow, args: &EnumerateArgs, point: Option<Point>) -> Result<Child
         Some(point) => command.args(["--at", &point.to_string()]),
         None => command.arg("--survey"),
     };
+    if let Some(mutant) = args.mutant {
+        command.args(["--mutant", mutant.name()]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().context("start a process")
 }

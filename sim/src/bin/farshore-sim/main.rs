@@ -8,6 +8,8 @@ mod mutants;
 
 mod enumerate;
 
+mod shrink;
+
 mod batch;
 
 mod twice;
@@ -42,6 +44,8 @@ enum Verb {
     Run(RunArgs),
     /// Run a plan from a file
     Replay(ReplayArgs),
+    /// Make a failing plan as small as it can be
+    Shrink(shrink::ShrinkArgs),
     /// Prove that deliberate defects are caught (in a build with the feature `mutants`)
     Mutants(mutants::MutantsArgs),
     /// Crash at every call of a flow, in small worlds
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().verb {
         Verb::Run(args) => batch::run(&args),
         Verb::Replay(args) => batch::replay(&args),
+        Verb::Shrink(args) => shrink::run(&args),
         Verb::Mutants(args) => Ok(mutants::hunt(&args)),
         Verb::Enumerate(args) => enumerate::run(&args),
     };

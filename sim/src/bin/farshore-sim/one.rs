@@ -19,6 +19,7 @@ use std::path::Path;
 /// Runs a plan and says how it ended.
 pub fn run(plan: Plan, how: &How, write: &Write) -> Result<Report> {
     shim::fix_addresses();
+    shim::keep_memory();
     log_if_wanted();
     how.mutant.map_or(Ok(()), mutant::choose)?;
     let profile = plan.profile;

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// Events shown to people when something fails.
 const SHOWN: usize = 40;
+/// Events of the world itself shown likewise.
+const SHOWN_WORLD: usize = 15;
+/// Events of which there are so many that they say nothing.
+const NOISE: [&str; 2] = [" kv flush ", " net takes "];
 /// The promise that `--twice` checks.
 pub const DETERMINISTIC: &str = "deterministic";
 
@@ -45,6 +49,9 @@ pub struct Report {
     /// If it failed: the last events, without segments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recent: Vec<String>,
+    /// If it failed: the last events of the world itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recent_world: Vec<String>,
     /// If it failed: the last segments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recent_sent: Vec<String>,
@@ -75,6 +82,7 @@ impl Report {
         if let Some(violation) = outcome.violation {
             report.fail(violation);
             (report.recent, report.recent_sent) = (outcome.recent, outcome.recent_sent);
+            report.recent_world = outcome.recent_world;
         }
         report
     }
@@ -102,13 +110,16 @@ impl Report {
     }
 
     fn again(&self) -> String {
+        let verb = if self.plan.is_some() { "replay" } else { "run" };
         let twice = if self.invariant.as_deref() == Some(DETERMINISTIC) { " --twice" } else { "" };
-        match (&self.plan, self.profile) {
-            (Some(plan), _) => format!("replay {}{twice}", plan.display()),
-            (None, profile) => {
-                let profile = profile.unwrap_or(Profile::Day).word();
-                format!("run --profile {profile} --seed {}{twice}", self.seed)
-            }
+        format!("{verb} {}{twice}", self.origin())
+    }
+
+    /// Where the plan comes from, as arguments.
+    fn origin(&self) -> String {
+        match &self.plan {
+            Some(plan) => plan.display().to_string(),
+            None => format!("--profile {} --seed {}", self.profile.unwrap_or(Profile::Day).word(), self.seed),
         }
     }
 
@@ -130,21 +141,24 @@ impl Report {
 
     fn print_failure(&self) {
         println!("  violated: {}", self.violation.as_deref().unwrap_or_default());
-        let skipped = self.recent.len().saturating_sub(SHOWN);
-        if !self.recent.is_empty() {
-            println!("  the last events before it, segments left out:");
-        }
-        self.recent.iter().skip(skipped).for_each(|line| println!("    {}", shorten(line)));
-        if !self.stderr.is_empty() {
-            println!("  the process said last:");
-        }
-        self.stderr.iter().for_each(|line| println!("    {line}"));
-        let again = self.again();
-        println!("  replay:   farshore-sim {again}");
+        let said = self.recent.iter().filter(|line| !NOISE.iter().any(|noise| line.contains(noise)));
+        print_last("how the world went", &self.recent_world, SHOWN_WORLD);
+        print_last("the last events, without segments and flushes", said, SHOWN);
+        print_last("the process said last", &self.stderr, SHOWN);
+        println!("  replay:   farshore-sim {}", self.again());
         if self.invariant.as_deref() != Some(DETERMINISTIC) {
-            println!("  look at:  farshore-sim {again} --trace EVENTS --timeline PICTURE.json");
+            println!("  look at:  farshore-sim {} --trace EVENTS --timeline PICTURE.json", self.again());
+            println!("  shrink:   farshore-sim shrink {}", self.origin());
         }
     }
+}
+
+fn print_last<'a>(what: &str, lines: impl IntoIterator<Item = &'a String>, most: usize) {
+    let lines: Vec<_> = lines.into_iter().collect();
+    if !lines.is_empty() {
+        println!("  {what}:");
+    }
+    lines.iter().skip(lines.len().saturating_sub(most)).for_each(|line| println!("    {}", shorten(line)));
 }
 
 /// A line that fits: some events quote whole answers.

@@ -56,6 +56,18 @@ pub fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
+/// Keeps memory once it is there: packs and shards are large enough for the allocator to fetch them from the system
+/// and give them back each time, which takes a sixth of a run.
+pub fn keep_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets numbers of the allocator, before any other thread runs.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
 fn enter() -> Option<State> {
     let state = STATE.try_with(Cell::get).ok()?;
     (state.on && !state.busy).then_some(state)

@@ -43,6 +43,7 @@ pub fn run(job: &Job, how: &How) -> Report {
         }
     }
     report.recent_sent.clear();
+    report.recent_world.clear();
     report.replay_by(job.plan());
     report
 }
