@@ -14,6 +14,8 @@ pub mod catalogue;
 
 pub mod policy;
 
+pub mod reliability;
+
 pub mod topology;
 
 pub mod health;

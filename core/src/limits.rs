@@ -170,6 +170,11 @@ pub const REPAIR_REPLAN_MS: u64 = 15_000;
 /// Copies one sweep deletes before it tells the catalogue.
 pub const SWEEP_COPIES_MAX: usize = 256;
 
+/// Most states of a reliability model: reducing so many takes seconds.
+pub const CHAIN_STATES_MAX: usize = 2_048;
+/// Most steps of time a reliability model is followed for.
+pub const CHAIN_STEPS_MAX: f64 = 1e7;
+
 /// Bytes of a node's disk that shards never take, so that catalogue, index and logs can go on when it is full.
 pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 

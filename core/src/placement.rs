@@ -11,7 +11,7 @@ use crate::id::{NodeId, StripeId};
 use crate::mutant::{Mutant, mutant};
 use crate::topology::Region;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Node orders that stripes draw from, for each time that the nodes could hold one whole stripe side by side (that
 /// number rounded up to a power of two). More would even out the load, fewer would make a loss of many nodes rarer.
@@ -94,6 +94,75 @@ pub fn assign(
     Assignment { nodes: choices.iter().map(|choice| choice.node).collect(), level }
 }
 
+/// The same as [`assign`] for a caller who knows the stripe's copyset and leaves out candidates that cannot be chosen:
+/// those behind the first n of their region, by [`Draw`], that may hold every shard, unless they hold one already.
+pub fn assign_among(
+    copyset: u64,
+    stripe: StripeId,
+    scheme: Scheme,
+    candidates: &[Candidate],
+    held: &[Option<NodeId>],
+    barred: Barred,
+) -> Assignment {
+    let board = Board::new(copyset, stripe, scheme.n(), candidates, held, barred);
+    let (level, seats) = board.seat_all(scheme.spread().into());
+    Assignment { nodes: seats.iter().map(|seat| seat.map(|(rank, _)| board.order[rank].id)).collect(), level }
+}
+
+/// How many orders the stripes of width n draw from, on so many nodes.
+pub fn copysets(n: usize, nodes: usize) -> u64 {
+    COPYSETS * ((nodes / n).max(1) as u64).next_power_of_two()
+}
+
+/// Which of the orders a stripe draws.
+pub fn copyset_of(stripe: StripeId, n: usize, nodes: usize) -> u64 {
+    splitmix(u128::from_le_bytes(stripe.0) as u64, 0) % copysets(n, nodes)
+}
+
+/// A node's place in the order of a copyset, less is earlier; it depends on nobody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Draw {
+    log: u64,
+    capacity: u64,
+    id: NodeId,
+}
+
+impl Draw {
+    /// Draws for one node.
+    pub fn of(copyset: u64, id: NodeId, capacity: u64) -> Self {
+        Draw { log: minus_log2(Draw::hash(copyset, id)), capacity, id }
+    }
+
+    /// The same, if it comes before `bound`; made for looking through very many, most of which do not.
+    pub fn before(bound: &Draw, copyset: u64, id: NodeId, capacity: u64) -> Option<Self> {
+        // −log2(x) is at least 1 − x, which costs nothing.
+        let least = (!Draw::hash(copyset, id)) >> (64 - PLACES);
+        if u128::from(least) * u128::from(bound.capacity) > u128::from(bound.log) * u128::from(capacity) {
+            return None;
+        }
+        Some(Draw::of(copyset, id, capacity)).filter(|draw| draw < bound)
+    }
+
+    fn hash(copyset: u64, id: NodeId) -> u64 {
+        splitmix(splitmix(id.0, 0), copyset) | 1
+    }
+}
+impl Ord for Draw {
+    /// A node comes before another with probability proportional to its capacity: its key is an exponential variable,
+    /// −log(hash) / capacity.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |a: &Draw, b: &Draw| u128::from(a.log) * u128::from(b.capacity);
+        let nothing_last = (self.capacity == 0).cmp(&(other.capacity == 0));
+        let by_key = key(self, other).cmp(&key(other, self));
+        nothing_last.then(by_key).then(self.id.cmp(&other.id))
+    }
+}
+impl PartialOrd for Draw {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// The same as [`assign`], with the reason for each shard.
 pub fn explain(
     stripe: StripeId,
@@ -102,14 +171,17 @@ pub fn explain(
     held: &[Option<NodeId>],
     barred: Barred,
 ) -> (Level, Vec<Choice>) {
-    let board = Board::new(stripe, scheme.n(), candidates, held, barred);
+    // A candidate named twice counts once.
+    let nodes = candidates.iter().map(|c| c.id).collect::<BTreeSet<_>>().len();
+    let copyset = copyset_of(stripe, scheme.n(), nodes);
+    let board = Board::new(copyset, stripe, scheme.n(), candidates, held, barred);
     let (level, seats) = board.seat_all(scheme.spread().into());
     let choice = |(index, seat): (usize, &Option<(usize, Why)>)| Choice {
         index: index as u8,
         node: seat.map(|(rank, _)| board.order[rank].id),
         why: seat.map_or(Why::Nowhere, |(_, why)| why),
         rank: seat.map(|(rank, _)| rank),
-        copyset: board.copyset,
+        copyset,
     };
     (level, seats.iter().enumerate().map(choice).collect())
 }
@@ -137,7 +209,6 @@ pub fn level_of<'a>(
 /// One stripe's problem: nodes in its order, who is held where, what is forbidden.
 struct Board<'a> {
     n: usize,
-    copyset: u64,
     /// Shard that draws first; it differs between stripes of one copyset, so that data and parity mix on every node.
     first: usize,
     order: Vec<&'a Candidate>,
@@ -151,6 +222,7 @@ struct Board<'a> {
 
 impl<'a> Board<'a> {
     fn new(
+        copyset: u64,
         stripe: StripeId,
         n: usize,
         candidates: &'a [Candidate],
@@ -158,9 +230,7 @@ impl<'a> Board<'a> {
         barred: Barred<'a>,
     ) -> Self {
         let once: BTreeMap<NodeId, &Candidate> = candidates.iter().map(|c| (c.id, c)).collect();
-        let copysets = COPYSETS * ((once.len() / n).max(1) as u64).next_power_of_two();
         let hash = u128::from_le_bytes(stripe.0);
-        let copyset = splitmix(hash as u64, 0) % copysets;
         let order = draw_order(copyset, once.into_values());
         let mut numbers = BTreeMap::new();
         let region = order.iter().map(|node| {
@@ -176,7 +246,6 @@ impl<'a> Board<'a> {
         };
         Board {
             n,
-            copyset,
             first: (splitmix((hash >> 64) as u64, 0) % n as u64) as usize,
             held: (0..n).map(stays).collect(),
             regions: numbers.len(),
@@ -388,24 +457,19 @@ impl<'a> Seats<'a> {
     }
 }
 
-/// All candidates in the order of one copyset. A node comes before another with probability proportional to its
-/// capacity: its key is an exponential variable, −log(hash) / capacity.
+/// All candidates in the order of one copyset.
 fn draw_order<'a>(copyset: u64, candidates: impl Iterator<Item = &'a Candidate>) -> Vec<&'a Candidate> {
-    let mut keyed: Vec<(u64, &Candidate)> =
-        candidates.map(|c| (minus_log2(splitmix(splitmix(c.id.0, 0), copyset)), c)).collect();
-    keyed.sort_by(|(log_a, a), (log_b, b)| {
-        let by_key =
-            (u128::from(*log_a) * u128::from(b.capacity)).cmp(&(u128::from(*log_b) * u128::from(a.capacity)));
-        let nothing_last = (a.capacity == 0).cmp(&(b.capacity == 0));
-        nothing_last.then(by_key).then_with(|| -> Ordering { a.id.cmp(&b.id) })
-    });
-    keyed.into_iter().map(|(_, candidate)| candidate).collect()
+    let mut drawn: Vec<(Draw, &Candidate)> =
+        candidates.map(|c| (Draw::of(copyset, c.id, c.capacity), c)).collect();
+    drawn.sort_by_key(|(draw, _)| *draw);
+    drawn.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-/// −log2(hash / 2^64) with 24 binary places, by repeated squaring: whole numbers, so that every machine agrees.
+/// Binary places of a logarithm.
+const PLACES: u32 = 24;
+
+/// −log2(hash / 2^64) with 24 binary places, for a hash that is not 0, by repeated squaring: whole numbers, so that every machine agrees.
 fn minus_log2(hash: u64) -> u64 {
-    const PLACES: u32 = 24;
-    let hash = hash | 1;
     let zeros = hash.leading_zeros();
     let mut x = hash << zeros;
     let mut log = u64::from(63 - zeros);
@@ -422,7 +486,6 @@ fn minus_log2(hash: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn stripe(seed: u64) -> StripeId {
         let mut id = [0; 16];
@@ -620,6 +683,50 @@ mod tests {
             for (was, is) in before.nodes.iter().zip(&after.nodes) {
                 prop_assert_eq!(*was == Some(lost), is != was);
             }
+        }
+
+        #[test]
+        fn the_heads_of_the_regions_decide_alone(
+            sizes in proptest::collection::vec(1usize..30, 1..5), k in 1u8..5, spread in 1u8..4, seed: u64,
+            gone in proptest::collection::btree_set(0usize..60, 0..20), far: bool,
+        ) {
+            let (scheme, mut all, stripe) = (scheme(k, 2, spread), nodes(&sizes), stripe(seed));
+            let before = assign(stripe, scheme, &all, &[], &free);
+            let copyset = copyset_of(stripe, scheme.n(), all.len());
+            let places = all.clone();
+            let barred = |id: NodeId, index: u8| {
+                !before.nodes[usize::from(index)].is_some_and(|node| node == id)
+                    && places.iter().position(|c| c.id == id).is_some_and(|at| gone.contains(&at))
+            };
+            let all_of = assign(stripe, scheme, &all, &before.nodes, &barred);
+            let drawn = |c: &Candidate| Draw::of(copyset, c.id, c.capacity);
+            let mut heads = all.clone();
+            heads.sort_by_key(drawn);
+            let mut taken = BTreeMap::<Region, usize>::new();
+            let any = |c: &Candidate| (0..scheme.n() as u8).all(|index| !barred(c.id, index));
+            heads.retain(|c| {
+                let count = taken.entry(c.region.clone()).or_default();
+                *count += usize::from(any(c));
+                before.nodes.contains(&Some(c.id)) || (any(c) && *count <= scheme.n())
+            });
+            if far {
+                heads.reverse();
+            }
+            prop_assert_eq!(&assign_among(copyset, stripe, scheme, &heads, &before.nodes, &barred), &all_of);
+            all.reverse();
+            prop_assert_eq!(&assign(stripe, scheme, &all, &before.nodes, &barred), &all_of);
+        }
+
+        #[test]
+        fn the_short_cut_to_a_draw_leaves_nobody_out(
+            copyset: u64, a: u64, b: u64, cap_a in 0u64..4, cap_b in 0u64..4, near in 0u64..5
+        ) {
+            let bound = Draw::of(copyset, NodeId(a), cap_a);
+            let draw = Draw::of(copyset, NodeId(b), cap_b);
+            prop_assert_eq!(Draw::before(&bound, copyset, NodeId(b), cap_b), Some(draw).filter(|draw| *draw < bound));
+            // Hashes near 2^64, where the bound is tight.
+            let hash = u64::MAX - (b >> (12 * near));
+            prop_assert!(minus_log2(hash | 1) >= (!(hash | 1)) >> (64 - PLACES));
         }
 
         /// Against exhaustive search on small boards: same level, and never more moves than the best.

@@ -15,6 +15,7 @@ mod plan_test;
 mod look_test;
 
 use farshore_core::id::{NodeId, PackNo};
+use std::collections::BTreeMap;
 
 /// Something to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +41,16 @@ pub struct Rebuild {
     pub priority: Priority,
 }
 
+impl Rebuild {
+    /// Its place among all tasks.
+    pub fn urgency(&self) -> Urgency {
+        (self.priority, self.pack, self.index)
+    }
+}
+
+/// The order of repair; the smaller, the earlier.
+pub type Urgency = (Priority, PackNo, u8);
+
 /// How urgent a task is; the smaller, the more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Priority {
@@ -47,4 +58,14 @@ pub struct Priority {
     pub spare_after_region: i16,
     /// Good shards beyond k now.
     pub spare: i16,
+}
+
+impl Priority {
+    /// For a stripe that needs k shards and has good ones in these regions, one entry for each shard.
+    pub fn of<R: Ord>(k: usize, good: impl IntoIterator<Item = R>) -> Self {
+        let mut by_region = BTreeMap::<R, i16>::new();
+        good.into_iter().for_each(|region| *by_region.entry(region).or_default() += 1);
+        let spare = by_region.values().sum::<i16>() - k as i16;
+        Priority { spare_after_region: spare - by_region.values().max().copied().unwrap_or(0), spare }
+    }
 }

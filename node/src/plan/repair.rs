@@ -50,7 +50,7 @@ pub fn plan_repair(view: &PlanView, limit: usize) -> RepairPlan {
             tasks.extend(view.plan_pack(pack, good));
         }
     }
-    tasks.sort_by_key(|task| (task.priority, task.pack, task.index));
+    tasks.sort_by_key(Rebuild::urgency);
     plan.tasks = tasks.into_iter().take(limit).map(Task::Rebuild).collect();
     plan
 }
@@ -91,7 +91,8 @@ impl PlanView {
             then[usize::from(index)] = Some(to);
             !barred(to, index) && Standing::of(self, &then, stripe.scheme.spread()) < now
         };
-        let priority = self.priority(stripe.scheme.k(), &good);
+        let regions = good.iter().filter_map(|(_, node)| self.region(*node));
+        let priority = Priority::of(stripe.scheme.k(), regions);
         let mut tasks = Vec::new();
         for (index, own) in &changed {
             // Two moves may be good together and bad alone, such as two shards that change regions; then one that takes
@@ -118,15 +119,6 @@ impl PlanView {
             capacity: node.capacity,
         };
         self.nodes.values().filter(keeps).map(candidate).collect()
-    }
-
-    fn priority(&self, k: usize, good: &[(u8, NodeId)]) -> Priority {
-        let mut by_region = BTreeMap::<&Region, i16>::new();
-        for region in good.iter().filter_map(|(_, node)| self.region(*node)) {
-            *by_region.entry(region).or_default() += 1;
-        }
-        let spare = good.len() as i16 - k as i16;
-        Priority { spare_after_region: spare - by_region.values().max().copied().unwrap_or(0), spare }
     }
 }
 
