@@ -4,6 +4,8 @@
 //! Read downwards. The program `farshore-sim` (`src/bin`) adds what a library must not do: it replaces the process's
 //! own clock and randomness.
 
+pub mod fleet;
+
 pub mod scenario;
 
 pub mod mutants;

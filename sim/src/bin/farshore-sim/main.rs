@@ -4,6 +4,8 @@
 
 mod args;
 
+mod fleet;
+
 mod mutants;
 
 mod enumerate;
@@ -50,6 +52,8 @@ enum Verb {
     Mutants(mutants::MutantsArgs),
     /// Crash at every call of a flow, in small worlds
     Enumerate(enumerate::EnumerateArgs),
+    /// Simulate thousands of nodes over years, statistically
+    Fleet(Box<fleet::FleetArgs>),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Shrink(args) => shrink::run(&args),
         Verb::Mutants(args) => Ok(mutants::hunt(&args)),
         Verb::Enumerate(args) => enumerate::run(&args),
+        Verb::Fleet(args) => Ok(fleet::fleet(&args)),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
