@@ -259,12 +259,24 @@ impl<'a> Board<'a> {
         !(self.barred)(self.order[rank].id, shard as u8)
     }
 
+    /// Shards that have room within the caps if nothing is barred.
+    fn room(&self, caps: Caps) -> usize {
+        let mut rooms = vec![0; self.regions];
+        self.region.iter().for_each(|region| rooms[*region] += caps.per_node);
+        rooms.into_iter().map(|room: usize| room.min(caps.per_region)).sum()
+    }
+
     /// Tries one level after the other, strictest first.
     fn seat_all(&self, spread: usize) -> (Level, Seating) {
         if self.order.len() >= self.n {
             for (level, per_region) in [(Level::Full, spread), (Level::Crowded, self.n)] {
                 let per_node = if mutant(Mutant::DoubleUp) { 2 } else { 1 };
-                if let Ok(seats) = Seats::fill(self, Caps { per_node, per_region }, level) {
+                // Without one region, most stripes of a cluster would search in vain.
+                let caps = Caps { per_node, per_region };
+                if self.room(caps) < self.n {
+                    continue;
+                }
+                if let Ok(seats) = Seats::fill(self, caps, level) {
                     return (level, seats);
                 }
             }

@@ -152,7 +152,16 @@ fn shared_repair() -> Result<Vec<Case>, BadFleet> {
     spec.mend = Mend::Shared(Shared { replace_hours: 0.0, link_bytes_s: 1e12, ..Shared::default() });
     let exact = RegionModel::new(grid, &rates)?.lost_by(1.0)?;
     let name = "RS(8,4) 4×3, a dead region's shards rebuilt elsewhere".to_string();
-    cases.push(Case { name, rates: "regions, fast", spec, exact, years: 1.0, rare: false, holds: false, effort: 1_000 });
+    cases.push(Case {
+        name,
+        rates: "regions, fast",
+        spec,
+        exact,
+        years: 1.0,
+        rare: false,
+        holds: false,
+        effort: 1_000,
+    });
     Ok(cases)
 }
 

@@ -183,14 +183,7 @@ impl Fleet {
         let shard_loss = f.node_loss + f.disk_loss;
         let (mend, back) = self.relief();
         let bursts = if self.tilt.is_some() { self.bursts_that_hit().iter().sum() } else { alive * f.burst };
-        [
-            tagged as f64 * shard_loss,
-            alive * f.region_loss,
-            bursts,
-            providers * f.provider_loss,
-            mend,
-            back,
-        ]
+        [tagged as f64 * shard_loss, alive * f.region_loss, bursts, providers * f.provider_loss, mend, back]
     }
 
     /// By region: bursts a year that destroy a node of the group under study.
@@ -200,7 +193,10 @@ impl Fleet {
         if f.burst * f.burst_kill > 0.0 {
             self.tagged().into_iter().for_each(|(_, node)| nodes[self.groups.nodes.region(node)] += 1);
         }
-        nodes.into_iter().map(|count| f.burst * -(f64::from(count) * (-f.burst_kill).ln_1p()).exp_m1()).collect()
+        nodes
+            .into_iter()
+            .map(|count| f.burst * -(f64::from(count) * (-f.burst_kill).ln_1p()).exp_m1())
+            .collect()
     }
 
     /// By region: those that do not.

@@ -198,7 +198,8 @@ impl Tilt {
         let worse = own.max(BURST_KILL);
         let used = if dice.chance(0.5) { worse } else { own };
         // The first that is hit, then each of the others as it comes.
-        let none_before = |p: f64| (0..count).map(move |at| (1.0 - p).powi(at as i32) * p).collect::<Vec<_>>();
+        let none_before =
+            |p: f64| (0..count).map(move |at| (1.0 - p).powi(at as i32) * p).collect::<Vec<_>>();
         let first = dice.pick(&none_before(used));
         let hit: Vec<bool> = (0..count).map(|at| at == first || at > first && dice.chance(used)).collect();
         let likelihood = |p: f64| {
