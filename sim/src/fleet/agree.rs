@@ -234,11 +234,13 @@ mod tests {
     #[test]
     fn tilted_and_plain_runs_agree_under_shared_repair() {
         let mut spec = shared_repair().unwrap().swap_remove(1).spec;
-        spec.failures = Failures { burst: 1.0, burst_kill: 0.1, region_loss: 0.1, ..spec.failures };
+        spec.failures =
+            Failures { node_loss: 4.0, burst: 2.0, burst_kill: 0.1, region_loss: 1.0, ..spec.failures };
         spec.places.iter_mut().for_each(|(_, nodes)| *nodes = 4);
         spec.groups_max = 4;
-        let plain = estimate::plain(&spec, 0.3, 500, 7).unwrap();
-        let rare = estimate::rare(&spec, 0.3, 1_000, 8, false).unwrap();
+        spec.node_bytes *= 4.0 / 64.0 * 30.0 / 12.0;
+        let plain = estimate::plain(&spec, 0.1, 1_500, 7).unwrap();
+        let rare = estimate::rare(&spec, 0.1, 1_500, 8, false).unwrap();
         for (plain, rare) in [(plain.any, rare.any), (plain.stripe, rare.stripe)] {
             let error = plain.error.hypot(rare.error);
             assert!((plain.mean - rare.mean).abs() <= Z_MAX * error, "{plain:?} {rare:?}");
