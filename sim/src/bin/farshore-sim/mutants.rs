@@ -3,7 +3,7 @@
 
 use crate::args::How;
 use crate::batch;
-use crate::child::Job;
+use crate::child::{self, Job};
 use crate::report::Report;
 use clap::Args;
 use farshore_core::mutant::{self, Mutant, MutantError};
@@ -43,7 +43,7 @@ pub fn hunt(args: &MutantsArgs) -> bool {
         eprintln!("{}", MutantError::NotBuilt);
         return false;
     }
-    let mut rows = Vec::new();
+    let mut hunt = Hunt { args, rows: Vec::new(), sane: BTreeMap::new() };
     let mut used = BTreeMap::<Profile, u64>::new();
     if !args.json {
         println!("{}", head());
@@ -54,57 +54,100 @@ pub fn hunt(args: &MutantsArgs) -> bool {
             profile: args.profile.unwrap_or(stated.profile),
             seeds: args.seeds.unwrap_or(stated.seeds),
         };
-        let (seeds, last) = until_caught(args, Some(mutant), bound);
+        let (seeds, last) = hunt.until_caught(mutant, bound);
         let most = used.entry(bound.profile).or_default();
         *most = seeds.max(*most);
-        tell(args, &mut rows, Row::of(mutant, bound, seeds, last));
+        hunt.tell(Row::of(mutant, bound, seeds, last));
     }
     for (profile, seeds) in used {
-        let (_, last) = until_caught(args, None, Bound { profile, seeds });
-        tell(args, &mut rows, Row::sane(profile, seeds, last));
+        let last = hunt.as_it_is(profile, seeds);
+        hunt.tell(Row::sane(profile, seeds, last));
     }
-    let ok = rows.iter().all(|row| row.ok);
+    let ok = hunt.rows.iter().all(|row| row.ok);
     if args.json {
-        let caught = rows.iter().filter(|row| row.ok && row.mutant != "none").count();
+        let caught = hunt.rows.iter().filter(|row| row.ok && row.mutant != "none").count();
         println!("{}", serde_json::json!({"message_type": "summary", "caught": caught, "ok": ok}));
     } else {
-        println!("{}", summary(&rows));
+        println!("{}", summary(&hunt.rows));
     }
     ok
 }
 
-fn tell(args: &MutantsArgs, rows: &mut Vec<Row>, row: Row) {
-    if args.json {
-        let mut line = serde_json::to_value(&row).unwrap_or_default();
-        line["message_type"] = "mutant".into();
-        println!("{line}");
-    } else {
-        println!("{row}");
-    }
-    rows.push(row);
+/// A hunt so far.
+struct Hunt<'a> {
+    args: &'a MutantsArgs,
+    rows: Vec<Row>,
+    /// How the product as it is ended, by world.
+    sane: BTreeMap<(Profile, u64), Ended>,
 }
 
-/// Runs seeds until one is caught. Gives how many it took and how the last one ended.
-fn until_caught(args: &MutantsArgs, mutant: Option<Mutant>, bound: Bound) -> (u64, Ended) {
-    let how = How {
-        json: true,
-        twice: false,
-        jobs: args.jobs,
-        limit: args.limit,
-        inject_nondeterminism: None,
-        mutant,
-    };
-    let seeds = args.start..args.start.saturating_add(bound.seeds);
-    let jobs = seeds.map(|seed| Job::Seed(seed, bound.profile)).collect();
-    let (mut done, mut last) = (0, Ended::Clean);
-    batch::each(jobs, &how, |report| {
-        if last == Ended::Clean {
-            done += 1;
-            last = ended(report);
+impl Hunt<'_> {
+    fn tell(&mut self, row: Row) {
+        if self.args.json {
+            let mut line = serde_json::to_value(&row).unwrap_or_default();
+            line["message_type"] = "mutant".into();
+            println!("{line}");
+        } else {
+            println!("{row}");
         }
-        last == Ended::Clean
-    });
-    (done, last)
+        self.rows.push(row);
+    }
+
+    /// Runs seeds until the defect is caught: a violation where the product as it is shows none. Gives how many seeds
+    /// it took and how the last one ended.
+    fn until_caught(&mut self, mutant: Mutant, bound: Bound) -> (u64, Ended) {
+        let (mut done, mut last) = (0, Ended::Clean);
+        batch::each(self.jobs(bound), &self.how(Some(mutant)), |report| {
+            if last == Ended::Clean {
+                done += 1;
+                let seed = report.seed;
+                last = ended(report);
+                if last != Ended::Clean && self.alone(bound.profile, seed) != Ended::Clean {
+                    last = Ended::Clean;
+                }
+            }
+            last == Ended::Clean
+        });
+        (done, last)
+    }
+
+    /// The product as it is, on one seed.
+    fn alone(&mut self, profile: Profile, seed: u64) -> Ended {
+        if !self.sane.contains_key(&(profile, seed)) {
+            let report = child::run(&Job::Seed(seed, profile), &self.how(None), None);
+            self.sane.insert((profile, seed), ended(report));
+        }
+        self.sane[&(profile, seed)].clone()
+    }
+
+    /// The product as it is, on every seed that was used. Gives the first end that is not clean.
+    fn as_it_is(&mut self, profile: Profile, seeds: u64) -> Ended {
+        let mut jobs = self.jobs(Bound { profile, seeds });
+        jobs.retain(|job| !self.sane.contains_key(&(profile, job.seed())));
+        batch::each(jobs, &self.how(None), |report| {
+            self.sane.insert((profile, report.seed), ended(report));
+            true
+        });
+        let of_profile = self.sane.iter().filter(|((other, _), _)| *other == profile);
+        let mut unclean = of_profile.map(|(_, ended)| ended).filter(|ended| **ended != Ended::Clean);
+        unclean.next().cloned().unwrap_or(Ended::Clean)
+    }
+
+    fn jobs(&self, bound: Bound) -> Vec<Job> {
+        let seeds = self.args.start..self.args.start.saturating_add(bound.seeds);
+        seeds.map(|seed| Job::Seed(seed, bound.profile)).collect()
+    }
+
+    fn how(&self, mutant: Option<Mutant>) -> How {
+        How {
+            json: true,
+            twice: false,
+            jobs: self.args.jobs,
+            limit: self.args.limit,
+            inject_nondeterminism: None,
+            mutant,
+        }
+    }
 }
 
 fn ended(report: Report) -> Ended {
