@@ -127,7 +127,7 @@ mutants! {
     SweepUnconfirmed, "sweep-unconfirmed", "delete-last",
         "The sweeper takes its own replica's word for it that a copy is condemned.";
     SweepFirstLook, "sweep-first-look", "delete-last",
-        "The sweeper deletes what its first look showed, without the second look under lock.";
+        "The sweeper deletes what its first look showed, without a second look.";
     RepairGivesUp, "repair-gives-up", "heals",
         "A pack whose rebuild failed once is never taken up again by the same leader.";
 }

@@ -31,7 +31,7 @@ impl Worker for Sweep {
         // Held first and confirmed then: what is put again from here on stays, and what was put before and is
         // condemned now was not recorded, since that would have raised the generation of its stripe.
         let mut held = shared.store.hold(seen.iter().map(|copy| copy.shard)).await;
-        let unconfirmed = mutant(Mutant::SweepUnconfirmed);
+        let unconfirmed = mutant(Mutant::SweepUnconfirmed) || mutant(Mutant::SweepFirstLook);
         let view = if unconfirmed { shared.view()? } else { shared.confirmed_view().await? };
         let mut copies: Vec<Condemned> = Vec::with_capacity(seen.len());
         for copy in seen {

@@ -15,6 +15,7 @@ use farshore_proto::wire::raft_client::RaftClient;
 use farshore_proto::wire::{RaftMessage, ReadIndexRequest};
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
@@ -89,6 +90,7 @@ impl Consensus {
         });
         let index = index.await?;
         self.applied_at_least(index, deadline).await?;
+        self.inner.confirmed.fetch_max(index, Ordering::Relaxed);
         Ok(index)
     }
 

@@ -46,6 +46,7 @@ use farshore_proto::status::ApiError;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, watch};
 
@@ -120,6 +121,8 @@ pub struct Standing {
     pub last_log: u64,
     /// Index of the last entry applied to the catalogue.
     pub applied: u64,
+    /// Highest index that a leader has confirmed to this node, for a read, since it started.
+    pub confirmed: u64,
     /// Replicas that vote.
     pub voters: BTreeSet<NodeId>,
     /// Replicas that only follow.
@@ -145,6 +148,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     /// Commands this node has under way; more wait.
     proposals: Semaphore,
+    confirmed: AtomicU64,
     /// One catalogue image is received at a time.
     receiving: Mutex<()>,
     _watcher: Owned,
@@ -180,6 +184,7 @@ impl Consensus {
             tuning,
             leadership,
             proposals: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
+            confirmed: AtomicU64::new(0),
             receiving: Mutex::default(),
             _watcher: watcher,
         };
@@ -248,6 +253,7 @@ impl Consensus {
             leadership: leadership_of(self.inner.own, &metrics),
             last_log: metrics.last_log_index.unwrap_or(0),
             applied: metrics.last_applied.map_or(0, |id| id.index),
+            confirmed: self.inner.confirmed.load(Ordering::Relaxed),
             voters: members.voter_ids().map(NodeId).collect(),
             learners: members.learner_ids().map(NodeId).collect(),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
