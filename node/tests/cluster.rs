@@ -251,3 +251,22 @@ async fn a_known_node_does_not_start_on_an_empty_directory() {
     assert!(matches!(started, Err(StartError::Emptied)), "and leaves nothing that would let it: {started:?}");
     cluster.start(2, None).await;
 }
+
+/// Found by the simulator (storm, seed 16): what no snapshot will ever need was counted as bad by every scrub for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spoilt_shard_that_nobody_recorded_is_cleared_away_and_a_good_one_stays() {
+    let cluster = formed().await;
+    let mut client = cluster.client("backup", 1);
+    let repo = client.create_repo().await;
+    client.open_session(repo, SESSION).await;
+    let homes = [0, 1, 2].map(|at| cluster.id(at));
+    client.upload(repo, SESSION, &pack_bytes(1, 300_000), &homes).await;
+    let spoilt = harness::only_shard_file(&cluster.dir(1));
+    flip_byte(&spoilt);
+    assert_eq!(client.scrub().await.bad, 1);
+    eventually(10, "the spoilt shard is gone", || async { cluster.node(1).store().stats().shards == 0 })
+        .await;
+    let again = client.scrub().await;
+    assert_eq!((again.checked, again.bad), (0, 0));
+    assert_eq!(cluster.node(2).store().stats().shards, 1, "a good one may yet be recorded");
+}

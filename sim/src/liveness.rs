@@ -10,8 +10,11 @@ use crate::invariant::Moment;
 use crate::plan::Work;
 use crate::run::{Newest, OPERATION, Run};
 use farshore_client::api::ClusterStatus;
+use farshore_core::catalogue::PackRecord;
 use farshore_core::id::{NodeId, PackNo};
+use farshore_core::placement::{Candidate, Level, assign};
 use farshore_core::topology::NodeState;
+use farshore_node::catalogue::View;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -106,21 +109,53 @@ impl Run<'_> {
         let missed = gone.iter().filter(|n| n.node.state.counts()).count();
         let draining =
             known.iter().filter(|n| n.node.state == NodeState::Draining && self.holds(n.node.id)).count();
-        let ClusterStatus { stale, under_target, unreadable, repair, .. } = status;
+        let ClusterStatus { stale, unreadable, repair, .. } = status;
+        let under_target = self.under_target();
         let work = repair.queued + repair.running;
         let condemned = here.iter().filter(|id| self.owes_sweep(**id)).count();
         let placed = !stale && known.len() == here.len() && away + missed + draining == 0;
-        if placed && *under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0 {
+        if placed && under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0 {
             return None;
         }
         Some(format!(
             "stale {stale}, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
              {under_target} packs under target, {unreadable} unreadable, {work} repairs to do, {condemned} nodes \
-             have to sweep, last error {:?}",
+             have to sweep, last error {:?}{}",
             known.len(),
             here.len(),
-            repair.last_error
+            repair.last_error,
+            self.first_owed()
         ))
+    }
+
+    /// Packs that are not at full strength and could be. One that was coded when there were more nodes has to be coded
+    /// anew for that, which is for the operator to decide.
+    pub(crate) fn under_target(&self) -> usize {
+        let Some(Newest { view, packs }) = &self.newest else { return usize::MAX };
+        let owed =
+            |pack: &&PackRecord| view.is_under_target(pack.no).unwrap_or(true) && !too_wide(view, pack);
+        packs.iter().filter(owed).count()
+    }
+
+    /// What keeps the first pack under target from its strength: who holds it, in which regions, and how they are.
+    fn first_owed(&self) -> String {
+        let Some(Newest { view, packs }) = &self.newest else { return String::new() };
+        let owed = |pack: &&PackRecord| view.is_under_target(pack.no).unwrap_or(false);
+        let Some(pack) = packs.iter().find(owed) else { return String::new() };
+        let place = |node: NodeId| {
+            let at = self.cluster.machine_of(node).map_or(0, |at| self.cluster.machines[at].label);
+            let known = view.node(node).ok().flatten();
+            known.map_or("nobody".into(), |n| format!("p{at} {} {}", n.region, n.state.word()))
+        };
+        let holders = pack.stripe.shards.iter().map(|shard| shard.node.map_or("nobody".into(), place));
+        let nodes = view.nodes().unwrap_or_default();
+        format!(
+            "; pack {} ({}) lies on [{}], nodes are [{}]",
+            pack.id,
+            pack.stripe.scheme,
+            holders.collect::<Vec<_>>().join(", "),
+            nodes.iter().map(|n| place(n.id)).collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// Whether a node still has to delete something.
@@ -179,4 +214,14 @@ impl Run<'_> {
         event!(self.world, 0, "{} snapshots restored, all is well", self.promises.len());
         Ok(())
     }
+}
+
+/// Whether a stripe has more shards than the nodes there are can hold side by side.
+pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
+    let nodes = view.nodes().unwrap_or_default();
+    let usable = nodes.into_iter().filter(|n| n.state.takes_shards());
+    let candidates: Vec<_> =
+        usable.map(|n| Candidate { id: n.id, region: n.region, capacity: n.capacity }).collect();
+    let best = assign(pack.stripe.id, pack.stripe.scheme, &candidates, &[], &|_, _| false);
+    best.level != Level::Full
 }

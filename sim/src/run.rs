@@ -451,7 +451,7 @@ impl<'a> Run<'a> {
                 let id = promise.id.clone();
                 self.promises.push(Arc::new(promise));
                 self.check(Moment::Acknowledged)?;
-                match owed > 0 && self.nothing_wrong(self.well_since, since_us) {
+                match owed > 0 && self.under_target() > 0 && self.nothing_wrong(self.well_since, since_us) {
                     true => {
                         Err(format!("spread: nothing was wrong, and {id} left {owed} packs under target"))
                     }

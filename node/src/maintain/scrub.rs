@@ -1,6 +1,7 @@
 //! Looks for rot before anyone needs the shard: re-reads every shard within the scrub period, and compares what the
 //! catalogue records here with what is here. What looks bad becomes a suspect; the report worker looks once more and
-//! tells the catalogue. Nothing here deletes or mends.
+//! tells the catalogue. Nothing here mends, and nothing
+//! deletes but what is spoilt and known to nobody.
 
 use super::Shared;
 use crate::store::StoreError;
@@ -167,6 +168,27 @@ impl Report {
     }
 }
 
+impl Report {
+    /// What the catalogue does not expect here is nobody's loss, and once it is spoilt no use to anybody either: an
+    /// upload that may yet be recorded counts as missing then, as it should. Left alone it would be found by every
+    /// scrub for ever.
+    async fn clear_away(&self, shard: ShardId) -> Result<(), WorkFailed> {
+        let shared = &self.shared;
+        let held = shared.store.hold([shard]).await;
+        // Held before the catalogue is asked, as for a sweep: what is put again from here on stays.
+        if !shared.store.entry(shard)?.is_some_and(|entry| entry.bad) {
+            return Ok(());
+        }
+        let pack = shared.confirmed_view().await?.pack_of_stripe(shard.stripe)?;
+        let recorded = |pack: &PackRecord| recorded_at(pack, shared.own.id).any(|(id, _)| id == shard);
+        if pack.as_ref().is_some_and(recorded) {
+            return Ok(());
+        }
+        tracing::warn!(%shard, "delete a spoilt shard that the catalogue does not know here");
+        Ok(shared.store.remove(held).await?)
+    }
+}
+
 #[async_trait]
 impl Worker for Report {
     fn name(&self) -> &'static str {
@@ -182,7 +204,9 @@ impl Worker for Report {
             let (_, hash) = recorded_at(&pack, shared.own.id).find(|(id, _)| *id == shard)?;
             Some((pack.no, hash))
         });
-        // What the catalogue does not expect here is nobody's loss.
+        if recorded.is_none() {
+            self.clear_away(shard).await?;
+        }
         if let Some((pack, hash)) = recorded {
             match shared.store.verify(shard, hash).await {
                 // A passing fault: a shard is not given up for one bad read.

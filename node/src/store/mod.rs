@@ -183,7 +183,7 @@ impl ShardStore {
     }
 
     /// Removes shards; not an error if there is none. Only the sweeper may call this, for shards that a confirmed
-    /// catalogue index condemns. Durable on return. Cancel-safe: once begun it is carried through.
+    /// catalogue index condemns, and the report worker, for spoilt ones that a confirmed index does not know. Durable on return. Cancel-safe: once begun it is carried through.
     pub async fn remove(self: &Arc<Self>, held: Held) -> Result<(), StoreError> {
         let store = self.clone();
         uncut(async move {

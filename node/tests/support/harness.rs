@@ -361,6 +361,18 @@ pub fn shard_file(dir: &Path, pack: &PackRecord, index: u8) -> PathBuf {
     dir.join(format!("shards/{:02x}/{stripe}-{index}.shard", stripe.0[0]))
 }
 
+/// The only shard that a node keeps.
+pub fn only_shard_file(dir: &Path) -> PathBuf {
+    let dirs = std::fs::read_dir(dir.join("shards")).unwrap().map(|entry| entry.unwrap().path());
+    let files = dirs.filter(|path| path.is_dir()).flat_map(|dir| std::fs::read_dir(dir).unwrap());
+    let files = files
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "shard"));
+    let files: Vec<PathBuf> = files.collect();
+    assert_eq!(files.len(), 1);
+    files.into_iter().next().unwrap()
+}
+
 /// Flips one byte in the middle of a file.
 pub fn flip_byte(file: &Path) {
     let mut bytes = std::fs::read(file).unwrap();
