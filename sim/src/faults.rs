@@ -197,7 +197,7 @@ impl Run<'_> {
         Ok(match *fault {
             Fault::Crash { node, power, .. } => {
                 let at = node % count;
-                self.faults.holds.get(&Hold::Down(at)).is_none().then(|| self.down(at, power))
+                (!self.faults.holds.contains_key(&Hold::Down(at))).then(|| self.down(at, power))
             }
             Fault::Region { region, loss, .. } => self.lose_region(region, loss),
             Fault::Blackout { .. } => {

@@ -1,6 +1,8 @@
 //! The program as people and CI use it: batches in order, runs compared event by event, plans written and replayed,
 //! pictures that load, and failures that say what to do.
 
+#![expect(clippy::disallowed_methods, reason = "reads what the program wrote")]
+
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -21,7 +21,7 @@ impl Invariant for Bounded {
             true => Ok(1),
             false => Err(format!("{is} {what}, and {most} is the most")),
         };
-        let mut facts = within("sessions are open", scene.view.counts().sessions, SESSIONS_OPEN_MAX as u64)?;
+        let mut facts = within("sessions are open", scene.view.counts().sessions, SESSIONS_OPEN_MAX)?;
         for at in 0..scene.cluster.machines.len() {
             let Some(node) = scene.cluster.node(at) else { continue };
             let repairs = node.shared().repairs.get();

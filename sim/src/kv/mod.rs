@@ -219,10 +219,11 @@ impl SimKv {
     }
     fn scan_all(&self) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
         let state = self.lock();
-        let rows = |(table, rows): (&Table, &Arc<BTreeMap<Vec<u8>, Vec<u8>>>)| {
-            rows.iter().map(|(key, value)| (*table, key.clone(), value.clone())).collect::<Vec<_>>()
-        };
-        state.visible.iter().flat_map(rows).collect()
+        let mut all = Vec::new();
+        for (table, rows) in &state.visible {
+            all.extend(rows.iter().map(|(key, value)| (*table, key.clone(), value.clone())));
+        }
+        all
     }
     /// Counts anew what it takes on the medium.
     fn weigh(&self, state: &mut State) {
