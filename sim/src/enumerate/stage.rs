@@ -41,6 +41,8 @@ pub(super) struct Stage {
     pub(super) tree: Tree,
     /// Machine and file of every shard that the catalogue has ever been seen to record.
     ever_recorded: BTreeSet<(usize, String)>,
+    now_recorded: BTreeSet<(usize, String)>,
+    seen_applied: u64,
     rng: Rng,
 }
 
@@ -60,8 +62,17 @@ impl Stage {
         let agent = Agent::enter(&mut cluster, layout.nodes(), READY).await?;
         let rng = Rng::new(world.seed(), 0x656e);
         let (world, tree) = (world.clone(), Tree::new());
-        let mut stage =
-            Stage { world, cluster, agent, promises: Vec::new(), tree, ever_recorded: BTreeSet::new(), rng };
+        let mut stage = Stage {
+            world,
+            cluster,
+            agent,
+            promises: Vec::new(),
+            tree,
+            ever_recorded: BTreeSet::new(),
+            now_recorded: BTreeSet::new(),
+            seen_applied: 0,
+            rng,
+        };
         stage.edit();
         stage.must_back_up().await?;
         stage.at_rest(None).await?;
@@ -152,21 +163,25 @@ impl Stage {
     /// recorded to hold them, and the file of one that would not.
     fn survivors(&self, pack: &PackRecord) -> (usize, Option<String>) {
         let (mut good, mut bad) = (0, None);
-        for (index, shard) in (0u8..).zip(&pack.stripe.shards) {
-            let Some(at) = shard.node.and_then(|id| self.cluster.machine_of(id)) else { continue };
-            let machine = &self.cluster.machines[at];
-            let name = file_name(ShardId { stripe: pack.stripe.id, index });
-            let whole = machine.disk.durable(&name).is_some_and(|bytes| {
-                let header = bytes.get(..SHARD_HEADER_BYTES).and_then(|head| ShardHeader::decode(head).ok());
-                header.is_some_and(|header| header.hash == shard.hash) && is_whole(&bytes)
-            });
-            if whole {
+        for (at, file) in self.recorded(pack) {
+            if self.is_whole(at, &file, pack) {
                 good += 1;
             } else {
-                bad = Some(format!("p{} {name}", machine.label));
+                bad = Some(format!("p{} {file}", self.cluster.machines[at].label));
             }
         }
         (good, bad)
+    }
+
+    /// Whether a machine has a shard of a pack in this file, durable, whole, and the one that is recorded.
+    fn is_whole(&self, at: usize, file: &str, pack: &PackRecord) -> bool {
+        let Some(bytes) = self.cluster.machines[at].disk.durable(file) else { return false };
+        let header = bytes.get(..SHARD_HEADER_BYTES).and_then(|head| ShardHeader::decode(head).ok());
+        let recorded = header.is_some_and(|header| {
+            let shard = pack.stripe.shards.get(usize::from(header.id.index));
+            shard.is_some_and(|shard| shard.hash == header.hash && file_name(header.id) == file)
+        });
+        recorded && is_whole(&bytes)
     }
 
     /// At every moment enough recorded shards of every pack are durable.
@@ -184,12 +199,29 @@ impl Stage {
         Ok(())
     }
 
-    /// Notes who is recorded to hold what.
+    /// Notes who is recorded to hold what. Copy before condemn: whoever is recorded anew holds the shard durably.
     pub(super) fn note_holders(&mut self) -> Result<(), Violation> {
-        for pack in self.packs()? {
-            let now = self.recorded(&pack);
-            self.ever_recorded.extend(now);
+        let view = self.view()?;
+        // After a crash the replica that was ahead may be missing for a while; then nothing in sight is new.
+        if view.applied() <= self.seen_applied {
+            return Ok(());
         }
+        self.seen_applied = view.applied();
+        let mut now = BTreeSet::new();
+        for pack in packs(&view).map_err(|e| e.to_string())? {
+            for (at, file) in self.recorded(&pack) {
+                let whole = || self.is_whole(at, &file, &pack);
+                if !self.now_recorded.contains(&(at, file.clone())) && !whole() {
+                    let label = self.cluster.machines[at].label;
+                    return Err(format!(
+                        "copy-before-condemn: p{label} is recorded to hold {file} and does not"
+                    ));
+                }
+                now.insert((at, file));
+            }
+        }
+        self.ever_recorded.extend(now.iter().cloned());
+        self.now_recorded = now;
         Ok(())
     }
 
