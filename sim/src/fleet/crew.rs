@@ -90,6 +90,9 @@ impl Fleet {
             self.cancel((group, index as u8));
             seats[index] = good[index];
         }
+        if seats == good && !good.contains(&NONE) && !self.crew.below_target.contains(&group) {
+            return;
+        }
         let (wanted, level) = self.groups.wanted(group, &seats);
         match level {
             Level::Full => self.crew.below_target.remove(&group),

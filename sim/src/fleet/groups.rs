@@ -151,7 +151,7 @@ impl Groups {
         };
         for group in 0..count as GroupIx {
             for region in 0..regions {
-                let (head, bound) = this.draw_head(group, region, n + HEAD_SPARE);
+                let (head, bound) = this.draw_head(group, region);
                 this.heads.push(head);
                 this.bounds.push(bound);
             }
@@ -267,47 +267,52 @@ impl Groups {
     fn first_of(&mut self, group: GroupIx, region: usize, most: usize, chosen: &mut Vec<NodeIx>) {
         let at = group as usize * self.spec.places.len() + region;
         let before = chosen.len();
-        let mut length = self.n + HEAD_SPARE;
-        loop {
-            for node in &self.heads[at] {
-                if chosen.len() - before >= most {
-                    return;
-                }
-                if self.nodes.takes_shards(*node) && !chosen.contains(node) {
-                    chosen.push(*node);
-                }
-            }
-            let here = &self.nodes.alive[region];
-            let others = here.iter().filter(|node| self.nodes.takes_shards(**node));
-            let others = others.filter(|node| !chosen[..before].contains(node)).count();
-            // The list may be short because there is nobody else, which a look at the region settles.
-            if chosen.len() - before >= most.min(others) {
+        for node in &self.heads[at] {
+            if chosen.len() - before >= most {
                 return;
             }
-            chosen.truncate(before);
-            length *= 2;
-            (self.heads[at], self.bounds[at]) = self.draw_head(group, region, length);
+            if self.nodes.takes_shards(*node) && !chosen.contains(node) {
+                chosen.push(*node);
+            }
+        }
+        let free = |node: &NodeIx| self.nodes.takes_shards(*node) && !chosen[..before].contains(node);
+        let others: Vec<NodeIx> = self.nodes.alive[region].iter().copied().filter(free).collect();
+        // The list may be short because there is nobody else.
+        if chosen.len() - before >= most.min(others.len()) {
+            return;
+        }
+        let found = first_drawn(group, &others, most);
+        chosen.truncate(before);
+        chosen.extend(found.into_iter().map(|(_, node)| node));
+        if self.heads[at].iter().any(|node| !self.nodes.all[*node as usize].data) {
+            (self.heads[at], self.bounds[at]) = self.draw_head(group, region);
         }
     }
 
     /// The first nodes with data of a region in a group's order.
-    fn draw_head(&self, group: GroupIx, region: usize, length: usize) -> (Vec<NodeIx>, Draw) {
-        let mut head: Vec<(Draw, NodeIx)> = Vec::with_capacity(length + 1);
-        for node in &self.nodes.alive[region] {
-            let draw = match head.last() {
-                Some((bound, _)) if head.len() >= length => {
-                    Draw::before(bound, group.into(), id_of(*node), CAPACITY)
-                }
-                _ => Some(draw_of(group, *node)),
-            };
-            let Some(draw) = draw else { continue };
-            let place = head.partition_point(|(other, _)| *other < draw);
-            head.insert(place, (draw, *node));
-            head.truncate(length);
-        }
+    fn draw_head(&self, group: GroupIx, region: usize) -> (Vec<NodeIx>, Draw) {
+        let head = first_drawn(group, &self.nodes.alive[region], self.n + HEAD_SPARE);
         let bound = head.last().map_or(draw_of(group, 0), |(draw, _)| *draw);
         (head.into_iter().map(|(_, node)| node).collect(), bound)
     }
+}
+
+/// The first of these nodes in a group's order.
+fn first_drawn(group: GroupIx, nodes: &[NodeIx], most: usize) -> Vec<(Draw, NodeIx)> {
+    let mut first: Vec<(Draw, NodeIx)> = Vec::with_capacity(most + 1);
+    for node in nodes {
+        let draw = match first.last() {
+            Some((bound, _)) if first.len() >= most => {
+                Draw::before(bound, group.into(), id_of(*node), CAPACITY)
+            }
+            _ => Some(draw_of(group, *node)),
+        };
+        let Some(draw) = draw else { continue };
+        let place = first.partition_point(|(other, _)| *other < draw);
+        first.insert(place, (draw, *node));
+        first.truncate(most);
+    }
+    first
 }
 
 fn draw_of(group: GroupIx, node: NodeIx) -> Draw {
