@@ -189,7 +189,11 @@ impl Node {
     }
     /// Ends once the node can no longer take part, with the reason.
     pub async fn failed(&self) -> String {
-        self.shared.consensus.stopped().await
+        tokio::select! {
+            biased;
+            why = self.shared.consensus.stopped() => format!("the catalogue replica stopped: {why}"),
+            why = self.shared.store.failed() => why,
+        }
     }
     /// The replica, for checks from outside.
     pub fn consensus(&self) -> &Consensus {
@@ -236,8 +240,8 @@ pub enum RunError {
     /// It never started.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Its replica of the catalogue stopped: damaged, or its disk failed.
-    #[error("the node's catalogue replica stopped: {0}")]
+    /// One of its stores is damaged, or its disk failed. Started again, the node recovers what can be recovered.
+    #[error("{0}")]
     Failed(String),
 }
 

@@ -256,7 +256,7 @@ impl Day {
         loop {
             let found = self.agent.scrub().await?;
             self.healed().await?;
-            if found.bad + found.missing == 0 {
+            if found.bad + found.missing == 0 && found.failed.is_empty() {
                 return Ok(());
             }
             if Instant::now() > deadline {

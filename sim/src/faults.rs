@@ -3,6 +3,7 @@
 
 use crate::cluster::Violation;
 use crate::event;
+use crate::invariant::Moment;
 use crate::medium::Ops;
 use crate::net::Label;
 use crate::plan::{Fault, Loss};
@@ -120,7 +121,8 @@ impl Begun {
 impl Run<'_> {
     /// A fault's time has come.
     pub(crate) fn strike(&mut self, fault: Fault) -> Result<(), Violation> {
-        self.refresh()?;
+        // What disks did before is seen as they were before.
+        self.check(Moment::Step)?;
         let now = self.world.now_us();
         self.faults.now_us = now;
         if !self.backing_up() {
@@ -180,6 +182,7 @@ impl Run<'_> {
     }
 
     fn end_fault(&mut self, number: u64, undo: Vec<Undo>) -> Result<(), Violation> {
+        self.check(Moment::Step)?;
         let now = self.world.now_us();
         if let Some(Active { kind, shown, machines, .. }) = self.faults.active.remove(&number) {
             event!(self.world, 0, "over: {kind}");

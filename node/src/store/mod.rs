@@ -172,6 +172,12 @@ impl ShardStore {
         self.options
     }
 
+    /// Ends once the index can take nothing more before it is opened again, with the reason. A node that stayed would
+    /// look alive and refuse every shard.
+    pub async fn failed(&self) -> String {
+        format!("the shard index failed: {}", self.index.failed().await)
+    }
+
     /// The index entry of a shard.
     pub fn entry(&self, id: ShardId) -> Result<Option<Entry>, StoreError> {
         Ok(self.index.get(id)?)

@@ -31,7 +31,8 @@ impl Invariant for Whole {
             for path in machine.disk.names("shards/").into_iter().filter(|path| is_shard(path)) {
                 facts += 1;
                 let file = file_of(&path);
-                if !scene.truth.is_damaged(at, file) && !scene.truth.is_durable(scene.cluster, at, file) {
+                let whole = || machine.disk.visible(&path).is_some_and(|bytes| is_whole(&bytes));
+                if !scene.truth.is_damaged(at, file) && !whole() {
                     return Err(format!("{file} on p{} is neither whole nor absent", machine.label));
                 }
             }
