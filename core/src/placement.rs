@@ -707,7 +707,7 @@ mod tests {
             let copyset = copyset_of(stripe, scheme.n(), all.len());
             let places = all.clone();
             let barred = |id: NodeId, index: u8| {
-                !before.nodes[usize::from(index)].is_some_and(|node| node == id)
+                before.nodes[usize::from(index)] != Some(id)
                     && places.iter().position(|c| c.id == id).is_some_and(|at| gone.contains(&at))
             };
             let all_of = assign(stripe, scheme, &all, &before.nodes, &barred);

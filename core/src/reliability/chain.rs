@@ -156,18 +156,15 @@ pub fn serial(n: usize, loss: f64, repairs: &[f64], survivors: f64) -> Result<Ch
         return Err(BadModel::Shape("at least one piece is needed"));
     }
     let mut chain = Chain::new(deepest + 1)?;
-    for lost in 0..=deepest {
+    for (lost, repair) in repairs.iter().enumerate() {
         let next = (n - lost) as f64 * loss;
-        if lost == deepest {
-            chain.lose(lost, next)?;
-            continue;
-        }
         // Only the step into the deepest state can meet a pattern that is lost.
         let share = if lost + 1 == deepest { survivors } else { 1.0 };
         chain.step(lost, lost + 1, next * share)?;
         chain.lose(lost, next * (1.0 - share))?;
-        chain.step(lost + 1, lost, repairs[lost])?;
+        chain.step(lost + 1, lost, *repair)?;
     }
+    chain.lose(deepest, (n - deepest) as f64 * loss)?;
     Ok(chain)
 }
 

@@ -40,7 +40,7 @@ impl Grid {
     /// A scheme that fills every one of its regions to its spread limit; others are no grid.
     pub fn of(scheme: Scheme) -> Result<Self, BadModel> {
         let spread = usize::from(scheme.spread()).min(scheme.n());
-        if scheme.n() % spread != 0 {
+        if !scheme.n().is_multiple_of(spread) {
             return Err(BadModel::Shape("the scheme does not hold equally many shards in every region"));
         }
         Grid::new(scheme.n() / spread, spread, 0, scheme.m())
