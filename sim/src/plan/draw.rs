@@ -135,7 +135,7 @@ pub fn draw(seed: u64, profile: Profile) -> Plan {
         relapse(&mut rng, &layout, &knobs, length, &mut steps);
     }
     steps.sort_by_key(|step| step.at_ms);
-    Plan { version: PLAN_VERSION, seed, profile, layout, knobs, steps }
+    Plan { version: PLAN_VERSION, seed, profile, layout, knobs, steps, story: String::new() }
 }
 
 /// Faults that come just as a backup begins: what is under way for a moment only is hardly met by chance.

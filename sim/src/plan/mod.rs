@@ -65,6 +65,9 @@ pub struct Plan {
     pub knobs: Knobs,
     /// What happens, by time.
     pub steps: Vec<Step>,
+    /// For a plan that is kept: what it showed when it was found.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub story: String,
 }
 
 /// Machines by region.
