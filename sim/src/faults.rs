@@ -434,7 +434,7 @@ impl Run<'_> {
         let Some(newest) = &self.newest else { return false };
         let (cluster, truth) = (&self.cluster, &mut self.truth);
         let enough =
-            newest.packs.iter().all(|pack| truth.good(cluster, pack, |m| m != at) >= pack.stripe.scheme.k());
+            newest.packs.iter().all(|pack| truth.sure(cluster, pack, |m| m != at) >= pack.stripe.scheme.k());
         let others = self.faults.hurt.iter().any(|hurt| *hurt != at);
         let voters = self.voters();
         let left = voters.iter().filter(|v| v.is_some_and(|v| v != at)).count();
@@ -501,7 +501,7 @@ impl Run<'_> {
         let (cluster, truth) = (&self.cluster, &mut self.truth);
         let mut may = BTreeSet::new();
         for pack in &newest.packs {
-            let spare = truth.good(cluster, pack, |_| true) > pack.stripe.scheme.k();
+            let spare = truth.sure(cluster, pack, |_| true) > pack.stripe.scheme.k();
             let here = Truth::places(cluster, pack).into_iter().flatten().filter(|(m, _)| *m == at && spare);
             // One of each stripe: a swap takes two.
             may.extend(here.take(1).map(|(_, file)| file));

@@ -11,7 +11,7 @@ use crate::plan::Work;
 use crate::run::{Newest, OPERATION, Run};
 use farshore_client::api::ClusterStatus;
 use farshore_core::catalogue::PackRecord;
-use farshore_core::id::{NodeId, PackNo};
+use farshore_core::id::NodeId;
 use farshore_core::placement::{Candidate, Level, assign};
 use farshore_core::topology::NodeState;
 use farshore_node::catalogue::View;
@@ -165,12 +165,11 @@ impl Run<'_> {
         self.newest.as_ref().is_none_or(owes)
     }
 
-    /// Whether the catalogue still counts on a node.
+    /// Whether the catalogue still counts on a node for a pack that other nodes could hold.
     fn holds(&self, id: NodeId) -> bool {
-        let held = |newest: &Newest| {
-            newest.view.packs_held_by(id, PackNo(0), 1).is_ok_and(|page| !page.rows.is_empty())
-        };
-        self.newest.as_ref().is_none_or(held)
+        let Some(Newest { view, packs }) = &self.newest else { return true };
+        let held = |pack: &&PackRecord| pack.stripe.shards.iter().any(|shard| shard.node == Some(id));
+        packs.iter().filter(held).any(|pack| !too_wide(view, pack))
     }
 
     /// Scrubs until nothing is found. What is found is reported and repaired.

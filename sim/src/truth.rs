@@ -144,6 +144,13 @@ impl Truth {
         pack.stripe.shards.iter().map(|shard| shard.node).enumerate().map(place).collect()
     }
 
+    /// How many shards of a pack a further fault may count on: good ones on machines that `admit` admits, whose disks
+    /// neither lie nor have given errors. A disk that fails to read a good shard again and again has lost it, too.
+    pub fn sure(&mut self, cluster: &Cluster, pack: &PackRecord, admit: impl Fn(usize) -> bool) -> usize {
+        let failing = self.failing.clone();
+        self.good(cluster, pack, |at| admit(at) && !failing.contains(&at))
+    }
+
     /// How many shards of a pack are good on machines that `admit` admits; those that lie are never counted on.
     pub fn good(&mut self, cluster: &Cluster, pack: &PackRecord, admit: impl Fn(usize) -> bool) -> usize {
         let places = Self::places(cluster, pack).into_iter().flatten();

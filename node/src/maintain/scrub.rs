@@ -10,8 +10,10 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, PackRecord};
 use farshore_core::id::{NodeId, PackNo, ShardHash, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Shards of one pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -159,12 +161,19 @@ pub struct Report {
     shared: Arc<Shared>,
     /// The last one looked at, so that a suspect that cannot be settled does not hold up the others.
     last: Option<ShardId>,
+    /// Suspects found bad: how often in a row, and not before when they are looked at again. Bounded by the suspects.
+    doubts: BTreeMap<ShardId, (u8, Instant)>,
 }
+
+/// Looks in a row that must find a shard bad before the catalogue is told, and time between them: a disk that fails for
+/// a moment must not cost good shards, since what the catalogue does not count on any more is deleted.
+const LOOKS: u8 = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(1_500);
 
 impl Report {
     /// Begins with the first suspect.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Report { shared, last: None }
+        Report { shared, last: None, doubts: BTreeMap::new() }
     }
 }
 
@@ -199,6 +208,10 @@ impl Worker for Report {
         let shared = &self.shared;
         let Some(shard) = shared.reports.next(self.last) else { return Ok(Pace::Idle) };
         self.last = Some(shard);
+        if self.doubts.get(&shard).is_some_and(|(_, again)| Instant::now() < *again) {
+            let pause = LOOK_AGAIN / u32::try_from(shared.reports.len()).unwrap_or(u32::MAX).max(1);
+            return Ok(Pace::Throttled(pause.clamp(PAUSE_MIN, LOOK_AGAIN / 4)));
+        }
         let pack = shared.confirmed_view().await?.pack_of_stripe(shard.stripe)?;
         let recorded = pack.and_then(|pack| {
             let (_, hash) = recorded_at(&pack, shared.own.id).find(|(id, _)| *id == shard)?;
@@ -214,6 +227,11 @@ impl Worker for Report {
                 Err(why @ (StoreError::Missing(_) | StoreError::Corrupt(..))) => {
                     // A disk that is gone or fails altogether is no witness against single shards.
                     shared.store.check_disk().await?;
+                    let (looks, again) = self.doubts.entry(shard).or_insert((0, Instant::now()));
+                    (*looks, *again) = (*looks + 1, Instant::now() + LOOK_AGAIN);
+                    if *looks < LOOKS {
+                        return Ok(Pace::Busy);
+                    }
                     tracing::warn!(%shard, pack = pack.0, %why, "tell the catalogue that a shard is bad");
                     shared
                         .propose(Command::ShardBad { pack, index: shard.index, node: shared.own.id })
@@ -223,6 +241,7 @@ impl Worker for Report {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.doubts.remove(&shard);
         shared.reports.settled(shard);
         Ok(Pace::Busy)
     }

@@ -102,7 +102,12 @@ fn entries_under(index: &Index, first: u8) -> Result<BTreeMap<ShardId, Entry>, S
 }
 
 /// The entry that a file's header asks for. The payload is checked when it is read.
-async fn adopt(host: &Host, cluster: ClusterId, id: ShardId, len: u64) -> Result<Entry, StoreError> {
+pub(super) async fn adopt(
+    host: &Host,
+    cluster: ClusterId,
+    id: ShardId,
+    len: u64,
+) -> Result<Entry, StoreError> {
     let bytes = match host.disk.read(&super::file_name(id), 0, SHARD_HEADER_BYTES).await {
         // One bad sector must not keep a node with a million good shards from starting.
         Err(e) if is_damage(&e) => return Ok(Entry::unreadable(len)),

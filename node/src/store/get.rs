@@ -1,5 +1,7 @@
 //! Reading a shard: nothing leaves before it has been checked against the recorded hash.
 
+use super::audit::adopt;
+use super::index::{self, Entry};
 use super::{ShardStore, StoreError, file_name};
 use bytes::Bytes;
 use farshore_core::host::compute;
@@ -67,7 +69,10 @@ impl ShardStore {
     /// Reads a whole shard and compares it with `hash`, also one that was found damaged before. The outcome is
     /// remembered.
     pub async fn verify(self: &Arc<Self>, id: ShardId, hash: ShardHash) -> Result<(), StoreError> {
-        let entry = self.index.get(id)?.ok_or(StoreError::Missing(id))?;
+        let mut entry = self.index.get(id)?.ok_or(StoreError::Missing(id))?;
+        if entry.payload_len == 0 {
+            entry = self.ask_again(id).await?;
+        }
         if entry.hash != hash {
             return Err(StoreError::Corrupt(id, "it has another hash than the catalogue records".into()));
         }
@@ -75,6 +80,17 @@ impl ShardStore {
         let mut reader = self.open_reader(id, hash, entry.payload_len, whole).await?;
         while reader.next().await?.is_some() {}
         self.mark(id, hash, false).await
+    }
+
+    /// A file whose header could not be read at the start may say by now what it is.
+    async fn ask_again(&self, id: ShardId) -> Result<Entry, StoreError> {
+        let lock = self.lock_of(id);
+        let _held = lock.lock().await;
+        let old = self.index.get(id)?.ok_or(StoreError::Missing(id))?;
+        let len = self.host.disk.len(&file_name(id)).await?.ok_or(StoreError::Missing(id))?;
+        let entry = Entry { session: old.session, ..adopt(&self.host, self.cluster, id, len).await? };
+        self.index.write(vec![index::set(id, &entry)])?;
+        Ok(entry)
     }
 
     async fn open_reader(
