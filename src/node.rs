@@ -50,7 +50,7 @@ async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
         biased;
         result = stop_signal() => result?,
         failed = wait_and_put_away => return failed,
-        why = node.failed() => return Err(Exit::failure(format!("{why}"))),
+        why = node.failed() => return Err(Exit::failure(why)),
     }
     node.stop().await;
     Ok(crate::exit::OK)
