@@ -94,6 +94,15 @@ impl Consensus {
         Ok(index)
     }
 
+    /// Like [`Consensus::read_index`], in one attempt, only if this node leads.
+    pub async fn read_index_leading(&self) -> Result<u64, ConsensusError> {
+        let deadline = self.deadline();
+        let index = self.confirm_here(deadline).await.map_err(Attempt::into_error)?;
+        self.applied_at_least(index, deadline).await?;
+        self.inner.confirmed.fetch_max(index, Ordering::Relaxed);
+        Ok(index)
+    }
+
     /// Waits until this replica has applied `index`.
     pub async fn applied_at_least(&self, index: u64, deadline: Instant) -> Result<(), ConsensusError> {
         let mut metrics = self.inner.replica.metrics();
@@ -124,11 +133,16 @@ impl Consensus {
     }
 
     /// One attempt to carry out a command, only if this node leads: for what the leader decides by itself, which a
-    /// node that leads no more must not decide.
+    /// node that leads no more must not decide, nor one that leads again.
     pub async fn propose_leading(&self, command: Command) -> Result<Reply, ConsensusError> {
         let deadline = self.deadline();
+        let term = || self.inner.leadership.borrow().term;
+        let before = term();
         let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
         let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
+        if term() != before {
+            return Err(ConsensusError::NoQuorum("the term has changed".into()));
+        }
         self.propose_here(command, deadline).await.map_err(Attempt::into_error)
     }
 

@@ -47,6 +47,12 @@ impl CatalogueService {
         self.shared.view().map_err(internal)
     }
 
+    /// The same, but only if it is this node that leads.
+    async fn read_leading(&self) -> Result<View, ApiError> {
+        self.shared.consensus.read_index_leading().await?;
+        self.shared.view().map_err(internal)
+    }
+
     /// Any state at or after the opening of the session: a chunk seen there is not deleted before the session ends, and
     /// one condemned later is only sent once too often (DESIGN section 5).
     async fn read_since_opening(&self, session: SessionId) -> Result<View, ApiError> {
@@ -105,11 +111,20 @@ impl CatalogueService {
     }
 
     async fn renew_here(&self, session: SessionId) -> Result<wire::RenewSessionReply, ApiError> {
-        // Confirmed, so that a deposed leader does not promise what its successor may end.
-        if self.read().await?.session(session).map_err(internal)?.is_none() {
+        let no_longer = || ApiError::NoQuorum("this node no longer leads".into());
+        // Confirmed for this very node, so that a deposed leader does not promise what its successor may end: who leads
+        // in a term after the confirmation as before it, has led all the while.
+        let term = self.shared.leading().ok_or_else(no_longer)?;
+        if self.read_leading().await?.session(session).map_err(internal)?.is_none() {
             return Err(no_session(session));
         }
-        self.shared.leases.renew(session, Instant::now());
+        if self.shared.leading() != Some(term) {
+            return Err(no_longer());
+        }
+        if !self.shared.leases.renew(term, session, Instant::now()) {
+            // Asked again, it is answered by what became of it.
+            return Err(ApiError::NoQuorum(format!("session {session:?} cannot be renewed at the moment")));
+        }
         Ok(wire::RenewSessionReply {})
     }
 
