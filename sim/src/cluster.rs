@@ -282,6 +282,17 @@ impl Cluster {
         }
     }
 
+    /// Power fails on a machine whose process has ended before; on a running one as well.
+    pub fn lose_power(&mut self, at: usize) {
+        if self.running(at) {
+            return self.crash(at, true);
+        }
+        let machine = &mut self.machines[at];
+        event!(self.world, machine.label, "loses power while it is off");
+        machine.stores.crash();
+        machine.disk.crash();
+    }
+
     /// Whether a machine's node is running.
     pub fn running(&self, at: usize) -> bool {
         self.machines[at].process.is_some()
