@@ -263,6 +263,10 @@ async fn a_spoilt_shard_that_nobody_recorded_is_cleared_away_and_a_good_one_stay
     client.upload(repo, SESSION, &pack_bytes(1, 300_000), &homes).await;
     let spoilt = harness::only_shard_file(&cluster.dir(1));
     flip_byte(&spoilt);
+    assert_eq!(client.scrub().await.bad, 1, "its session may yet record it");
+    assert_eq!(cluster.node(1).store().stats().shards, 1);
+    let close = wire::CloseSessionRequest { session: raw(SESSION.as_bytes()) };
+    client.catalogue.close_session(close).await.unwrap();
     assert_eq!(client.scrub().await.bad, 1);
     eventually(10, "the spoilt shard is gone", || async { cluster.node(1).store().stats().shards == 0 })
         .await;

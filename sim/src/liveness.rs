@@ -26,7 +26,7 @@ const HEALED: Duration = Duration::from_secs(900);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// Scrubs until nothing more is found, at most.
-const SCRUBS_MAX: u32 = 8;
+const SCRUBS_MAX: u32 = 16;
 
 impl Run<'_> {
     /// From the end of the last fault to the last check.

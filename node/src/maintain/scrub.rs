@@ -178,9 +178,9 @@ impl Report {
 }
 
 impl Report {
-    /// What the catalogue does not expect here is nobody's loss, and once it is spoilt no use to anybody either: an
-    /// upload that may yet be recorded counts as missing then, as it should. Left alone it would be found by every
-    /// scrub for ever.
+    /// What the catalogue does not expect here is nobody's loss, and once it is spoilt no use to anybody either. A rebuild
+    /// or an upload that may yet be recorded is left alone until nobody writes. Left alone for good it would be found by
+    /// every scrub for ever.
     async fn clear_away(&self, shard: ShardId) -> Result<(), WorkFailed> {
         let shared = &self.shared;
         let held = shared.store.hold([shard]).await;
@@ -188,10 +188,17 @@ impl Report {
         if !shared.store.entry(shard)?.is_some_and(|entry| entry.bad) {
             return Ok(());
         }
-        let pack = shared.confirmed_view().await?.pack_of_stripe(shard.stripe)?;
-        let recorded = |pack: &PackRecord| recorded_at(pack, shared.own.id).any(|(id, _)| id == shard);
-        if pack.as_ref().is_some_and(recorded) {
+        let view = shared.confirmed_view().await?;
+        // While anybody writes, a receipt for it may yet be recorded, and the file may yet be readable again.
+        if view.counts().sessions > 0 {
             return Ok(());
+        }
+        if let Some(pack) = view.pack_of_stripe(shard.stripe)? {
+            let recorded = recorded_at(&pack, shared.own.id).any(|(id, _)| id == shard);
+            // A rebuild may be about to record it.
+            if recorded || view.is_under_target(pack.no)? {
+                return Ok(());
+            }
         }
         tracing::warn!(%shard, "delete a spoilt shard that the catalogue does not know here");
         Ok(shared.store.remove(held).await?)

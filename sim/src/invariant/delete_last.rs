@@ -11,6 +11,9 @@ use farshore_node::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
+/// Log entries that a replica may apply between being told an index and reading its catalogue.
+const APPLIED_MEANWHILE: u64 = 4;
+
 /// What goes is not needed.
 #[derive(Default)]
 pub struct DeleteLast {
@@ -68,7 +71,9 @@ impl Invariant for DeleteLast {
         if scene.view.applied() > self.applied {
             let now = Self::condemned_now(scene)?;
             for copy in &now {
-                self.condemned.entry(copy.clone()).or_insert(self.applied);
+                // Between the word of the leader and the look at the catalogue a few more entries may be applied, and
+                // all that is applied is committed.
+                self.condemned.entry(copy.clone()).or_insert(self.applied.saturating_sub(APPLIED_MEANWHILE));
             }
             self.check_confirmed(scene)?;
             self.condemned.retain(|copy, _| now.contains(copy));
