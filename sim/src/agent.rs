@@ -107,7 +107,7 @@ impl Agent {
         let opened = Self::begin(cluster, "inspector", move |client| async move {
             let mut opened = Vec::new();
             for number in 0..count {
-                let name = crate::run::repository(number);
+                let name = crate::plan::repository_name(number);
                 let repository = client.open_repository(&name, PASSPHRASE).await;
                 opened.push(repository.map_err(|e| format!("live: repository {name} does not open: {e}"))?);
             }

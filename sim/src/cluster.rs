@@ -12,11 +12,13 @@ use crate::plan::Layout;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
+use farshore_core::catalogue::PackRecord;
 use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
 use farshore_core::limits::PAGE_ROWS_MAX;
+use farshore_core::placement::{Candidate, Level, assign};
 use farshore_core::topology::{Name, Region};
 use farshore_node::Node;
 use farshore_node::catalogue::View;
@@ -402,7 +404,7 @@ impl Cluster {
             let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(|e| e.to_string())?;
             for pack in page.rows {
                 let at_target = pack.stripe.at_target(|id| machines.get(&id).map(|m| &m.region));
-                if !at_target && !crate::liveness::too_wide(&view, &pack) {
+                if !at_target && !too_wide(&view, &pack) {
                     return Err(format!("spread: pack {} is not where its policy wants it", pack.id));
                 }
                 for (index, shard) in pack.stripe.shards.iter().enumerate() {
@@ -421,6 +423,16 @@ impl Cluster {
         machine.disk.rot(|name| recorded.contains(&(machine.label, file_of(name).to_string())));
         Ok(())
     }
+}
+
+/// Whether a stripe has more shards than the nodes there are can hold side by side.
+pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
+    let nodes = view.nodes().unwrap_or_default();
+    let usable = nodes.into_iter().filter(|n| n.state.takes_shards());
+    let candidates: Vec<_> =
+        usable.map(|n| Candidate { id: n.id, region: n.region, capacity: n.capacity }).collect();
+    let best = assign(pack.stripe.id, pack.stripe.scheme, &candidates, &[], &|_, _| false);
+    best.level != Level::Full
 }
 
 /// A path without its directory.

@@ -12,15 +12,9 @@ pub mod mutants;
 
 pub mod run;
 
-pub mod liveness;
-
-pub mod faults;
-
 pub mod day;
 
 pub mod enumerate;
-
-pub mod agent;
 
 pub mod misconduct;
 
@@ -28,13 +22,15 @@ pub mod trespass;
 
 pub mod invariant;
 
+pub mod agent;
+
 pub mod truth;
 
 pub mod coverage;
 
-pub mod plan;
-
 pub mod cluster;
+
+pub mod plan;
 
 pub mod linear;
 
@@ -44,9 +40,9 @@ pub mod net;
 
 pub mod contents;
 
-pub mod disk;
-
 pub mod kv;
+
+pub mod disk;
 
 pub mod medium;
 

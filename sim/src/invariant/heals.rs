@@ -1,6 +1,6 @@
 //! Invariant 12. Source: DESIGN 13.12; the liveness phase of TigerBeetle's simulator.
 //!
-//! `liveness.rs` waits for the cluster's own word, within a stated virtual time. Here that word is compared with the
+//! `run/liveness.rs` waits for the cluster's own word, within a stated virtual time. Here that word is compared with the
 //! truth: every shard has its place and its file, and nothing is condemned that is not gone.
 
 use super::{Invariant, Moment, Scene};

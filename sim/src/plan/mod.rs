@@ -407,3 +407,8 @@ impl Plan {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
+
+/// Name of a repository by its number.
+pub fn repository_name(number: usize) -> String {
+    format!("repo{number}")
+}

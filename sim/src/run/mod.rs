@@ -1,16 +1,19 @@
 //! Runs a drawn plan: clients do their work, faults come and go at their times, invariants are looked at all along.
 //! Then faults stop, and everything must come back (`liveness.rs`).
 
+pub mod liveness;
+
+pub mod faults;
+
 use crate::agent::{Agent, Failure, Promise};
 use crate::clock::EPOCH_MS;
 use crate::cluster::{Cluster, Settings, Violation};
 use crate::coverage::Tallies;
 use crate::entropy::Rng;
 use crate::event;
-use crate::faults::Faults;
 use crate::invariant::{self, Invariant, Moment, Scene};
 use crate::misconduct::half_a_commit;
-use crate::plan::{Plan, Profile, What, Work};
+use crate::plan::{Plan, Profile, What, Work, repository_name};
 use crate::tree::{self, Tree};
 use crate::trespass::{Doors, trespass};
 use crate::truth::Truth;
@@ -24,6 +27,7 @@ use farshore_core::policy::Policy;
 use farshore_node::catalogue::View;
 use farshore_node::config::Timing;
 use farshore_node::raft::RaftTuning;
+use faults::Faults;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -206,7 +210,7 @@ impl<'a> Run<'a> {
             }
             for (number, policy) in knobs.policies.iter().enumerate() {
                 let policy: Policy = policy.parse().map_err(|e| format!("plan: {e}"))?;
-                let name = repository(number);
+                let name = repository_name(number);
                 let config = farshore_client::format::RepoConfig {
                     pack_bytes: knobs.pack_bytes[number],
                     ..farshore_client::format::RepoConfig::default()
@@ -230,7 +234,7 @@ impl<'a> Run<'a> {
         let entering = Agent::begin(&mut self.cluster, &format!("client{seat}"), move |client| async move {
             let mut opened = Vec::new();
             while opened.len() < count {
-                match client.open_repository(&repository(opened.len()), crate::agent::PASSPHRASE).await {
+                match client.open_repository(&repository_name(opened.len()), crate::agent::PASSPHRASE).await {
                     Ok(repository) => opened.push(repository),
                     Err(_) => tokio::time::sleep(STEP * 4).await,
                 }
@@ -607,11 +611,6 @@ impl<'a> Run<'a> {
 
 fn done(call: BoxFuture<'static, Result<(), Failure>>) -> BoxFuture<'static, Result<Did, Failure>> {
     Box::pin(async move { call.await.map(|()| Did::Done) })
-}
-
-/// Name of a repository by its number.
-pub fn repository(number: usize) -> String {
-    format!("repo{number}")
 }
 
 /// Seconds since 1970 on a clock that is right.

@@ -3,7 +3,7 @@
 //! and all replicas are one.
 
 use crate::agent::Agent;
-use crate::cluster::Violation;
+use crate::cluster::{Violation, too_wide};
 use crate::coverage::Tallies;
 use crate::event;
 use crate::invariant::Moment;
@@ -12,9 +12,7 @@ use crate::run::{Newest, OPERATION, Run};
 use farshore_client::api::ClusterStatus;
 use farshore_core::catalogue::PackRecord;
 use farshore_core::id::NodeId;
-use farshore_core::placement::{Candidate, Level, assign};
 use farshore_core::topology::NodeState;
-use farshore_node::catalogue::View;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -215,14 +213,4 @@ impl Run<'_> {
         event!(self.world, 0, "{} snapshots restored, all is well", self.promises.len());
         Ok(())
     }
-}
-
-/// Whether a stripe has more shards than the nodes there are can hold side by side.
-pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
-    let nodes = view.nodes().unwrap_or_default();
-    let usable = nodes.into_iter().filter(|n| n.state.takes_shards());
-    let candidates: Vec<_> =
-        usable.map(|n| Candidate { id: n.id, region: n.region, capacity: n.capacity }).collect();
-    let best = assign(pack.stripe.id, pack.stripe.scheme, &candidates, &[], &|_, _| false);
-    best.level != Level::Full
 }
