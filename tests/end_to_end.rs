@@ -10,22 +10,23 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A tree with a little of everything, `files` files of noise and text.
+/// A tree with a little of everything, `files` files of noise and text, and a large one of noise: with any repetition in
+/// it, how much of it is sent would depend on where a random key happens to cut.
 fn make_tree(root: &Path, files: u32) {
     fs::create_dir_all(root.join("a/b")).unwrap();
     let mut state = 0x5eed_u64;
+    let mut noise = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
     for number in 0..files {
         let len = (number as usize * 7_919) % 60_000;
-        let bytes: Vec<u8> = (0..len)
-            .map(|i| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                if number % 2 == 0 { (state >> 33) as u8 } else { b"tide and shore\n"[i % 15] }
-            })
-            .collect();
+        let text = b"tide and shore\n".iter().copied().cycle();
+        let bytes: Vec<u8> =
+            if number % 2 == 0 { (0..len).map(|_| noise()).collect() } else { text.take(len).collect() };
         fs::write(root.join(format!("a/file {number}")), bytes).unwrap();
     }
-    let big: Vec<u8> = (0..6_000_000u64).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
-    fs::write(root.join("a/b/big"), big).unwrap();
+    fs::write(root.join("a/b/big"), (0..6_000_000).map(|_| noise()).collect::<Vec<u8>>()).unwrap();
     fs::write(root.join("empty"), b"").unwrap();
     symlink("a/b/big", root.join("link")).unwrap();
     fs::hard_link(root.join("a/b/big"), root.join("a/b/hard")).unwrap();
