@@ -113,6 +113,11 @@ impl Catalogue {
         Ok(self.inner.records.flush().await?)
     }
 
+    /// Ends once a change could not be stored, with the reason: nothing is stored any more until it is opened again.
+    pub async fn failed(&self) -> String {
+        self.inner.records.failed().await
+    }
+
     /// Removes up to `page` rows that belong to no live catalogue: what an installed image replaced, or an interrupted
     /// one left. Returns how many; call again until it is 0.
     pub fn drop_old_generation(&self, page: usize) -> Result<usize, CatalogueError> {

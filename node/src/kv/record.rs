@@ -7,6 +7,7 @@
 use farshore_core::host::kv::{Kv, KvError, KvOp, KvRead, Table};
 use farshore_core::id::hash_parts;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Bytes of the checksum at the end of a record: enough against accidents, which is all it is for.
 const SUM_BYTES: usize = 8;
@@ -66,6 +67,8 @@ pub struct Row {
 /// Checked access to a store, or to a frozen view of one ([`FrozenRecords`]). Cheap to clone.
 pub struct Records<K: KvRead + ?Sized = dyn Kv> {
     store: Arc<K>,
+    /// Why the store has stopped taking anything, if it has.
+    failed: Arc<watch::Sender<Option<String>>>,
 }
 
 /// Checked access to a frozen view.
@@ -73,14 +76,14 @@ pub type FrozenRecords = Records<dyn KvRead>;
 
 impl<K: KvRead + ?Sized> Clone for Records<K> {
     fn clone(&self) -> Self {
-        Records { store: self.store.clone() }
+        Records { store: self.store.clone(), failed: self.failed.clone() }
     }
 }
 
 impl<K: KvRead + ?Sized> Records<K> {
     /// Checked access to `store`.
     pub fn new(store: Arc<K>) -> Self {
-        Records { store }
+        Records { store, failed: Arc::new(watch::Sender::new(None)) }
     }
     /// Version and payload under a key.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<(u8, Vec<u8>)>, KvError> {
@@ -99,15 +102,33 @@ impl<K: KvRead + ?Sized> Records<K> {
 impl Records {
     /// Applies a batch made with [`put`] and [`delete`]: atomic, visible at once, durable after a flush.
     pub fn write(&self, batch: Vec<KvOp>) -> Result<(), KvError> {
-        self.store.write(batch)
+        self.noted(self.store.write(batch))
     }
     /// Durability barrier.
     pub async fn flush(&self) -> Result<(), KvError> {
-        self.store.flush().await
+        self.noted(self.store.flush().await)
     }
     /// A view that later writes do not change.
     pub fn freeze(&self) -> Result<FrozenRecords, KvError> {
-        self.store.freeze().map(Records::new)
+        Ok(Records { store: self.store.freeze()?, failed: self.failed.clone() })
+    }
+    /// Ends once a change could not be stored, with the reason: an engine takes nothing more after that until it is
+    /// opened again, so a node that stayed would look alive and never learn anything. Cancel-safe.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.subscribe();
+        loop {
+            if let Some(why) = failed.borrow_and_update().clone() {
+                return why;
+            }
+            // The sender is ours and outlives this call.
+            failed.changed().await.unwrap_or_default();
+        }
+    }
+    fn noted<T>(&self, outcome: Result<T, KvError>) -> Result<T, KvError> {
+        if let Err(KvError::Io(why)) = &outcome {
+            self.failed.send_replace(Some(why.clone()));
+        }
+        outcome
     }
 }
 

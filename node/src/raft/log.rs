@@ -153,6 +153,11 @@ impl LogStore {
         Ok(())
     }
 
+    /// The vote that this replica has promised last.
+    pub fn vote(&self) -> Option<Vote> {
+        self.mark.promise().vote
+    }
+
     /// Whether this replica has never taken part in anything.
     pub fn is_pristine(&self) -> bool {
         self.reader.ends().last.is_none() && self.mark.promise() == Promise::default()

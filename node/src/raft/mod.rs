@@ -166,12 +166,17 @@ impl Consensus {
     ) -> Result<Self, RaftStoreError> {
         ScopedRuntime::seed(host.entropy.as_ref());
         let log = LogStore::open(kv, host.disk.clone()).await?.never_ahead_of(catalogue.clone());
+        let promised = log.vote().unwrap_or_default();
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
         let network = Network { peers: peers.clone(), heard: heard.clone(), pause };
         let machine = Machine::new(catalogue.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
         let replica = replica.map_err(|e| RaftStoreError::Start(e.to_string()))?;
+        // openraft says where it stands only after it has written something; until then it would say term 0.
+        let stands = |now: &Metrics| now.vote >= promised || now.running_state.is_err();
+        let stood = replica.metrics().wait_for(stands).await.map(drop);
+        stood.map_err(|e| RaftStoreError::Start(e.to_string()))?;
         let (send, leadership) = watch::channel(Leadership::default());
         let watcher = Owned::spawn(watch_leadership(own, replica.metrics(), send));
         let inner = Inner {
@@ -260,12 +265,17 @@ impl Consensus {
         }
     }
 
-    /// Ends once the replica has stopped for good, with the reason: a damaged store, or [`Consensus::shutdown`].
+    /// Ends once the replica has stopped for good, with the reason: a store that is damaged or takes nothing more, or
+    /// [`Consensus::shutdown`]. openraft does not see all of it: rows of an image are staged before it is told of them.
     pub async fn stopped(&self) -> String {
         let mut metrics = self.inner.replica.metrics();
-        match metrics.wait_for(|m| m.running_state.is_err()).await {
-            Ok(metrics) => metrics.running_state.as_ref().err().map_or_else(String::new, ToString::to_string),
-            Err(_) => "shut down".into(),
+        tokio::select! {
+            biased;
+            stopped = metrics.wait_for(|m| m.running_state.is_err()) => match stopped {
+                Ok(now) => now.running_state.as_ref().err().map_or_else(String::new, ToString::to_string),
+                Err(_) => "shut down".into(),
+            },
+            why = self.inner.catalogue.failed() => why,
         }
     }
 

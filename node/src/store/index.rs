@@ -6,7 +6,6 @@ use farshore_core::host::kv::{KvError, KvOp, Table};
 use farshore_core::id::{PackId, RepoId, SessionId, ShardHash, ShardId, StripeId};
 use farshore_core::shard::ShardHeader;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 /// The one table of the index store. Key: stripe ‖ index.
 const SHARDS: Table = 1;
@@ -69,13 +68,11 @@ impl Entry {
 /// The index of one store.
 pub(super) struct Index {
     records: Records,
-    /// Why it has stopped taking anything, if it has.
-    failed: watch::Sender<Option<String>>,
 }
 
 impl Index {
     pub(super) fn new(records: Records) -> Self {
-        Index { records, failed: watch::Sender::new(None) }
+        Index { records }
     }
     pub(super) fn get(&self, id: ShardId) -> Result<Option<Entry>, KvError> {
         self.records.get(SHARDS, &key(id))?.map(|(version, payload)| decode(version, &payload)).transpose()
@@ -109,28 +106,14 @@ impl Index {
         self.records.write(vec![put(MARKS, FORMED, VERSION, &[])])
     }
     pub(super) fn write(&self, batch: Vec<KvOp>) -> Result<(), KvError> {
-        self.noted(self.records.write(batch))
+        self.records.write(batch)
     }
     pub(super) async fn flush(&self) -> Result<(), KvError> {
-        self.noted(self.records.flush().await)
+        self.records.flush().await
     }
-    /// Ends once a change could not be stored, with the reason: an engine takes nothing more after that until it is
-    /// opened again.
+    /// Ends once a change could not be stored, with the reason.
     pub(super) async fn failed(&self) -> String {
-        let mut failed = self.failed.subscribe();
-        loop {
-            if let Some(why) = failed.borrow_and_update().clone() {
-                return why;
-            }
-            // The sender is ours and outlives this call.
-            failed.changed().await.unwrap_or_default();
-        }
-    }
-    fn noted<T>(&self, outcome: Result<T, KvError>) -> Result<T, KvError> {
-        if let Err(KvError::Io(why)) = &outcome {
-            self.failed.send_replace(Some(why.clone()));
-        }
-        outcome
+        self.records.failed().await
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(ShardId, Entry)>, KvError> {

@@ -486,6 +486,8 @@ impl<'a> Run<'a> {
                 };
                 match self.nothing_wrong(since, since_us) {
                     true => Err(format!("live: nothing was wrong, and {word} failed: {why}")),
+                    // Whoever could not even connect tries again.
+                    false if work.is_none() => self.enter(number),
                     false => Ok(()),
                 }
             }
