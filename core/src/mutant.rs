@@ -45,7 +45,7 @@ pub enum MutantError {
     /// The build has none.
     #[error(
         "this build has no deliberate defects in it; build one with: \
-         cargo build -p farshore-sim --features mutants --target-dir target-mutants"
+         cargo build --workspace --bin farshore-sim-mutants --features farshore-sim/mutants"
     )]
     NotBuilt,
     /// The process has another one already.
@@ -102,6 +102,8 @@ mutants! {
         "A replica answers with a vote that a power cut can still take.";
     StaleRead, "stale-read", "agree",
         "A leader confirms a read without asking a majority whether it still leads.";
+    LeadOn, "lead-on", "agree",
+        "A leader that was started again leads on at once, before it knows again what it had committed.";
     TimeBackwards, "time-backwards", "locked",
         "Catalogue time follows the clock of whoever leads, also backwards.";
     HalfRefused, "half-refused", "whole",
@@ -130,6 +132,18 @@ mutants! {
         "The sweeper deletes what its first look showed, without a second look.";
     RepairGivesUp, "repair-gives-up", "heals",
         "A pack whose rebuild failed once is never taken up again by the same leader.";
+    FailedStays, "failed-stays", "heals",
+        "A node whose store takes nothing more stays, looks alive and learns nothing.";
+    RenewEnding, "renew-ending", "agree",
+        "A leader renews a session although its end is in the log already.";
+    RenewByHearsay, "renew-by-hearsay", "agree",
+        "A node renews a session on the word of whoever leads now, in a table that nobody reads any more.";
+    GiveUpAtOnce, "give-up-at-once", "copy-before-condemn",
+        "A node calls its shard bad after a single look.";
+    SpoiltStays, "spoilt-stays", "heals",
+        "A spoilt shard that the catalogue does not know is found by every scrub for ever.";
+    SpoiltGoesEarly, "spoilt-goes-early", "delete-last",
+        "A spoilt shard that the catalogue does not know is deleted while somebody may be about to record it.";
 }
 
 impl fmt::Display for Mutant {

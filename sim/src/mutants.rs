@@ -2,23 +2,62 @@
 //! number of seeds. This file says where to look for which, reads what a run said, and makes the table; it runs
 //! nothing itself (`src/bin/farshore-sim/mutants.rs` does, each seed in a process of its own).
 
-use crate::plan::Profile;
+use crate::plan::draw::draw;
+use crate::plan::pinned::pinned;
+use crate::plan::{BadPlan, Plan, Profile};
 use farshore_core::mutant::Mutant;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt::{self, Write as _};
+
+/// Where a defect is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Place {
+    /// In worlds drawn from seeds.
+    Worlds(Profile),
+    /// In a kept plan, played with several seeds: the steps stay, and what they leave open differs.
+    Pinned(&'static str),
+}
+
+impl Place {
+    /// What is played with a seed. Seeds count from 1, and a kept plan's first is the one it was found with.
+    pub fn plan(self, seed: u64) -> Result<Plan, BadPlan> {
+        match self {
+            Place::Worlds(profile) => Ok(draw(seed, profile)),
+            Place::Pinned(name) => {
+                let plan = pinned(name)?;
+                Ok(Plan { seed: plan.seed.wrapping_add(seed - 1), ..plan })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Place::Worlds(profile) => profile.word(),
+            Place::Pinned(name) => name,
+        })
+    }
+}
+
+impl Serialize for Place {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
 
 /// Where a defect is looked for, and how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bound {
-    /// Kind of world.
-    pub profile: Profile,
+    /// In what.
+    pub place: Place,
     /// Caught within so many seeds, or the simulator is not good enough.
     pub seeds: u64,
 }
 
-/// The stated bound of each defect.
+/// The stated bound of each defect. Mistakes that were once made here are looked for where they were found.
 pub fn bound(mutant: Mutant) -> Bound {
-    let (profile, seeds) = match mutant {
+    let (place, seeds) = match mutant {
         Mutant::AnswerBeforeSync
         | Mutant::SkipDirSync
         | Mutant::RenameBeforeSync
@@ -38,9 +77,16 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::RecordFirst
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
-        | Mutant::RepairGivesUp => (Profile::Day, 10),
+        | Mutant::LeadOn
+        | Mutant::FailedStays
+        | Mutant::RenewEnding
+        | Mutant::RenewByHearsay
+        | Mutant::GiveUpAtOnce
+        | Mutant::SpoiltStays
+        | Mutant::SpoiltGoesEarly
+        | Mutant::RepairGivesUp => (Place::Worlds(Profile::Storm), 300),
     };
-    Bound { profile, seeds }
+    Bound { place, seeds }
 }
 
 /// The invariant that a violation names: what stands before its first colon.
@@ -78,8 +124,8 @@ pub struct Row {
     pub statement: String,
     /// The invariant it was made to break.
     pub attacks: String,
-    /// Kind of world.
-    pub profile: Profile,
+    /// Where it was looked for.
+    pub place: Place,
     /// Seeds allowed.
     pub bound: u64,
     /// Seeds run until it was caught, or all of them.
@@ -99,7 +145,7 @@ impl Row {
             mutant: mutant.name().into(),
             statement: mutant.statement().into(),
             attacks: mutant.attacks().into(),
-            profile: bound.profile,
+            place: bound.place,
             bound: bound.seeds,
             seeds,
             caught_by: None,
@@ -116,7 +162,7 @@ impl Row {
     }
 
     /// The product as it is, on the same seeds: nothing may be seen.
-    pub fn sane(profile: Profile, seeds: u64, last: Ended) -> Self {
+    pub fn sane(place: Place, seeds: u64, last: Ended) -> Self {
         let (caught_by, detail) = match &last {
             Ended::Clean => (None, None),
             Ended::Unclear(why) => (None, Some(why.clone())),
@@ -126,7 +172,7 @@ impl Row {
             mutant: "none".into(),
             statement: "The product as it is, on the same seeds.".into(),
             attacks: String::new(),
-            profile,
+            place,
             bound: seeds,
             seeds,
             caught_by,
@@ -149,14 +195,14 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seeds = format!("{}/{}", self.seeds, self.bound);
-        let (name, profile, verdict) = (&self.mutant, self.profile.word(), self.verdict());
-        write!(f, "{name:<20} {profile:<9} {seeds:>8}  {verdict:<19}  {}", self.statement)
+        let (name, place, verdict) = (&self.mutant, self.place, self.verdict());
+        write!(f, "{name:<20} {place:<16} {seeds:>8}  {verdict:<19}  {}", self.statement)
     }
 }
 
 /// The head of the table.
 pub fn head() -> String {
-    format!("{:<20} {:<9} {:>8}  {:<19}  {}", "mutant", "profile", "seeds", "caught by", "statement")
+    format!("{:<20} {:<16} {:>8}  {:<19}  {}", "mutant", "looked for in", "seeds", "caught by", "statement")
 }
 
 /// What is to be said after the last row: the details of whatever is not as it should be.
@@ -178,6 +224,17 @@ pub fn summary(rows: &[Row]) -> String {
 mod tests {
     use super::*;
 
+    const DAY: Place = Place::Worlds(Profile::Day);
+
+    #[test]
+    fn every_place_can_be_played() {
+        for mutant in Mutant::ALL {
+            let Bound { place, seeds } = bound(mutant);
+            assert_ne!(place.plan(1).unwrap().seed, place.plan(seeds).unwrap().seed, "{mutant}");
+        }
+        assert!(Place::Pinned("nothing").plan(1).is_err());
+    }
+
     #[test]
     fn a_violation_is_told_from_a_process_that_died() {
         let broken = "durable: snapshot 1: lost".to_string();
@@ -190,13 +247,13 @@ mod tests {
     #[test]
     fn only_a_violation_is_a_catch_and_only_a_clean_run_is_sane() {
         let broken = || Ended::Violation("durable: snapshot 1: lost".into());
-        let row = |ended| Row::of(Mutant::DoubleUp, Bound { profile: Profile::Day, seeds: 9 }, 2, ended);
+        let row = |ended| Row::of(Mutant::DoubleUp, Bound { place: DAY, seeds: 9 }, 2, ended);
         assert_eq!((row(broken()).ok, row(broken()).verdict()), (true, "durable"));
         assert_eq!((row(Ended::Clean).ok, row(Ended::Clean).verdict()), (false, "ESCAPED"));
         assert!(!row(Ended::Unclear("killed".into())).ok);
-        assert!(Row::sane(Profile::Day, 2, Ended::Clean).ok);
-        assert!(!Row::sane(Profile::Day, 2, broken()).ok);
-        let rows = [row(broken()), row(Ended::Clean), Row::sane(Profile::Day, 2, Ended::Clean)];
+        assert!(Row::sane(DAY, 2, Ended::Clean).ok);
+        assert!(!Row::sane(DAY, 2, broken()).ok);
+        let rows = [row(broken()), row(Ended::Clean), Row::sane(DAY, 2, Ended::Clean)];
         assert!(summary(&rows).ends_with("1 of 2 defects caught"));
     }
 }

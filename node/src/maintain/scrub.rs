@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, PackRecord};
 use farshore_core::id::{NodeId, PackNo, ShardHash, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
+use farshore_core::mutant::{Mutant, mutant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,13 +191,14 @@ impl Report {
         }
         let view = shared.confirmed_view().await?;
         // While anybody writes, a receipt for it may yet be recorded, and the file may yet be readable again.
-        if view.counts().sessions > 0 {
+        let early = mutant(Mutant::SpoiltGoesEarly);
+        if view.counts().sessions > 0 && !early {
             return Ok(());
         }
         if let Some(pack) = view.pack_of_stripe(shard.stripe)? {
             let recorded = recorded_at(&pack, shared.own.id).any(|(id, _)| id == shard);
             // A rebuild may be about to record it.
-            if recorded || view.is_under_target(pack.no)? {
+            if recorded || (view.is_under_target(pack.no)? && !early) {
                 return Ok(());
             }
         }
@@ -224,7 +226,7 @@ impl Worker for Report {
             let (_, hash) = recorded_at(&pack, shared.own.id).find(|(id, _)| *id == shard)?;
             Some((pack.no, hash))
         });
-        if recorded.is_none() {
+        if recorded.is_none() && !mutant(Mutant::SpoiltStays) {
             self.clear_away(shard).await?;
         }
         if let Some((pack, hash)) = recorded {
@@ -236,7 +238,7 @@ impl Worker for Report {
                     shared.store.check_disk().await?;
                     let (looks, again) = self.doubts.entry(shard).or_insert((0, Instant::now()));
                     (*looks, *again) = (*looks + 1, Instant::now() + LOOK_AGAIN);
-                    if *looks < LOOKS {
+                    if *looks < LOOKS && !mutant(Mutant::GiveUpAtOnce) {
                         return Ok(Pace::Busy);
                     }
                     tracing::warn!(%shard, pack = pack.0, %why, "tell the catalogue that a shard is bad");

@@ -8,6 +8,7 @@ use crate::catalogue::Catalogue;
 use crate::kv::record::{Records, Row, delete, put};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvError, KvOp, Table};
+use farshore_core::id::NodeId;
 use farshore_core::limits::RAFT_INSTALL_MS;
 use farshore_core::mutant::{Mutant, mutant};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
@@ -108,6 +109,8 @@ pub struct LogStore {
     mark: Mark,
     /// Nothing is purged that is not in here.
     state: Option<Catalogue>,
+    /// Whose it is.
+    own: Option<NodeId>,
 }
 
 /// Between two looks whether an image has been installed.
@@ -131,13 +134,20 @@ impl LogStore {
         if !reader.keeps(mark.promise(), vote)? {
             return Err(RaftStoreError::LogLost { mark: Box::new(mark.promise()), found: Box::new(found) });
         }
-        Ok(LogStore { reader, mark, state: None })
+        Ok(LogStore { reader, mark, state: None, own: None })
     }
 
     /// From now on a purge waits until this catalogue has what goes. openraft purges what an image replaces without
     /// waiting for the image: a crash in between would leave neither the entries nor their effect.
     pub fn never_ahead_of(self, state: Catalogue) -> Self {
         LogStore { state: Some(state), ..self }
+    }
+
+    /// From now on a vote by which this node itself was elected is told as one that it has only asked for. openraft takes
+    /// up an office it finds in its store as if nothing had happened, and then answers reads before it knows again
+    /// what it had committed. As a mere candidate it has to be elected anew, and knows once its first entry is committed.
+    pub fn resigned(self, own: NodeId) -> Self {
+        LogStore { own: Some(own), ..self }
     }
 
     async fn wait_applied(&self, index: u64) -> Result<(), RaftStoreError> {
@@ -423,7 +433,11 @@ impl RaftLogStorage<Types> for LogStore {
         self.store_vote(vote).await.map_err(|e| StorageIOError::write_vote(&e).into())
     }
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        meta(&self.reader.records, VOTE).map_err(|e| StorageIOError::read_vote(&e).into())
+        let vote: Option<Vote> =
+            meta(&self.reader.records, VOTE).map_err(|e| StorageIOError::read_vote(&e))?;
+        let led = |vote: &Vote| self.own.is_some_and(|own| own.0 == vote.leader_id.node_id);
+        let resigned = |vote: Vote| Vote { committed: false, ..vote };
+        Ok(vote.map(|vote| if led(&vote) && !mutant(Mutant::LeadOn) { resigned(vote) } else { vote }))
     }
     /// Not flushed: it only spares work after a restart, and the state it points to is in the same journal.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {

@@ -165,8 +165,9 @@ impl Consensus {
         tuning: RaftTuning,
     ) -> Result<Self, RaftStoreError> {
         ScopedRuntime::seed(host.entropy.as_ref());
-        let log = LogStore::open(kv, host.disk.clone()).await?.never_ahead_of(catalogue.clone());
-        let promised = log.vote().unwrap_or_default();
+        let log =
+            LogStore::open(kv, host.disk.clone()).await?.never_ahead_of(catalogue.clone()).resigned(own);
+        let promised = log.vote().unwrap_or_default().leader_id;
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
         let network = Network { peers: peers.clone(), heard: heard.clone(), pause };
@@ -174,7 +175,7 @@ impl Consensus {
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
         let replica = replica.map_err(|e| RaftStoreError::Start(e.to_string()))?;
         // openraft says where it stands only after it has written something; until then it would say term 0.
-        let stands = |now: &Metrics| now.vote >= promised || now.running_state.is_err();
+        let stands = |now: &Metrics| now.vote.leader_id >= promised || now.running_state.is_err();
         let stood = replica.metrics().wait_for(stands).await.map(drop);
         stood.map_err(|e| RaftStoreError::Start(e.to_string()))?;
         let (send, leadership) = watch::channel(Leadership::default());

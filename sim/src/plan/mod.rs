@@ -4,6 +4,8 @@
 
 pub mod draw;
 
+pub mod pinned;
+
 pub mod shrink;
 
 use serde::{Deserialize, Serialize};

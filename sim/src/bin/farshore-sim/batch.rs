@@ -1,11 +1,11 @@
 //! Runs what was asked for: one run in this process, or many in processes of their own, as many at a time as there
 //! are processors, told in the order of their seeds.
 
-use crate::args::{How, ReplayArgs, RunArgs, Write};
-use crate::child::{self, Job};
-use crate::report::Report;
-use crate::summary::Summary;
-use crate::{one, shim, twice};
+use super::args::{How, ReplayArgs, RunArgs, Write};
+use super::child::{self, Job};
+use super::report::Report;
+use super::summary::Summary;
+use super::{one, shim, twice};
 use anyhow::{Result, bail};
 use farshore_sim::plan::{Plan, draw::draw};
 use std::collections::BTreeMap;

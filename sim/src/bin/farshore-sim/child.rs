@@ -2,8 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "temporary files of real processes")]
 
-use crate::args::How;
-use crate::report::Report;
+use super::args::How;
+use super::report::Report;
 use anyhow::{Context, Result};
 use farshore_sim::plan::Profile;
 use std::collections::VecDeque;

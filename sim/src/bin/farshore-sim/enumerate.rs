@@ -6,7 +6,7 @@
     reason = "processes, and how long they took for the person who waits for them"
 )]
 
-use crate::{one, shim};
+use super::{one, shim};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use farshore_core::mutant::{self, Mutant};

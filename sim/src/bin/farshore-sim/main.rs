@@ -56,12 +56,13 @@ enum Verb {
     Fleet(Box<fleet::FleetArgs>),
 }
 
-fn main() -> ExitCode {
+/// Does what was asked for; the exit code says whether it held.
+pub fn main() -> ExitCode {
     let ended = match Cli::parse().verb {
         Verb::Run(args) => batch::run(&args),
         Verb::Replay(args) => batch::replay(&args),
         Verb::Shrink(args) => shrink::run(&args),
-        Verb::Mutants(args) => Ok(mutants::hunt(&args)),
+        Verb::Mutants(args) => mutants::hunt(&args),
         Verb::Enumerate(args) => enumerate::run(&args),
         Verb::Fleet(args) => Ok(fleet::fleet(&args)),
     };

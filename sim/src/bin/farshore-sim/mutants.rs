@@ -1,13 +1,15 @@
 //! The verb `mutants`: hunts every deliberate defect, seed after seed, each in a process of its own, until one is caught
 //! or its bound is reached. The table is the proof that silence elsewhere means something.
 
-use crate::args::How;
-use crate::batch;
-use crate::child::{self, Job};
-use crate::report::Report;
+use super::args::How;
+use super::batch;
+use super::child::{self, Job, Scratch};
+use super::one::write_plan;
+use super::report::Report;
+use anyhow::{Result, bail};
 use clap::Args;
 use farshore_core::mutant::{self, Mutant, MutantError};
-use farshore_sim::mutants::{Bound, Ended, Row, bound, head, summary};
+use farshore_sim::mutants::{Bound, Ended, Place, Row, bound, head, summary};
 use farshore_sim::plan::Profile;
 use std::collections::BTreeMap;
 
@@ -38,30 +40,29 @@ pub struct MutantsArgs {
 }
 
 /// Hunts; true if every defect was caught and the product as it is was clean on the same seeds.
-pub fn hunt(args: &MutantsArgs) -> bool {
+pub fn hunt(args: &MutantsArgs) -> Result<bool> {
     if !mutant::BUILT {
-        eprintln!("{}", MutantError::NotBuilt);
-        return false;
+        bail!(MutantError::NotBuilt);
     }
     let mut hunt = Hunt { args, rows: Vec::new(), sane: BTreeMap::new() };
-    let mut used = BTreeMap::<Profile, u64>::new();
+    let mut used = BTreeMap::<Place, u64>::new();
     if !args.json {
         println!("{}", head());
     }
     for mutant in Mutant::ALL.into_iter().filter(|m| args.only.is_empty() || args.only.contains(m)) {
         let stated = bound(mutant);
         let bound = Bound {
-            profile: args.profile.unwrap_or(stated.profile),
+            place: args.profile.map_or(stated.place, Place::Worlds),
             seeds: args.seeds.unwrap_or(stated.seeds),
         };
-        let (seeds, last) = hunt.until_caught(mutant, bound);
-        let most = used.entry(bound.profile).or_default();
+        let (seeds, last) = hunt.until_caught(mutant, bound)?;
+        let most = used.entry(bound.place).or_default();
         *most = seeds.max(*most);
         hunt.tell(Row::of(mutant, bound, seeds, last));
     }
-    for (profile, seeds) in used {
-        let last = hunt.as_it_is(profile, seeds);
-        hunt.tell(Row::sane(profile, seeds, last));
+    for (place, seeds) in used {
+        let last = hunt.as_it_is(place, seeds)?;
+        hunt.tell(Row::sane(place, seeds, last));
     }
     let ok = hunt.rows.iter().all(|row| row.ok);
     if args.json {
@@ -70,15 +71,15 @@ pub fn hunt(args: &MutantsArgs) -> bool {
     } else {
         println!("{}", summary(&hunt.rows));
     }
-    ok
+    Ok(ok)
 }
 
 /// A hunt so far.
 struct Hunt<'a> {
     args: &'a MutantsArgs,
     rows: Vec<Row>,
-    /// How the product as it is ended, by world.
-    sane: BTreeMap<(Profile, u64), Ended>,
+    /// How the product as it is ended, by place and seed.
+    sane: BTreeMap<(Place, u64), Ended>,
 }
 
 impl Hunt<'_> {
@@ -95,47 +96,71 @@ impl Hunt<'_> {
 
     /// Runs seeds until the defect is caught: a violation where the product as it is shows none. Gives how many seeds
     /// it took and how the last one ended.
-    fn until_caught(&mut self, mutant: Mutant, bound: Bound) -> (u64, Ended) {
-        let (mut done, mut last) = (0, Ended::Clean);
-        batch::each(self.jobs(bound), &self.how(Some(mutant)), |report| {
-            if last == Ended::Clean {
-                done += 1;
-                let seed = report.seed;
-                last = ended(report);
-                if last != Ended::Clean && self.alone(bound.profile, seed) != Ended::Clean {
-                    last = Ended::Clean;
+    fn until_caught(&mut self, mutant: Mutant, bound: Bound) -> Result<(u64, Ended)> {
+        let seeds: Vec<u64> = (self.args.start..self.args.start.saturating_add(bound.seeds)).collect();
+        let (_files, jobs) = self.jobs(bound.place, &seeds)?;
+        let (mut at, mut caught, mut broken) = (0, None, Ok(()));
+        batch::each(jobs, &self.how(Some(mutant)), |report| {
+            let seed = seeds[at.min(seeds.len() - 1)];
+            if caught.is_none() && broken.is_ok() {
+                at += 1;
+                let last = ended(report);
+                if last != Ended::Clean {
+                    match self.alone(bound.place, seed) {
+                        Ok(alone) => caught = (alone == Ended::Clean).then_some(last),
+                        Err(e) => broken = Err(e),
+                    }
                 }
             }
-            last == Ended::Clean
+            caught.is_none() && broken.is_ok()
         });
-        (done, last)
+        broken?;
+        Ok((at as u64, caught.unwrap_or(Ended::Clean)))
     }
 
     /// The product as it is, on one seed.
-    fn alone(&mut self, profile: Profile, seed: u64) -> Ended {
-        if !self.sane.contains_key(&(profile, seed)) {
-            let report = child::run(&Job::Seed(seed, profile), &self.how(None), None);
-            self.sane.insert((profile, seed), ended(report));
+    fn alone(&mut self, place: Place, seed: u64) -> Result<Ended> {
+        if !self.sane.contains_key(&(place, seed)) {
+            let (_files, jobs) = self.jobs(place, &[seed])?;
+            let report = child::run(&jobs[0], &self.how(None), None);
+            self.sane.insert((place, seed), ended(report));
         }
-        self.sane[&(profile, seed)].clone()
+        Ok(self.sane[&(place, seed)].clone())
     }
 
     /// The product as it is, on every seed that was used. Gives the first end that is not clean.
-    fn as_it_is(&mut self, profile: Profile, seeds: u64) -> Ended {
-        let mut jobs = self.jobs(Bound { profile, seeds });
-        jobs.retain(|job| !self.sane.contains_key(&(profile, job.seed())));
+    fn as_it_is(&mut self, place: Place, seeds: u64) -> Result<Ended> {
+        let used = self.args.start..self.args.start.saturating_add(seeds);
+        let left: Vec<u64> = used.filter(|seed| !self.sane.contains_key(&(place, *seed))).collect();
+        let (_files, jobs) = self.jobs(place, &left)?;
+        let mut seed = left.iter();
         batch::each(jobs, &self.how(None), |report| {
-            self.sane.insert((profile, report.seed), ended(report));
+            if let Some(seed) = seed.next() {
+                self.sane.insert((place, *seed), ended(report));
+            }
             true
         });
-        let of_profile = self.sane.iter().filter(|((other, _), _)| *other == profile);
-        let mut unclean = of_profile.map(|(_, ended)| ended).filter(|ended| **ended != Ended::Clean);
-        unclean.next().cloned().unwrap_or(Ended::Clean)
+        let here = self.sane.iter().filter(|((other, _), _)| *other == place);
+        let mut unclean = here.map(|(_, ended)| ended).filter(|ended| **ended != Ended::Clean);
+        Ok(unclean.next().cloned().unwrap_or(Ended::Clean))
     }
 
-    fn jobs(&self, bound: Bound) -> Vec<Job> {
-        let seeds = self.args.start..self.args.start.saturating_add(bound.seeds);
-        seeds.map(|seed| Job::Seed(seed, bound.profile)).collect()
+    /// What processes are to run. Kept plans are handed to them as files, which are there as long as the first value.
+    fn jobs(&self, place: Place, seeds: &[u64]) -> Result<(Vec<Scratch>, Vec<Job>)> {
+        let (mut files, mut jobs) = (Vec::new(), Vec::new());
+        for seed in seeds {
+            match place {
+                Place::Worlds(profile) => jobs.push(Job::Seed(*seed, profile)),
+                Place::Pinned(name) => {
+                    let file = Scratch::new(&format!("{name}-{seed}"))?;
+                    let plan = place.plan(*seed)?;
+                    write_plan(file.path(), &plan)?;
+                    jobs.push(Job::Plan(plan.seed, file.path().to_owned()));
+                    files.push(file);
+                }
+            }
+        }
+        Ok((files, jobs))
     }
 
     fn how(&self, mutant: Option<Mutant>) -> How {

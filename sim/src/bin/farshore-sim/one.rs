@@ -5,9 +5,9 @@
     reason = "what a developer asked for goes to real files, and takes real time"
 )]
 
-use crate::args::{How, Write};
-use crate::report::Report;
-use crate::{shim, timeline};
+use super::args::{How, Write};
+use super::report::Report;
+use super::{shim, timeline};
 use anyhow::{Context, Result};
 use farshore_core::mutant;
 use farshore_sim::plan::Plan;

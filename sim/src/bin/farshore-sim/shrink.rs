@@ -1,8 +1,8 @@
 //! `shrink`: makes a failing plan small, running each try in a process of its own.
 
-use crate::args::How;
-use crate::child::{self, Job, Scratch};
-use crate::one::{read_plan, write_plan};
+use super::args::How;
+use super::child::{self, Job, Scratch};
+use super::one::{read_plan, write_plan};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use farshore_sim::plan::draw::draw;

@@ -3,7 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "how long a batch takes for those who wait for it")]
 
-use crate::report::{Report, shorten};
+use super::report::{Report, shorten};
 use farshore_sim::coverage::{Tallies, operations};
 use farshore_sim::plan::{Fault, Profile};
 use serde::Serialize;

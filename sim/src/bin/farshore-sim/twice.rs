@@ -3,9 +3,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "reads the event logs that two processes wrote")]
 
-use crate::args::How;
-use crate::child::{self, Job, Scratch};
-use crate::report::{DETERMINISTIC, Report};
+use super::args::How;
+use super::child::{self, Job, Scratch};
+use super::report::{DETERMINISTIC, Report};
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs::File;

@@ -1,0 +1,35 @@
+//! What the simulator has found in the product, kept as small plans with their stories (`sim/scenarios`). Each runs with
+//! the tests; and a build with deliberate defects makes the old mistakes once more and must see them (`mutants.rs`).
+
+use super::{BadPlan, Plan};
+
+/// The kept plans by name, as written.
+pub const PINNED: [(&str, &str); 1] = [("failed-index", include_str!("../../scenarios/failed-index.json"))];
+
+/// A kept plan.
+pub fn pinned(name: &str) -> Result<Plan, BadPlan> {
+    let found = PINNED.iter().find(|(known, _)| *known == name);
+    Plan::parse(found.map_or("no such plan is kept", |(_, text)| text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_kept_file_is_known_under_its_name_and_has_a_story() {
+        let mut known = BTreeSet::new();
+        for (name, text) in PINNED {
+            let plan = Plan::parse(text).unwrap();
+            assert!(plan.story.len() > 40, "{name} has no story");
+            known.insert(format!("{name}.json"));
+        }
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        #[expect(clippy::disallowed_methods, reason = "a test reads the plans that are kept")]
+        let files = std::fs::read_dir(dir).unwrap();
+        let there: BTreeSet<_> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(there, known);
+        assert!(pinned("nothing").is_err());
+    }
+}
