@@ -30,9 +30,9 @@ pub mod coverage;
 
 pub mod cluster;
 
-pub mod plan;
-
 pub mod linear;
+
+pub mod plan;
 
 pub mod tree;
 

@@ -1,6 +1,7 @@
 //! What clients ask of the catalogue and what they can see of the answer, as data: recorded, replayed, checked, printed.
 
 use crate::net::Label;
+use crate::plan::ClientCall;
 use farshore_client::api::{CatalogueApi, Located, PackPage, SnapshotPage};
 use farshore_client::{Error, Result};
 use farshore_core::catalogue::command::PackCommitted;
@@ -24,6 +25,20 @@ pub enum Call {
     ListSnapshots { repo: RepoId, after: Option<SnapshotId> },
     Locate { repo: RepoId, ids: Arc<[ChunkId]> },
     ListPacks { repo: RepoId, from: PackNo },
+}
+
+impl Call {
+    /// Its kind, if it is one at which a client can be held up.
+    pub fn kind(&self) -> Option<ClientCall> {
+        match self {
+            Call::Lookup { .. } => Some(ClientCall::Lookup),
+            Call::CommitPacks { .. } => Some(ClientCall::CommitPacks),
+            Call::CommitSnapshot { .. } => Some(ClientCall::CommitSnapshot),
+            Call::CloseSession { .. } => Some(ClientCall::CloseSession),
+            Call::RenewSession { .. } => Some(ClientCall::RenewSession),
+            _ => None,
+        }
+    }
 }
 
 /// What a client learns. An error that leaves open whether the call took effect is no answer.

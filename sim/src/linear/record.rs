@@ -8,6 +8,7 @@ use super::{LinearReport, check};
 use crate::entropy::Rng;
 use crate::event;
 use crate::net::Label;
+use crate::plan::ClientCall;
 use crate::world::{Violation, World};
 use async_trait::async_trait;
 use farshore_client::Result;
@@ -18,6 +19,7 @@ use farshore_core::host::task;
 use farshore_core::id::{ChunkId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::limits::SESSION_LEASE_MS;
 use farshore_core::topology::Name;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -47,6 +49,15 @@ struct Log {
     weight: usize,
     skipped: u64,
     repeated: Repeated,
+    holds: BTreeMap<Label, Hold>,
+}
+
+/// What keeps the calls of a client from getting through.
+struct Hold {
+    from: ClientCall,
+    duration: Duration,
+    /// Virtual microseconds, once it has begun.
+    until_us: Option<u64>,
 }
 
 /// What a client did with a session, for checks that do not look at answers.
@@ -81,6 +92,7 @@ impl History {
             weight: 0,
             skipped: 0,
             repeated: Repeated::default(),
+            holds: BTreeMap::new(),
         };
         History(Arc::new(Inner { world, log: Mutex::new(log) }))
     }
@@ -98,6 +110,36 @@ impl History {
     /// How often a change was repeated so far.
     pub fn repeated(&self) -> Repeated {
         self.log().repeated
+    }
+
+    /// From a client's next call of this kind on, none of its calls gets through for so long; if it is a renewal, no
+    /// renewal does.
+    pub fn hold(&self, client: Label, from: ClientCall, duration: Duration) {
+        self.log().holds.insert(client, Hold { from, duration, until_us: None });
+    }
+
+    /// Whether a client was held up at that time or later.
+    pub fn was_held(&self, client: Label, since_us: u64) -> bool {
+        let until_us = self.log().holds.get(&client).and_then(|hold| hold.until_us);
+        until_us.is_some_and(|until| until >= since_us)
+    }
+
+    /// Nobody is held up who is not yet.
+    pub fn hold_no_more(&self) {
+        self.log().holds.retain(|_, hold| hold.until_us.is_some());
+    }
+
+    /// Until when a call that begins now does not get through, if it does not.
+    fn held_until(&self, client: Label, call: &Call) -> Option<u64> {
+        let now_us = self.0.world.now_us();
+        let kind = call.kind()?;
+        let mut log = self.log();
+        let hold = log.holds.get_mut(&client)?;
+        if hold.until_us.is_none() && hold.from == kind {
+            hold.until_us = Some(now_us + hold.duration.as_micros() as u64);
+        }
+        let concerned = hold.from != ClientCall::RenewSession || kind == ClientCall::RenewSession;
+        hold.until_us.filter(|until| concerned && *until > now_us)
     }
 
     /// The catalogue with a recorder in front of it.
@@ -206,13 +248,21 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn begin(&self, call: Call) -> Pending {
+    async fn begin(&self, call: Call) -> Pending {
+        let held_until = self.history.held_until(self.client, &call);
         if call.changes()
             && let Some((origin, after)) = self.history.draw_repeat()
         {
             self.repeat(call.clone(), origin, after);
         }
-        self.history.begin(self.client, call, Origin::Client)
+        let said = held_until.map(|_| call.to_string());
+        let pending = self.history.begin(self.client, call, Origin::Client);
+        if let (Some(until), Some(call)) = (held_until, said) {
+            let world = &self.history.0.world;
+            event!(world, self.client, "held until {until}: {call}");
+            tokio::time::sleep_until(world.instant(until)).await;
+        }
+        pending
     }
 
     /// Sends a change by the side. Its answer goes nowhere but into the history.
@@ -234,35 +284,35 @@ impl CatalogueApi for Recorder {
     }
 
     async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord> {
-        let pending = self.begin(Call::CreateRepository { repo: Arc::new(repo.clone()) });
+        let pending = self.begin(Call::CreateRepository { repo: Arc::new(repo.clone()) }).await;
         let result = self.api.create_repository(repo).await;
         pending.end(Answer::of(&result, |repo| Answer::Repository(Arc::new(repo.clone()))));
         result
     }
 
     async fn get_repository(&self, name: &Name) -> Result<RepoRecord> {
-        let pending = self.begin(Call::GetRepository { name: name.clone() });
+        let pending = self.begin(Call::GetRepository { name: name.clone() }).await;
         let result = self.api.get_repository(name).await;
         pending.end(Answer::of(&result, |repo| Answer::Repository(Arc::new(repo.clone()))));
         result
     }
 
     async fn open_session(&self, session: SessionId, repo: RepoId) -> Result<OpenedSession> {
-        let pending = self.begin(Call::OpenSession { session, repo });
+        let pending = self.begin(Call::OpenSession { session, repo }).await;
         let result = self.api.open_session(session, repo).await;
         pending.end(Answer::of(&result, |open| Answer::Opened(open.opened)));
         result
     }
 
     async fn renew_session(&self, session: SessionId) -> Result<()> {
-        let pending = self.begin(Call::RenewSession { session });
+        let pending = self.begin(Call::RenewSession { session }).await;
         let result = self.api.renew_session(session).await;
         pending.end(Answer::of(&result, |()| Answer::Done));
         result
     }
 
     async fn close_session(&self, session: SessionId) -> Result<()> {
-        let pending = self.begin(Call::CloseSession { session });
+        let pending = self.begin(Call::CloseSession { session }).await;
         let result = self.api.close_session(session).await;
         pending.end(Answer::of(&result, |()| Answer::Done));
         result
@@ -274,14 +324,14 @@ impl CatalogueApi for Recorder {
         repo: RepoId,
         ids: &[ChunkId],
     ) -> Result<Vec<Option<Ordinal>>> {
-        let pending = self.begin(Call::Lookup { session, repo, ids: ids.into() });
+        let pending = self.begin(Call::Lookup { session, repo, ids: ids.into() }).await;
         let result = self.api.lookup(session, repo, ids).await;
         pending.end(Answer::of(&result, |found| Answer::Ordinals(found.clone())));
         result
     }
 
     async fn commit_packs(&self, session: SessionId, packs: Vec<PackCommit>) -> Result<Vec<PackCommitted>> {
-        let pending = self.begin(Call::CommitPacks { session, packs: packs.clone().into() });
+        let pending = self.begin(Call::CommitPacks { session, packs: packs.clone().into() }).await;
         let result = self.api.commit_packs(session, packs).await;
         pending.end(Answer::of(&result, |done| Answer::PacksCommitted(done.clone())));
         result
@@ -292,28 +342,29 @@ impl CatalogueApi for Recorder {
         session: SessionId,
         snapshot: SnapshotRecord,
     ) -> Result<SnapshotCommitted> {
-        let pending = self.begin(Call::CommitSnapshot { session, snapshot: Arc::new(snapshot.clone()) });
+        let pending =
+            self.begin(Call::CommitSnapshot { session, snapshot: Arc::new(snapshot.clone()) }).await;
         let result = self.api.commit_snapshot(session, snapshot).await;
         pending.end(Answer::of(&result, |done| Answer::SnapshotCommitted(done.committed_ms)));
         result
     }
 
     async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
-        let pending = self.begin(Call::ListSnapshots { repo, after });
+        let pending = self.begin(Call::ListSnapshots { repo, after }).await;
         let result = self.api.list_snapshots(repo, after).await;
         pending.end(Answer::of(&result, |page| Answer::Snapshots(page.clone())));
         result
     }
 
     async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {
-        let pending = self.begin(Call::Locate { repo, ids: ids.into() });
+        let pending = self.begin(Call::Locate { repo, ids: ids.into() }).await;
         let result = self.api.locate(repo, ids).await;
         pending.end(Answer::of(&result, |found| Answer::Located(found.clone())));
         result
     }
 
     async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<PackPage> {
-        let pending = self.begin(Call::ListPacks { repo, from });
+        let pending = self.begin(Call::ListPacks { repo, from }).await;
         let result = self.api.list_packs(repo, from).await;
         pending.end(Answer::of(&result, |page| Answer::Packs(page.clone())));
         result

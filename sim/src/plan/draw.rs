@@ -1,7 +1,7 @@
 //! Draws a plan from a seed: swarm testing (Groce et al. 2012), where each seed has its own world, its own set of
 //! faults that are on, and its own rates.
 
-use super::{Fault, Knobs, Layout, Loss, PLAN_VERSION, Plan, Profile, Step, What, Work};
+use super::{ClientCall, Fault, Knobs, Layout, Loss, PLAN_VERSION, Plan, Profile, Step, What, Work};
 use crate::entropy::Rng;
 
 /// Shortest and longest time in which faults happen.
@@ -14,7 +14,7 @@ const DAY_MS: i64 = 86_400_000;
 type Draw = fn(&mut Rng, &Layout, &Knobs) -> Fault;
 
 /// Every class and how many of it a storm has in a minute.
-const CLASSES: [(&str, Draw, u64); 24] = [
+const CLASSES: [(&str, Draw, u64); 25] = [
     ("crash", |r, l, _| Fault::Crash { node: node(r, l), power: false, for_ms: long(r) }, 3),
     ("power", |r, l, _| Fault::Crash { node: node(r, l), power: true, for_ms: long(r) }, 3),
     ("region", |r, l, _| Fault::Region { region: region(r, l), loss: loss(r), for_ms: long(r) }, 1),
@@ -59,11 +59,12 @@ const CLASSES: [(&str, Draw, u64); 24] = [
         2,
     ),
     ("client-pauses", |r, _, k| Fault::ClientPauses { client: client(r, k), for_ms: nap(r, k) }, 1),
+    ("client-held", |r, _, k| held(r, k, None), 1),
 ];
 
 const WAN: [&str; 7] = ["cut", "isolate", "jitter", "lossy", "reset", "region", "pause"];
 const BITROT: [&str; 8] = ["rot", "truncate", "swap", "lost-sync", "io-error", "io-errors", "wipe", "power"];
-const CLOCK: [&str; 6] = ["clock", "days", "pause", "client-pauses", "client-dies", "isolate"];
+const CLOCK: [&str; 7] = ["clock", "days", "pause", "client-pauses", "client-held", "client-dies", "isolate"];
 const DISK: [&str; 5] = ["full-disk", "slow-disk", "io-error", "io-errors", "power"];
 
 fn node(rng: &mut Rng, layout: &Layout) -> usize {
@@ -104,6 +105,21 @@ fn nap(rng: &mut Rng, knobs: &Knobs) -> u64 {
 /// Longer than a session lasts that nobody renews.
 fn outlive(rng: &mut Rng, knobs: &Knobs) -> u64 {
     knobs.session_lease_ms + rng.range(1_500, 6_000)
+}
+/// One client, or any, is held up at a moment that chance would hardly ever meet.
+fn held(rng: &mut Rng, knobs: &Knobs, who: Option<usize>) -> Fault {
+    const CALLS: [ClientCall; 6] = [
+        ClientCall::Lookup,
+        ClientCall::CommitPacks,
+        ClientCall::CommitSnapshot,
+        ClientCall::CommitSnapshot,
+        ClientCall::CloseSession,
+        ClientCall::RenewSession,
+    ];
+    let client = who.unwrap_or_else(|| client(rng, knobs));
+    let from = CALLS[rng.below(CALLS.len() as u64) as usize];
+    let for_ms = if rng.one_in(2) { outlive(rng, knobs) } else { 100 + upto(rng, 8_000) };
+    Fault::ClientHeld { client, from, for_ms }
 }
 fn cut_off(rng: &mut Rng) -> Loss {
     [Loss::CutOff, Loss::Mute, Loss::Deaf][rng.below(3) as usize]
@@ -148,8 +164,9 @@ fn aim(rng: &mut Rng, layout: &Layout, knobs: &Knobs, length: u64, steps: &mut V
         let outlives = outlive(rng, knobs);
         let fault = match rng.below(24) {
             0 | 1 if at_ms + outlives + 5_000 < length => Fault::ClientPauses { client, for_ms: outlives },
-            2 => Fault::Blackout { for_ms: rng.range(100, 2_000) },
-            3 => Fault::Crash { node: node(rng, layout), power: true, for_ms: rng.range(100, 3_000) },
+            2 | 3 => held(rng, knobs, Some(client)),
+            4 => Fault::Blackout { for_ms: rng.range(100, 2_000) },
+            5 => Fault::Crash { node: node(rng, layout), power: true, for_ms: rng.range(100, 3_000) },
             _ => continue,
         };
         steps.push(Step { at_ms: at_ms + upto(rng, 1_000), what: What::Fault(fault) });

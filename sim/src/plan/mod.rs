@@ -227,6 +227,22 @@ pub enum Loss {
     Deaf,
 }
 
+/// A call of a client to the catalogue, as the moment at which something happens to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCall {
+    /// It asks which chunks are there.
+    Lookup,
+    /// It makes packs known that it has uploaded.
+    CommitPacks,
+    /// It has a snapshot recorded.
+    CommitSnapshot,
+    /// It ends its session.
+    CloseSession,
+    /// It renews its session.
+    RenewSession,
+}
+
 /// Something that goes wrong. `node`, `region` and `client` are numbers; `for_ms` is how long it lasts.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -280,11 +296,14 @@ pub enum Fault {
     ClientDies { client: usize, power: bool, for_ms: u64 },
     /// A client's process stands still, for longer than its sessions last if so long.
     ClientPauses { client: usize, for_ms: u64 },
+    /// From its next call of this kind on, nothing that a client asks of the catalogue gets through for so long; if it is
+    /// a renewal, only renewals do not.
+    ClientHeld { client: usize, from: ClientCall, for_ms: u64 },
 }
 
 impl Fault {
     /// Every kind, for coverage.
-    pub const KINDS: [&str; 23] = [
+    pub const KINDS: [&str; 24] = [
         "crash",
         "power",
         "region",
@@ -308,6 +327,7 @@ impl Fault {
         "membership",
         "client-dies",
         "client-pauses",
+        "client-held",
     ];
     /// Its kind, one of [`Fault::KINDS`].
     pub fn kind(&self) -> &'static str {
@@ -335,6 +355,7 @@ impl Fault {
             Fault::Add { .. } | Fault::Drain { .. } => "membership",
             Fault::ClientDies { .. } => "client-dies",
             Fault::ClientPauses { .. } => "client-pauses",
+            Fault::ClientHeld { .. } => "client-held",
         }
     }
     /// How long it lasts; 0 if it is over at once or never ends by itself.

@@ -173,6 +173,7 @@ impl Run<'_> {
             self.end_fault(number, undo)?;
         }
         self.cluster.hub.heal();
+        self.cluster.history.hold_no_more();
         for machine in &self.cluster.machines {
             machine.clock.set_skew_ms(0);
             machine.disk.medium().mend();
@@ -333,6 +334,14 @@ impl Run<'_> {
             Fault::ClientPauses { client, .. } => {
                 let undo = self.sleep(client % self.seats.len());
                 undo.map(|undo| Begun { everywhere: true, ..Begun::default().undo([undo]) })
+            }
+            Fault::ClientHeld { client, from, for_ms } => {
+                let agent = self.seats[client % self.seats.len()].agent.as_ref();
+                agent.map(|agent| {
+                    let duration = std::time::Duration::from_millis(for_ms);
+                    self.cluster.history.hold(agent.label(), from, duration);
+                    Begun::default()
+                })
             }
         })
     }

@@ -484,7 +484,9 @@ impl<'a> Run<'a> {
                     Some(Work::Restore | Work::RestoreNewest) => self.readable_since,
                     _ => self.well_since,
                 };
-                match self.nothing_wrong(since, since_us) {
+                let agent = self.seats[number].agent.as_ref();
+                let held = agent.is_some_and(|a| self.cluster.history.was_held(a.label(), since_us));
+                match !held && self.nothing_wrong(since, since_us) {
                     true => Err(format!("live: nothing was wrong, and {word} failed: {why}")),
                     // Whoever could not even connect tries again.
                     false if work.is_none() => self.enter(number),

@@ -58,6 +58,7 @@ enum Verb {
 
 /// Does what was asked for; the exit code says whether it held.
 pub fn main() -> ExitCode {
+    shim::end_with_reader();
     let ended = match Cli::parse().verb {
         Verb::Run(args) => batch::run(&args),
         Verb::Replay(args) => batch::replay(&args),

@@ -50,6 +50,12 @@ pub fn fix_addresses() {
     let _ = std::process::Command::new("/proc/self/exe").arg0(name).args(args).exec();
 }
 
+/// Ends this process quietly when nobody reads on, as `| head` does.
+pub fn end_with_reader() {
+    // SAFETY: gives one signal back the effect that it has by default.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Ends this process when the one that started it ends, however that ends.
 pub fn die_with_parent() {
     // SAFETY: sets one flag of this process.
