@@ -73,6 +73,29 @@ pub enum Failure {
     Broken(Violation),
 }
 
+impl Failure {
+    /// What an error of the library amounts to: some that no fault of a machine or link can excuse.
+    fn of(error: &Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Corrupt { .. } => Failure::Broken(format!("verified: a client was given this: {text}")),
+            Error::WrongPassword(_)
+            | Error::Credential(_)
+            | Error::RepositoryMissing(_)
+            | Error::SnapshotMissing(_)
+            | Error::SnapshotAmbiguous { .. }
+            | Error::PathMissing { .. }
+            | Error::Refused(_)
+            | Error::Local { .. }
+            | Error::Invalid(_)
+            | Error::Protocol(_) => {
+                Failure::Broken(format!("live: a client was told what no fault excuses: {text}"))
+            }
+            _ => Failure::Refused(text),
+        }
+    }
+}
+
 impl Agent {
     /// Connects as soon as the cluster answers and knows `nodes` nodes, and makes a repository.
     pub async fn enter(cluster: &mut Cluster, nodes: usize, within: Duration) -> Result<Self, Violation> {
@@ -389,7 +412,7 @@ impl Backup {
 async fn ended<T>(task: JoinHandle<Result<T, Error>>) -> Result<T, Failure> {
     match task.await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::Refused(error.to_string())),
+        Ok(Err(error)) => Err(Failure::of(&error)),
         Err(e) if e.is_cancelled() => Err(Failure::Died),
         Err(e) => Err(Failure::Broken(format!("live: a client panicked: {e}"))),
     }

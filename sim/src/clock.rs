@@ -29,6 +29,15 @@ impl SimClock {
 }
 impl WallClock for SimClock {
     fn now_ms(&self) -> u64 {
-        (EPOCH_MS + self.world.now_us() / 1_000).saturating_add_signed(self.skew_ms.load(Ordering::Relaxed))
+        now_ms(&self.world).saturating_add_signed(self.skew_ms())
     }
+}
+
+/// Milliseconds since 1970 on a clock that is right.
+pub fn now_ms(world: &World) -> u64 {
+    EPOCH_MS + world.slept_ms() + world.now_us() / 1_000
+}
+/// Seconds since 1970 on a clock that is right.
+pub fn now_secs(world: &World) -> i64 {
+    (now_ms(world) / 1_000) as i64
 }

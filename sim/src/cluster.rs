@@ -18,7 +18,6 @@ use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
 use farshore_core::limits::PAGE_ROWS_MAX;
-use farshore_core::placement::{Candidate, Level, assign};
 use farshore_core::topology::{Name, Region};
 use farshore_node::Node;
 use farshore_node::catalogue::View;
@@ -31,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Label of the first client; nodes are numbered from 1.
 const CLIENT: Label = 100;
@@ -77,6 +77,8 @@ struct Process {
 struct Run {
     scope: Option<Scope>,
     node: Option<Arc<Node>>,
+    /// Told to end in order.
+    stop: Arc<Notify>,
 }
 
 impl Machine {
@@ -87,6 +89,7 @@ impl Machine {
         hub: Hub,
         seed: u64,
         run: Arc<Mutex<Run>>,
+        ends: Ends,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (label, disk, stores, clock) =
             (self.label, self.disk.clone(), self.stores.clone(), self.clock.clone());
@@ -104,19 +107,37 @@ impl Machine {
                 };
                 let scope = Scope::new(label);
                 let (config, credentials, keep) = (config.clone(), credentials.clone(), run.clone());
-                run.lock().expect("no holder of this lock panics").scope = Some(scope.clone());
+                let stop = {
+                    let mut run = run.lock().expect("no holder of this lock panics");
+                    run.scope = Some(scope.clone());
+                    run.stop.clone()
+                };
                 let ended = scope.spawn(seed, async move {
                     match Node::start(host, config, credentials).await {
                         Ok(node) => {
                             let node = Arc::new(node);
                             keep.lock().expect("no holder of this lock panics").node = Some(node.clone());
-                            node.failed().await
+                            tokio::select! {
+                                biased;
+                                why = node.failed() => why,
+                                () = stop.notified() => {
+                                    keep.lock().expect("no holder of this lock panics").node = None;
+                                    // Nobody else keeps a node from one moment to the next.
+                                    if let Some(node) = Arc::into_inner(node) {
+                                        node.stop().await;
+                                    }
+                                    STOPPED.into()
+                                }
+                            }
                         }
                         Err(e) => format!("does not start: {e}"),
                     }
                 });
                 let why = ended.await.unwrap_or_else(|e| format!("panicked: {e}"));
                 event!(world, label, "ends: {why}");
+                if why != STOPPED {
+                    ends.lock().expect("no holder of this lock panics").push((label, why.clone()));
+                }
                 world.mark(label, &format!("ends: {why}"));
                 end(&hub, label, &stores, &run, false);
                 tokio::time::sleep(RESTART).await;
@@ -125,10 +146,16 @@ impl Machine {
     }
 }
 
+/// What a node says that was told to stop.
+const STOPPED: &str = "was told to stop";
+
+/// Nodes that ended by themselves, and why.
+type Ends = Arc<Mutex<Vec<(Label, String)>>>;
+
 /// Ends the node's process; its system closes what it had open.
 fn end(hub: &Hub, label: Label, stores: &SimStores, run: &Mutex<Run>, power: bool) {
     hub.crash(label, power);
-    let Run { scope, node } = std::mem::take(&mut *run.lock().expect("no holder of this lock panics"));
+    let Run { scope, node, .. } = std::mem::take(&mut *run.lock().expect("no holder of this lock panics"));
     if let Some(scope) = scope {
         scope.kill();
     }
@@ -149,6 +176,7 @@ pub struct Cluster {
     authority: Authority,
     settings: Settings,
     clients: Label,
+    ends: Ends,
 }
 
 /// Settings that all nodes of a world share.
@@ -179,7 +207,8 @@ impl Cluster {
         let hub = Hub::new(world.clone());
         let (history, machines) = (History::new(world.clone()), Vec::new());
         history.set_lease(settings.timing.session_lease);
-        let mut cluster = Cluster { world, hub, machines, history, authority, settings, clients: CLIENT };
+        let (clients, ends) = (CLIENT, Ends::default());
+        let mut cluster = Cluster { world, hub, machines, history, authority, settings, clients, ends };
         for region in layout.region_of() {
             cluster.add(region)?;
         }
@@ -263,10 +292,27 @@ impl Cluster {
         let process = Process { manager: Scope::new(machine.label), run: Arc::default() };
         machine.incarnation += 1;
         let seed = splitmix(self.world.seed() ^ machine.label << 32, machine.incarnation);
-        process
-            .manager
-            .spawn(seed, machine.service(self.world.clone(), self.hub.clone(), seed, process.run.clone()));
+        let (world, hub, ends) = (self.world.clone(), self.hub.clone(), self.ends.clone());
+        let service = machine.service(world, hub, seed, process.run.clone(), ends);
+        process.manager.spawn(seed, service);
         machine.process = Some(process);
+    }
+
+    /// Tells a running node to stop; it ends in order, and its service manager starts it again. False if none runs.
+    pub fn stop_in_order(&self, at: usize) -> bool {
+        let process = self.machines[at].process.as_ref();
+        let run = process.map(|process| process.run.lock().expect("no holder of this lock panics"));
+        let running = run.filter(|run| run.node.is_some());
+        running.is_some_and(|run| {
+            event!(self.world, self.machines[at].label, "is told to stop");
+            run.stop.notify_one();
+            true
+        })
+    }
+
+    /// Nodes that ended by themselves since the last call, and why.
+    pub fn take_ends(&self) -> Vec<(Label, String)> {
+        std::mem::take(&mut *self.ends.lock().expect("no holder of this lock panics"))
     }
 
     /// Ends a machine's node at once. With `power` lost, unsynced data is lost too and peers hear nothing.
@@ -425,14 +471,15 @@ impl Cluster {
     }
 }
 
-/// Whether a stripe has more shards than the nodes there are can hold side by side.
+/// Whether a stripe has more shards than the nodes there are can hold side by side: one each, and no more in a region
+/// than its scheme allows.
 pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
-    let nodes = view.nodes().unwrap_or_default();
-    let usable = nodes.into_iter().filter(|n| n.state.takes_shards());
-    let candidates: Vec<_> =
-        usable.map(|n| Candidate { id: n.id, region: n.region, capacity: n.capacity }).collect();
-    let best = assign(pack.stripe.id, pack.stripe.scheme, &candidates, &[], &|_, _| false);
-    best.level != Level::Full
+    let mut usable = BTreeMap::<String, usize>::new();
+    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.state.takes_shards()) {
+        *usable.entry(node.region.to_string()).or_default() += 1;
+    }
+    let spread = usize::from(pack.stripe.scheme.spread());
+    usable.values().map(|nodes| (*nodes).min(spread)).sum::<usize>() < pack.stripe.shards.len()
 }
 
 /// A path without its directory.

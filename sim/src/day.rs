@@ -3,7 +3,7 @@
 //! The losses of each act are such as the policy names, so every act begins at full strength.
 
 use crate::agent::{Agent, Promise};
-use crate::clock::EPOCH_MS;
+use crate::clock::now_secs;
 use crate::cluster::{Cluster, Settings, Violation};
 use crate::entropy::Rng;
 use crate::event;
@@ -314,8 +314,4 @@ impl Day {
         self.agent.until(HEALED, "heals: not at full strength in time", whole).await?;
         self.cluster.check_agreement().map(|_| ())
     }
-}
-
-fn now_secs(world: &World) -> i64 {
-    ((EPOCH_MS + world.now_us() / 1_000) / 1_000) as i64
 }

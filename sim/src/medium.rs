@@ -81,6 +81,10 @@ impl Medium {
         self.lock().rate = (ops, ppm);
         event!(self.world, self.label, "disk fails {ppm} ppm of {ops:?}");
     }
+    /// No single call is to fail any more.
+    pub fn fail_no_call(&self) {
+        self.lock().failing.clear();
+    }
     /// No error is to come any more.
     pub fn mend(&self) {
         let mut state = self.lock();

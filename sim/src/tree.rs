@@ -130,19 +130,58 @@ fn contents(rng: &mut Rng) -> Bytes {
 
 /// Changes some files and returns how many; their times move to `now_secs`.
 pub fn edit(rng: &mut Rng, tree: &mut Tree, now_secs: i64) -> u64 {
+    let paths: Vec<Vec<u8>> = tree.keys().cloned().collect();
     let mut changed = 0;
-    for entry in tree.values_mut() {
-        let FileKind::File { size } = &mut entry.stat.kind else { continue };
-        if !rng.one_in(8) {
+    for path in paths.into_iter().filter(|_| rng.one_in(8)).collect::<Vec<_>>() {
+        let Some(entry) = tree.get(&path).filter(|entry| entry.stat.fingerprint().is_some()).cloned() else {
             continue;
-        }
-        entry.bytes = contents(rng);
-        *size = entry.bytes.len() as u64;
-        entry.stat.meta.mtime = FileTime { secs: now_secs, nanos: rng.below(1_000_000_000) as u32 };
-        entry.stat.meta.ctime = entry.stat.meta.mtime;
+        };
         changed += 1;
+        change(rng, tree, path, entry, now_secs);
     }
     changed
+}
+
+/// What people do to files.
+fn change(rng: &mut Rng, tree: &mut Tree, path: Vec<u8>, mut entry: Entry, now_secs: i64) {
+    let now = FileTime { secs: now_secs, nanos: rng.below(1_000_000_000) as u32 };
+    let mut beside = path.clone();
+    beside.extend_from_slice(format!(".{:x}", rng.below(1 << 20)).as_bytes());
+    entry.stat.meta.ctime = now;
+    let mut bytes = entry.bytes.to_vec();
+    match rng.below(10) {
+        0 => {
+            tree.remove(&path);
+            return;
+        }
+        // Renamed, as it is.
+        1 => {
+            tree.remove(&path);
+            tree.insert(beside, entry);
+            return;
+        }
+        // Copied, under an inode of its own.
+        2 => {
+            entry.stat.meta.ino = rng.range(1 << 33, 1 << 34);
+            tree.insert(beside, entry);
+            return;
+        }
+        3 => entry.stat.meta.mode ^= 0o011,
+        4 => bytes.extend_from_slice(&contents(rng)),
+        5 => bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize),
+        // In place: the length stays.
+        6 if !bytes.is_empty() => {
+            let at = rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << rng.below(8);
+        }
+        _ => bytes = contents(rng).into(),
+    }
+    if bytes != entry.bytes {
+        entry.stat.meta.mtime = now;
+        entry.stat.kind = FileKind::File { size: bytes.len() as u64 };
+        entry.bytes = bytes.into();
+    }
+    tree.insert(path, entry);
 }
 
 /// Ends the line of a path that did not come back.

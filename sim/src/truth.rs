@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A copy of a shard: machine and file name without its directory.
 pub type Copy = (usize, String);
 
+/// How long after its last error a disk may still have its good copies called bad: three looks and a command.
+const DOUBT_US: u64 = 30_000_000;
+
 /// Ground truth about shard files.
 #[derive(Default)]
 pub struct Truth {
@@ -21,8 +24,9 @@ pub struct Truth {
     proven: BTreeSet<Copy>,
     /// Machines whose syncs of shards are lies now: what is published meanwhile is not there.
     lying: BTreeSet<usize>,
-    /// Machines whose disk gave errors; a copy there may be called bad by mistake.
-    failing: BTreeSet<usize>,
+    /// Machines whose disk gives one error after the other, and until when a copy there may be called bad by mistake.
+    failing: BTreeMap<usize, u64>,
+    now_us: u64,
     /// Copies removed since the last look, with whether their file is there again.
     removed: Vec<Copy>,
     /// Machines that lost power since this was last asked.
@@ -33,6 +37,7 @@ impl Truth {
     /// Takes in what the disks did since the last call. Nobody may publish other bytes under a known name.
     pub fn look(&mut self, cluster: &Cluster) -> Result<(), Violation> {
         self.removed.clear();
+        self.now_us = cluster.world.now_us();
         for (at, machine) in cluster.machines.iter().enumerate() {
             for path in machine.disk.take_named() {
                 self.publish(cluster, at, path)?;
@@ -92,6 +97,7 @@ impl Truth {
     pub fn wiped(&mut self, at: usize) {
         self.lost_power(at);
         self.damaged.retain(|(machine, _)| *machine != at);
+        self.failing.remove(&at);
     }
     /// A fault has spoilt this file.
     pub fn damage(&mut self, at: usize, path: &str) {
@@ -107,13 +113,22 @@ impl Truth {
             self.lying.remove(&at)
         };
     }
-    /// A machine's disk gives errors from now on.
+    /// A machine's disk gives one error after the other from now on. A single one is no excuse: a node looks again.
     pub fn fails(&mut self, at: usize) {
-        self.failing.insert(at);
+        self.failing.insert(at, u64::MAX);
+    }
+    /// And no longer; what was found bad meanwhile may be told a little later.
+    pub fn fails_no_more(&mut self, at: usize) {
+        self.failing.insert(at, self.now_us + DOUBT_US);
     }
     /// Whether this machine may have called a good copy bad.
     pub fn may_err(&self, at: usize) -> bool {
-        self.failing.contains(&at)
+        self.failing.get(&at).is_some_and(|until| *until > self.now_us)
+    }
+    /// Whether a fault has spoilt any copy that the catalogue counts on.
+    pub fn is_any_damaged(&self, cluster: &Cluster, packs: &[PackRecord]) -> bool {
+        let places = packs.iter().flat_map(|pack| Self::places(cluster, pack)).flatten();
+        !self.damaged.is_empty() && places.into_iter().any(|copy| self.damaged.contains(&copy))
     }
     /// Whether a fault has spoilt this copy, or may have.
     pub fn is_damaged(&self, at: usize, file: &str) -> bool {
@@ -147,7 +162,7 @@ impl Truth {
     /// How many shards of a pack a further fault may count on: good ones on machines that `admit` admits, whose disks
     /// neither lie nor have given errors. A disk that fails to read a good shard again and again has lost it, too.
     pub fn sure(&mut self, cluster: &Cluster, pack: &PackRecord, admit: impl Fn(usize) -> bool) -> usize {
-        let failing = self.failing.clone();
+        let failing: BTreeSet<usize> = self.failing.keys().copied().filter(|at| self.may_err(*at)).collect();
         self.good(cluster, pack, |at| admit(at) && !failing.contains(&at))
     }
 

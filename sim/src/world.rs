@@ -6,6 +6,7 @@ use crate::taint::Taint;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::time::Instant;
 
@@ -26,6 +27,8 @@ pub struct World(Arc<Inner>);
 struct Inner {
     seed: u64,
     start: Instant,
+    /// Milliseconds that every calendar has moved on while timers stood still.
+    slept_ms: AtomicU64,
     log: Mutex<Log>,
     timeline: OnceLock<Mutex<Timeline>>,
     calls: Calls,
@@ -114,6 +117,7 @@ impl World {
         World(Arc::new(Inner {
             seed,
             start,
+            slept_ms: AtomicU64::new(0),
             log,
             timeline: OnceLock::new(),
             calls: Calls::default(),
@@ -127,6 +131,14 @@ impl World {
     /// Virtual microseconds since the beginning.
     pub fn now_us(&self) -> u64 {
         Instant::now().saturating_duration_since(self.0.start).as_micros() as u64
+    }
+    /// Moves every calendar on, right and wrong ones alike; timers do not notice.
+    pub fn sleep_through(&self, ms: u64) {
+        self.0.slept_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+    /// Milliseconds that calendars have moved on besides virtual time.
+    pub fn slept_ms(&self) -> u64 {
+        self.0.slept_ms.load(Ordering::Relaxed)
     }
     /// The instant that lies so many virtual microseconds after the beginning.
     pub fn instant(&self, at_us: u64) -> Instant {

@@ -1,7 +1,7 @@
 //! The small world of an enumeration: a cluster, a client, what was promised, and what must be true of them.
 
 use crate::agent::{Agent, Promise};
-use crate::clock::EPOCH_MS;
+use crate::clock::now_secs;
 use crate::cluster::{Cluster, Settings, Violation};
 use crate::contents::is_whole;
 use crate::entropy::Rng;
@@ -81,7 +81,7 @@ impl Stage {
 
     /// A small tree, and another one at each call.
     pub(super) fn edit(&mut self) {
-        let secs = ((EPOCH_MS + self.world.now_us() / 1_000) / 1_000) as i64;
+        let secs = now_secs(&self.world);
         // Old enough to be believed, and another time at each call.
         let time = FileTime { secs: secs - 5, nanos: self.rng.below(1_000_000_000) as u32 };
         let entry = |ino, mode, kind, bytes| {

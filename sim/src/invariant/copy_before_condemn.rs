@@ -31,6 +31,7 @@ impl Invariant for CopyBeforeCondemn {
         let (cluster, before) = (scene.cluster, std::mem::take(&mut self.good));
         for pack in scene.packs {
             for (index, place) in Truth::places(cluster, pack).into_iter().enumerate() {
+                let now = place.clone();
                 let good = place.filter(|(at, file)| {
                     !scene.truth.is_damaged(*at, file) && scene.truth.is_durable(cluster, *at, file)
                 });
@@ -44,7 +45,11 @@ impl Invariant for CopyBeforeCondemn {
                 let machine = &cluster.machines[*at];
                 let excused =
                     scene.truth.is_damaged(*at, file) || scene.truth.may_err(*at) || machine.id.0 != *id;
-                let moved_to_damage = pack.stripe.shards[index].node.is_some_and(|n| n.0 != *id);
+                // It moved on, and a fault has spoilt it, or its new machine, since.
+                let moved_to_damage = match &now {
+                    Some((at, file)) => scene.truth.is_damaged(*at, file),
+                    None => pack.stripe.shards[index].node.is_some(),
+                };
                 if !excused && !moved_to_damage {
                     let label = machine.label;
                     return Err(format!(

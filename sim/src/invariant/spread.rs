@@ -1,9 +1,11 @@
 //! Invariant 2. Source: DESIGN 13.2 and 3.
 //!
-//! What the catalogue does not list as under target is at its target, reckoned here anew from who holds what.
+//! What the catalogue does not list as under target is at its target, and survives what its repository's policy names:
+//! both reckoned here anew from who holds what, by losing every region and the nodes that hold most.
 
 use super::{Invariant, Moment, Scene};
 use farshore_core::catalogue::PackRecord;
+use farshore_core::id::NodeId;
 use std::collections::BTreeMap;
 
 /// Full strength means spread.
@@ -35,22 +37,30 @@ impl Invariant for Spread {
 }
 
 fn crowded(scene: &Scene<'_>, pack: &PackRecord) -> Option<String> {
-    let (mut nodes, mut regions) = (BTreeMap::<_, usize>::new(), BTreeMap::<String, usize>::new());
+    let mut held = BTreeMap::<String, BTreeMap<NodeId, usize>>::new();
     for shard in &pack.stripe.shards {
-        let node = shard.node?;
+        let Some(node) = shard.node else { return Some("a shard has no place".into()) };
         // The record of a node that is gone for good still tells where it stood.
         let record = scene.view.node(node).ok()??;
-        *nodes.entry(node).or_default() += 1;
-        *regions.entry(record.region.to_string()).or_default() += 1;
+        *held.entry(record.region.to_string()).or_default().entry(node).or_default() += 1;
     }
-    let held: usize = nodes.values().sum();
-    if let Some((node, count)) = nodes.iter().find(|(_, count)| **count > 1) {
+    let nodes = || held.values().flatten();
+    if let Some((node, count)) = nodes().find(|(_, count)| **count > 1) {
         return Some(format!("node {node} holds {count} of its shards"));
     }
+    let in_region = |region: &BTreeMap<NodeId, usize>| region.values().sum::<usize>();
     let spread = usize::from(pack.stripe.scheme.spread());
-    let (region, most) = regions.iter().max_by_key(|(_, count)| **count)?;
-    if *most > spread {
-        return Some(format!("region {region} holds {most} of its shards, and {spread} is the most"));
+    if let Some((region, crowd)) = held.iter().find(|(_, region)| in_region(region) > spread) {
+        return Some(format!(
+            "region {region} holds {} of its shards, and {spread} is the most",
+            crowd.len()
+        ));
     }
-    (held < pack.stripe.shards.len()).then(|| format!("only {held} shards have a place"))
+    let policy = scene.view.repo(pack.repo).ok()??.policy;
+    let mut largest: Vec<usize> = held.values().map(in_region).collect();
+    largest.sort_unstable_by(|a, b| b.cmp(a));
+    // No node holds more than one, so that further nodes lost are as many shards lost.
+    let lost = largest.iter().take(policy.regions.into()).sum::<usize>() + usize::from(policy.nodes);
+    let (left, k) = (pack.stripe.shards.len().saturating_sub(lost), pack.stripe.scheme.k());
+    (left < k).then(|| format!("\"{policy}\" can leave {left} of its shards, and {k} are needed"))
 }

@@ -124,6 +124,12 @@ impl History {
         until_us.is_some_and(|until| until >= since_us)
     }
 
+    /// Whether any client is held up now.
+    pub fn is_anybody_held(&self) -> bool {
+        let now_us = self.0.world.now_us();
+        self.log().holds.values().any(|hold| hold.until_us.is_some_and(|until| until > now_us))
+    }
+
     /// Nobody is held up who is not yet.
     pub fn hold_no_more(&self) {
         self.log().holds.retain(|_, hold| hold.until_us.is_some());

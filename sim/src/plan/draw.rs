@@ -14,10 +14,12 @@ const DAY_MS: i64 = 86_400_000;
 type Draw = fn(&mut Rng, &Layout, &Knobs) -> Fault;
 
 /// Every class and how many of it a storm has in a minute.
-const CLASSES: [(&str, Draw, u64); 25] = [
+const CLASSES: [(&str, Draw, u64); 27] = [
     ("crash", |r, l, _| Fault::Crash { node: node(r, l), power: false, for_ms: long(r) }, 3),
     ("power", |r, l, _| Fault::Crash { node: node(r, l), power: true, for_ms: long(r) }, 3),
     ("region", |r, l, _| Fault::Region { region: region(r, l), loss: loss(r), for_ms: long(r) }, 1),
+    ("restart", |r, l, _| Fault::Restart { node: node(r, l) }, 2),
+    ("region-burnt", |r, l, _| Fault::Region { region: region(r, l), loss: Loss::Burnt, for_ms: long(r) }, 1),
     ("blackout", |r, _, _| Fault::Blackout { for_ms: r.range(100, 5_000) }, 1),
     ("wipe", |r, l, _| Fault::Wipe { node: node(r, l), for_ms: r.range(500, 30_000) }, 1),
     ("pause", |r, l, _| Fault::Pause { node: node(r, l), for_ms: long(r) }, 2),
@@ -63,7 +65,8 @@ const CLASSES: [(&str, Draw, u64); 25] = [
 ];
 
 const WAN: [&str; 7] = ["cut", "isolate", "jitter", "lossy", "reset", "region", "pause"];
-const BITROT: [&str; 8] = ["rot", "truncate", "swap", "lost-sync", "io-error", "io-errors", "wipe", "power"];
+const BITROT: [&str; 9] =
+    ["region-burnt", "rot", "truncate", "swap", "lost-sync", "io-error", "io-errors", "wipe", "power"];
 const CLOCK: [&str; 7] = ["clock", "days", "pause", "client-pauses", "client-held", "client-dies", "isolate"];
 const DISK: [&str; 5] = ["full-disk", "slow-disk", "io-error", "io-errors", "power"];
 
@@ -94,9 +97,10 @@ fn upto(rng: &mut Rng, most: u64) -> u64 {
     let top = 1u64 << rng.range(0, bits - 1);
     rng.range(top, (top * 2).min(most).max(top)).min(most)
 }
-/// Around a second as often as around a minute.
+/// As often too short for anybody to notice as long enough for a node to be called down.
 fn long(rng: &mut Rng) -> u64 {
-    100 + upto(rng, 60_000)
+    let octave = rng.below(9);
+    rng.range(200 << octave, 400 << octave).min(60_000)
 }
 /// Mostly short, so that clients get something done; sometimes longer than a session lasts.
 fn nap(rng: &mut Rng, knobs: &Knobs) -> u64 {

@@ -225,6 +225,8 @@ pub enum Loss {
     Mute,
     /// Others hear it and it hears nobody.
     Deaf,
+    /// Machines lose their disks for good; new nodes take their places.
+    Burnt,
 }
 
 /// A call of a client to the catalogue, as the moment at which something happens to it.
@@ -250,6 +252,8 @@ pub enum ClientCall {
 pub enum Fault {
     /// A node's process is killed, or its machine loses power with what was not synced.
     Crash { node: usize, power: bool, for_ms: u64 },
+    /// A node is told to stop, ends in order, and is started again.
+    Restart { node: usize },
     /// A region is away.
     Region { region: usize, loss: Loss, for_ms: u64 },
     /// Power fails everywhere.
@@ -301,12 +305,17 @@ pub enum Fault {
     ClientHeld { client: usize, from: ClientCall, for_ms: u64 },
 }
 
+/// A call that is to fail comes within this time, or does not fail.
+const IO_ERROR_MS: u64 = 10_000;
+
 impl Fault {
     /// Every kind, for coverage.
-    pub const KINDS: [&str; 24] = [
+    pub const KINDS: [&str; 26] = [
         "crash",
         "power",
+        "restart",
         "region",
+        "region-burnt",
         "blackout",
         "wipe",
         "pause",
@@ -334,6 +343,8 @@ impl Fault {
         match self {
             Fault::Crash { power: false, .. } => "crash",
             Fault::Crash { power: true, .. } => "power",
+            Fault::Restart { .. } => "restart",
+            Fault::Region { loss: Loss::Burnt, .. } => "region-burnt",
             Fault::Region { .. } => "region",
             Fault::Blackout { .. } => "blackout",
             Fault::Wipe { .. } => "wipe",
@@ -360,7 +371,17 @@ impl Fault {
     }
     /// How long it lasts; 0 if it is over at once or never ends by itself.
     pub fn for_ms(&self) -> u64 {
-        match *self {
+        match self {
+            Fault::IoError { .. } => IO_ERROR_MS,
+            _ => self.clone().duration_mut().map_or(0, |for_ms| *for_ms),
+        }
+    }
+    /// Makes it last half as long.
+    pub fn halve(&mut self) {
+        self.duration_mut().into_iter().for_each(|for_ms| *for_ms = for_ms.div_ceil(2));
+    }
+    fn duration_mut(&mut self) -> Option<&mut u64> {
+        match self {
             Fault::Crash { for_ms, .. }
             | Fault::Region { for_ms, .. }
             | Fault::Blackout { for_ms }
@@ -376,8 +397,9 @@ impl Fault {
             | Fault::LostSync { for_ms, .. }
             | Fault::Days { for_ms, .. }
             | Fault::ClientDies { for_ms, .. }
-            | Fault::ClientPauses { for_ms, .. } => for_ms,
-            _ => 0,
+            | Fault::ClientPauses { for_ms, .. }
+            | Fault::ClientHeld { for_ms, .. } => Some(for_ms),
+            _ => None,
         }
     }
 }

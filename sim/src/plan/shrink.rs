@@ -105,11 +105,18 @@ impl Search<'_> {
         }
     }
 
-    /// Everything at once somewhat sooner, and links without loss and repetition.
+    /// Everything at once somewhat sooner, faults that last half as long, and links without loss and repetition.
     fn times(&mut self) {
         let halved = |step: &Step| Step { at_ms: step.at_ms / 2, what: step.what.clone() };
         let mut plan = self.best.clone();
         plan.steps = plan.steps.iter().map(halved).collect();
+        self.try_out(plan);
+        let mut plan = self.best.clone();
+        plan.steps.iter_mut().for_each(|step| {
+            if let What::Fault(fault) = &mut step.what {
+                fault.halve();
+            }
+        });
         self.try_out(plan);
         let mut plan = self.best.clone();
         (plan.knobs.loss_ppm, plan.knobs.duplicate_one_in) = (0, 0);

@@ -62,6 +62,8 @@ enum Hold {
 enum Undo {
     Release(Hold),
     Loss,
+    /// A call that should have failed has not come: it will not fail any more.
+    Spared(usize),
     /// The machine with lying syncs loses power, and comes back.
     Exposed(usize),
     /// A new client takes the seat.
@@ -203,6 +205,11 @@ impl Run<'_> {
                 let at = node % count;
                 (!self.faults.holds.contains_key(&Hold::Down(at))).then(|| self.down(at, power))
             }
+            Fault::Restart { node } => {
+                let at = node % count;
+                self.cluster.stop_in_order(at).then(|| Begun::at([at]))
+            }
+            Fault::Region { region, loss: Loss::Burnt, .. } => self.burn_region(region)?,
             Fault::Region { region, loss, .. } => self.lose_region(region, loss),
             Fault::Blackout { .. } => {
                 let mut begun = Begun { everywhere: true, ..Begun::at(0..count) };
@@ -273,9 +280,8 @@ impl Run<'_> {
             }
             Fault::IoError { node, nth } => {
                 let at = node % count;
-                self.truth.fails(at);
                 self.cluster.machines[at].disk.fail_call(nth, Ops::Any);
-                Some(Begun::at([at]))
+                Some(Begun::at([at]).undo([Undo::Spared(at)]))
             }
             Fault::IoErrors { node, one_in, .. } => {
                 let at = node % count;
@@ -304,7 +310,7 @@ impl Run<'_> {
             }
             Fault::Clock { node, skew_ms } => {
                 let machine = &self.cluster.machines[node % count];
-                // A minority may be wrong by any amount.
+                // A minority may be wrong by any amount. A clock that is set right is none of them.
                 let wrong = |m: &crate::cluster::Machine| m.clock.skew_ms() != 0;
                 let others = self.cluster.machines.iter().filter(|m| m.label != machine.label);
                 (others.filter(|m| wrong(m)).count() * 2 + 2 < count + 1).then(|| {
@@ -317,8 +323,7 @@ impl Run<'_> {
                 for seat in 0..self.seats.len() {
                     begun.undo.extend(self.sleep(seat));
                 }
-                let ms = days as i64 * 86_400_000;
-                self.cluster.machines.iter().for_each(|m| m.clock.set_skew_ms(m.clock.skew_ms() + ms));
+                self.world.sleep_through(days * 86_400_000);
                 Some(begun)
             }
             Fault::Add { region } => self.add_machine(region)?.map(|_| Begun::default()),
@@ -363,7 +368,10 @@ impl Run<'_> {
                     Hold::Slow(at) => self.cluster.machines[at].disk.set_slow(1),
                     Hold::Full(at) => self.cluster.machines[at].disk.unfill(),
                     Hold::Jitter(from, to) => self.cluster.level(from, to),
-                    Hold::Failing(at) => self.cluster.machines[at].disk.fail_rate(0, Ops::Any),
+                    Hold::Failing(at) => {
+                        self.truth.fails_no_more(at);
+                        self.cluster.machines[at].disk.fail_rate(0, Ops::Any);
+                    }
                     Hold::Asleep(seat) => {
                         self.seats[seat].away = false;
                         if let Some(agent) = &self.seats[seat].agent {
@@ -372,6 +380,7 @@ impl Run<'_> {
                     }
                 }
             }
+            Undo::Spared(at) => self.cluster.machines[at].disk.medium().fail_no_call(),
             Undo::Loss => self.cluster.hub.set_loss(self.plan.knobs.loss_ppm),
             Undo::Exposed(at) => self.expose(at),
             Undo::Successor(seat) => {
@@ -405,10 +414,7 @@ impl Run<'_> {
     }
 
     fn lose_region(&mut self, region: usize, loss: Loss) -> Option<Begun> {
-        let regions = self.plan.layout.regions.len();
-        let inside: Vec<usize> = (0..self.cluster.machines.len())
-            .filter(|at| self.cluster.machines[*at].region_no == region % regions)
-            .collect();
+        let inside = self.inside(region);
         if matches!(loss, Loss::Power | Loss::Killed) {
             let mut begun = Begun::at(inside.iter().copied());
             for at in inside {
@@ -419,6 +425,35 @@ impl Run<'_> {
         let own: Vec<Label> = inside.iter().map(|at| self.label(*at)).collect();
         let others: Vec<Label> = self.labels().into_iter().filter(|label| !own.contains(label)).collect();
         Some(Begun::at(inside).undo(self.cut(&directions(&own, &others, loss))))
+    }
+
+    fn inside(&self, region: usize) -> Vec<usize> {
+        let region = region % self.plan.layout.regions.len();
+        (0..self.cluster.machines.len()).filter(|at| self.cluster.machines[*at].region_no == region).collect()
+    }
+
+    /// Every machine of a region loses its disks at once; operators set up new nodes in their place.
+    fn burn_region(&mut self, region: usize) -> Result<Option<Begun>, Violation> {
+        let inside = self.inside(region);
+        let away =
+            |at: &usize| self.faults.holds.contains_key(&Hold::Down(*at)) || self.faults.lying.contains(at);
+        // A write that is under way may be accepted below full strength, which covers a single node and no region.
+        if self.backing_up() || inside.iter().any(away) || !self.can_lose(&inside) {
+            return Ok(None);
+        }
+        let mut begun = Begun::at(inside.iter().copied());
+        for at in inside {
+            begun.undo.extend(self.burn(at)?);
+        }
+        Ok(Some(begun))
+    }
+
+    fn burn(&mut self, at: usize) -> Result<Vec<Undo>, Violation> {
+        self.faults.hurt.insert(at);
+        let begun = self.down(at, true);
+        self.truth.wiped(at);
+        self.cluster.replace(at)?;
+        Ok(begun.undo)
     }
 
     fn cut(&mut self, pairs: &[(Label, Label)]) -> Vec<Undo> {
@@ -437,16 +472,17 @@ impl Run<'_> {
         leads.filter(|(leadership, _)| leadership.own).max_by_key(|(l, _)| l.term).map(|(_, at)| at)
     }
 
-    /// Whether everything recorded stays readable without this machine, and the voters keep a majority with their
+    /// Whether everything recorded stays readable without these machines, and the voters keep a majority with their
     /// memory.
-    fn can_lose(&mut self, at: usize) -> bool {
+    fn can_lose(&mut self, lost: &[usize]) -> bool {
         let Some(newest) = &self.newest else { return false };
         let (cluster, truth) = (&self.cluster, &mut self.truth);
-        let enough =
-            newest.packs.iter().all(|pack| truth.sure(cluster, pack, |m| m != at) >= pack.stripe.scheme.k());
-        let others = self.faults.hurt.iter().any(|hurt| *hurt != at);
+        let left_of = |pack| truth.sure(cluster, pack, |m| !lost.contains(&m));
+        let enough = newest.packs.iter().zip(newest.packs.iter().map(left_of));
+        let enough = enough.into_iter().all(|(pack, left)| left >= pack.stripe.scheme.k());
+        let others = self.faults.hurt.iter().any(|hurt| !lost.contains(hurt));
         let voters = self.voters();
-        let left = voters.iter().filter(|v| v.is_some_and(|v| v != at)).count();
+        let left = voters.iter().filter(|v| v.is_some_and(|v| !lost.contains(&v))).count();
         enough && !(others && self.backing_up()) && left * 2 > voters.len()
     }
 
@@ -458,21 +494,17 @@ impl Run<'_> {
     }
 
     fn wipe(&mut self, at: usize) -> Result<Option<Begun>, Violation> {
-        if !self.can_lose(at)
+        if !self.can_lose(&[at])
             || self.faults.holds.contains_key(&Hold::Down(at))
             || self.faults.lying.contains(&at)
         {
             return Ok(None);
         }
-        self.faults.hurt.insert(at);
-        let begun = self.down(at, true);
-        self.truth.wiped(at);
-        self.cluster.replace(at)?;
-        Ok(Some(begun))
+        Ok(Some(Begun::at([at]).undo(self.burn(at)?)))
     }
 
     fn lie(&mut self, at: usize) -> Option<Begun> {
-        if !self.can_lose(at)
+        if !self.can_lose(&[at])
             || self.faults.lying.contains(&at)
             || self.faults.holds.contains_key(&Hold::Down(at))
         {

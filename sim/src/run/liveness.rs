@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// Every node runs again by then.
 const READY: Duration = Duration::from_secs(120);
 /// Everything is at full strength again by then: detection, grace and rebuilding of what a small world holds.
-const HEALED: Duration = Duration::from_secs(900);
+const HEALED: Duration = Duration::from_secs(300);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// Scrubs until nothing more is found, at most.
@@ -188,6 +188,10 @@ impl Run<'_> {
     /// Every client backs up at full strength and lists, and nothing excuses a refusal now.
     async fn serves_again(&mut self) -> Result<(), Violation> {
         self.pass(Duration::from_secs(25)).await?;
+        while self.cluster.history.is_anybody_held() {
+            self.pass(LOOK).await?;
+        }
+        self.strict = true;
         for seat in &mut self.seats {
             seat.ask(Work::Incremental);
             seat.ask(Work::List);

@@ -6,7 +6,7 @@ pub mod liveness;
 pub mod faults;
 
 use crate::agent::{Agent, Failure, Promise};
-use crate::clock::EPOCH_MS;
+use crate::clock::now_secs;
 use crate::cluster::{Cluster, Settings, Violation};
 use crate::coverage::Tallies;
 use crate::entropy::Rng;
@@ -116,6 +116,10 @@ pub struct Run<'a> {
     going: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// Since when every machine has been well.
     well_since: Option<u64>,
+    /// Since when, besides, every recorded copy has been as it should be.
+    sound_since: Option<u64>,
+    /// Nothing excuses a refusal any more.
+    pub(crate) strict: bool,
     /// Since when everything promised could be read on machines that are well.
     readable_since: Option<u64>,
     pub(crate) began_us: u64,
@@ -156,14 +160,19 @@ impl<'a> Run<'a> {
         (0..cluster.machines.len()).for_each(|at| cluster.start(at));
         let mut rng = Rng::new(plan.seed, 0x5255);
         world.taint().keep("a passphrase", crate::agent::PASSPHRASE.as_bytes());
-        let seat = |_| Seat {
+        let common = tree::grow(&mut rng, knobs.entries, now_secs(world));
+        let seat = |number| Seat {
             agent: None,
             incarnation: 0,
             away: false,
             busy: None,
             queue: VecDeque::new(),
             tree: {
-                let mut tree = tree::grow(&mut rng, knobs.entries, now_secs(world));
+                // Two that have the same files meet in the same chunks.
+                let mut tree = match number == 0 || rng.one_in(2) {
+                    true => common.clone(),
+                    false => tree::grow(&mut rng, knobs.entries, now_secs(world)),
+                };
                 tree::plant(&mut rng, &mut tree, world.taint());
                 tree
             },
@@ -183,6 +192,8 @@ impl<'a> Run<'a> {
             invariants: invariant::all(),
             going: FuturesUnordered::new(),
             well_since: None,
+            sound_since: None,
+            strict: false,
             readable_since: None,
             began_us: 0,
             steps: 0,
@@ -482,6 +493,7 @@ impl<'a> Run<'a> {
                 event!(self.world, 0, "client {number} could not {word}: {why}");
                 let since = match work {
                     Some(Work::Restore | Work::RestoreNewest) => self.readable_since,
+                    Some(Work::Check) => self.sound_since,
                     _ => self.well_since,
                 };
                 let agent = self.seats[number].agent.as_ref();
@@ -498,7 +510,9 @@ impl<'a> Run<'a> {
 
     /// Whether nothing excuses a failure of what began then, given since when all it needs has been well.
     fn nothing_wrong(&self, well_since: Option<u64>, began_us: u64) -> bool {
-        self.plan.profile == Profile::Calm || well_since.is_some_and(|since| since + SETTLED_US <= began_us)
+        self.strict
+            || self.plan.profile == Profile::Calm
+            || well_since.is_some_and(|since| since + SETTLED_US <= began_us)
     }
 
     /// Ends the faults whose time has come, and looks at the invariants.
@@ -508,11 +522,23 @@ impl<'a> Run<'a> {
         let moment = if self.steps.is_multiple_of(STEPS_A_SECOND) { Moment::Second } else { Moment::Step };
         self.check(moment)?;
         self.judge_weather();
+        self.judge_ends()?;
         for seat in &self.seats {
             let Some(busy) = seat.busy.as_ref().filter(|_| !seat.away) else { continue };
             let since = busy.since_us.max(self.well_since.unwrap_or(u64::MAX - OPERATION.as_micros() as u64));
             if self.world.now_us() > since + OPERATION.as_micros() as u64 {
                 return Err(format!("live: {} hangs", busy.work.map_or("opening a repository", Work::word)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node ends by itself only if its disk has given it a reason.
+    fn judge_ends(&mut self) -> Result<(), Violation> {
+        for (label, why) in self.cluster.take_ends() {
+            let at = self.cluster.machines.iter().position(|m| m.label == label);
+            if !at.is_some_and(|at| self.faults.touches(at) || self.truth.may_err(at)) {
+                return Err(format!("live: p{label} has ended, and nothing was wrong with it: {why}"));
             }
         }
         Ok(())
@@ -559,6 +585,9 @@ impl<'a> Run<'a> {
         let calm = !self.faults.everywhere();
         let all = calm && well.len() == self.cluster.machines.len();
         self.well_since = if all { self.well_since.or(Some(now)) } else { None };
+        let packs = self.newest.as_ref().map_or(&[][..], |newest| &newest.packs);
+        let sound = all && !self.truth.is_any_damaged(&self.cluster, packs);
+        self.sound_since = if sound { self.sound_since.or(Some(now)) } else { None };
         let readable = calm && self.quorum(&well) && self.readable(&well);
         self.readable_since = if readable { self.readable_since.or(Some(now)) } else { None };
     }
@@ -615,9 +644,4 @@ impl<'a> Run<'a> {
 
 fn done(call: BoxFuture<'static, Result<(), Failure>>) -> BoxFuture<'static, Result<Did, Failure>> {
     Box::pin(async move { call.await.map(|()| Did::Done) })
-}
-
-/// Seconds since 1970 on a clock that is right.
-pub fn now_secs(world: &World) -> i64 {
-    ((EPOCH_MS + world.now_us() / 1_000) / 1_000) as i64
 }

@@ -131,6 +131,7 @@ fn single(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         }
         None => None,
     };
+    let panics = one::watch_panics();
     let (seed, point, wall) = (args.seed, args.at, Instant::now());
     let outcome = one::apart(move || {
         shim::activate(seed);
@@ -138,7 +139,10 @@ fn single(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         shim::deactivate();
         outcome
     });
-    let told = Told::of(flow, args, outcome, wall.elapsed().as_secs_f64());
+    let mut told = Told::of(flow, args, outcome, wall.elapsed().as_secs_f64());
+    if let Some(panic) = panics.lock().expect("nobody panics with it").first().filter(|_| told.ok) {
+        (told.ok, told.violation) = (false, Some(format!("live: something panicked: {panic}")));
+    }
     if args.as_child || args.json {
         println!("{}", serde_json::to_string(&told)?);
     } else {
@@ -231,10 +235,10 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         return Ok(false);
     }
     let parse = |(point, call): &(String, String)| {
-        let point: Point = point.parse().ok()?;
-        Some((Point { power: !args.kill, ..point }, call.clone()))
+        let point: Point = point.parse().map_err(anyhow::Error::msg)?;
+        Ok((Point { power: !args.kill, ..point }, call.clone()))
     };
-    let points: Vec<(Point, String)> = calm.points.iter().filter_map(parse).collect();
+    let points = calm.points.iter().map(parse).collect::<Result<Vec<(Point, String)>>>()?;
     let chosen = points.iter().skip(args.start as usize).step_by(args.every as usize);
     let width = std::thread::available_parallelism().map_or(1, usize::from);
     let mut sum = Sum {
@@ -262,6 +266,11 @@ fn all(flow: Flow, args: &EnumerateArgs) -> Result<bool> {
         let Some((point, call, child)) = running.pop_front() else { break };
         let mut told = finish(flow, args.seed, Some(point), child);
         told.call = Some(call.clone());
+        if told.ok && !told.reached {
+            // Until the crash every run is the one that told the calls.
+            told.ok = false;
+            told.violation = Some("deterministic: the call never came".into());
+        }
         sum.run += 1;
         sum.failed += u64::from(!told.ok);
         sum.unreached += u64::from(!told.reached);

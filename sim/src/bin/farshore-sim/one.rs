@@ -15,6 +15,7 @@ use farshore_sim::scenario::{self, Options};
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// Runs a plan and says how it ended.
 pub fn run(plan: Plan, how: &How, write: &Write) -> Result<Report> {
@@ -31,6 +32,7 @@ pub fn run(plan: Plan, how: &How, write: &Write) -> Result<Report> {
     options.timeline = picture.is_some();
     options.disturb = how.inject_nondeterminism.map(|at| (at, std::process::id().into()));
 
+    let panics = watch_panics();
     let wall = std::time::Instant::now();
     let (mut outcome, leaks) = apart(move || {
         shim::activate(options.plan.seed);
@@ -43,7 +45,22 @@ pub fn run(plan: Plan, how: &How, write: &Write) -> Result<Report> {
         let end_us = (outcome.virtual_seconds * 1e6) as u64;
         timeline::write(&mut file, &kept, &title, end_us).context("write the timeline")?;
     }
-    Ok(Report::of(profile, outcome, wall, leaks.0))
+    let mut report = Report::of(profile, outcome, wall, leaks.0);
+    if let Some(panic) = panics.lock().expect("nobody panics with it").first().filter(|_| report.ok) {
+        report.fail(format!("live: something panicked: {panic}"));
+    }
+    Ok(report)
+}
+
+/// Panics of this process from now on. A task that panics ends alone, and whoever waited for it may think nothing of it.
+pub fn watch_panics() -> Arc<Mutex<Vec<String>>> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (kept, before) = (seen.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        kept.lock().expect("nobody panics with it").push(panic.to_string());
+        before(panic);
+    }));
+    seen
 }
 
 /// Reads a plan.
