@@ -358,6 +358,12 @@ impl Cluster {
         nodes.filter_map(|node| node.view().ok()).max_by_key(View::applied)
     }
 
+    /// Who votes, as the replica furthest ahead has it; while a change is under way, who does before or after it.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let standing = (0..self.machines.len()).filter_map(|at| Some(self.node(at)?.consensus().standing()));
+        standing.max_by_key(|standing| standing.applied).map_or_else(BTreeSet::new, |s| s.voters)
+    }
+
     /// Gives a link the latency that its two ends usually have.
     pub fn level(&self, from: Label, to: Label) {
         let region = |label| self.machines.iter().find(|m| m.label == label).map(|m| m.region_no);

@@ -80,6 +80,7 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::LeadOn
         | Mutant::FailedStays
         | Mutant::RenewEnding
+        | Mutant::ChangeHalfDone
         | Mutant::RenewByHearsay
         | Mutant::GiveUpAtOnce
         | Mutant::SpoiltStays

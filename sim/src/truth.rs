@@ -105,13 +105,19 @@ impl Truth {
         self.proven.remove(&copy);
         self.damaged.insert(copy);
     }
-    /// Syncs of a machine are lies from now on, or no longer.
-    pub fn set_lying(&mut self, at: usize, lying: bool) {
-        if lying {
-            self.lying.insert(at)
-        } else {
-            self.lying.remove(&at)
-        };
+    /// Syncs of a machine are lies from now on. What has its name already and is not durable yet may never be.
+    pub fn begins_to_lie(&mut self, cluster: &Cluster, at: usize) {
+        self.lying.insert(at);
+        for path in cluster.machines[at].disk.names("shards/").iter().filter(|path| is_shard(path)) {
+            let file = file_of(path);
+            if !self.is_durable(cluster, at, file) {
+                self.damaged.insert((at, file.to_string()));
+            }
+        }
+    }
+    /// Syncs of a machine are true again.
+    pub fn lies_no_more(&mut self, at: usize) {
+        self.lying.remove(&at);
     }
     /// A machine's disk gives one error after the other from now on. A single one is no excuse: a node looks again.
     pub fn fails(&mut self, at: usize) {

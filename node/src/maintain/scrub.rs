@@ -203,7 +203,7 @@ impl Report {
             }
         }
         tracing::warn!(%shard, "delete a spoilt shard that the catalogue does not know here");
-        Ok(shared.store.remove(held).await?)
+        Ok(shared.store.remove(held).await.failed?)
     }
 }
 

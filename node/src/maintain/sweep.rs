@@ -3,6 +3,7 @@
 //! removal; the other way round a forgotten file would stay for ever.
 
 use super::Shared;
+use crate::store::Removed;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, Condemned};
@@ -44,13 +45,15 @@ impl Worker for Sweep {
         drop(view);
         let confirmed: BTreeSet<ShardId> = copies.iter().map(|copy| copy.shard).collect();
         held.retain(|shard| confirmed.contains(&shard));
-        shared.store.remove(held).await?;
-        if copies.is_empty() {
-            return Ok(Pace::Idle);
-        }
+        let Removed { shards, failed } = shared.store.remove(held).await;
+        let removed: BTreeSet<ShardId> = shards.into_iter().collect();
+        copies.retain(|copy| removed.contains(&copy.shard));
         let swept = copies.len();
-        shared.propose(Command::Swept { copies }).await?;
-        tracing::debug!(swept, "condemned copies deleted");
+        if swept > 0 {
+            shared.propose(Command::Swept { copies }).await?;
+            tracing::debug!(swept, "condemned copies deleted");
+        }
+        failed?;
         Ok(if swept == SWEEP_COPIES_MAX { Pace::Busy } else { Pace::Idle })
     }
 

@@ -247,7 +247,12 @@ impl LogStore {
         }
         self.reader.records.write(batch)?;
         // What is purged was applied, and the engine keeps the order of batches: it is durable together with the state.
-        Ok(self.reader.records.flush().await?)
+        self.reader.records.flush().await?;
+        // An image may have replaced more than this replica had ever acknowledged; from now on it has.
+        match self.mark.promise().log {
+            Some(promised) if promised.index >= upto.index => Ok(()),
+            _ => Ok(self.mark.set_log(Some(upto)).await?),
+        }
     }
 }
 

@@ -65,8 +65,14 @@ impl Mark {
             let bytes = disk.read(MARK_FILE, slot * SLOT_STEP, SLOT_BYTES).await?;
             newest = newest.max_by_sequence(decode(slot, &bytes));
         }
-        let (sequence, promise) = newest.ok_or(MarkError::Damaged)?;
-        Ok(Some(Mark { disk, sequence, promise }))
+        match newest {
+            Some((sequence, promise)) => Ok(Some(Mark { disk, sequence, promise })),
+            // Power failed while it was made, and nothing is promised before it is.
+            None if disk.len(MARK_FILE).await?.is_none_or(|len| len < SLOT_STEP + SLOT_BYTES as u64) => {
+                Ok(None)
+            }
+            None => Err(MarkError::Damaged),
+        }
     }
 
     /// Makes the file of a replica that has promised nothing yet.

@@ -6,6 +6,7 @@
 use super::Consensus;
 use super::types::Metrics;
 use farshore_core::id::NodeId;
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{NodeRecord, NodeState};
 use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
@@ -43,12 +44,18 @@ pub struct Members {
     pub nodes: BTreeMap<NodeId, String>,
     /// Those that vote.
     pub voters: BTreeSet<NodeId>,
+    /// While a change of voters is under way: those that will vote. Until it ends, both majorities are needed.
+    pub joining: Option<BTreeSet<NodeId>>,
     /// Learners whose log is nearly complete.
     pub fresh: BTreeSet<NodeId>,
 }
 
 /// The next step from `members` towards what the catalogue's nodes ask for, if any. Pure.
 pub fn plan(members: &Members, nodes: &[NodeRecord]) -> Option<Step> {
+    // Whoever led when the change began may not have lived to end it.
+    if let Some(voters) = members.joining.as_ref().filter(|_| !mutant(Mutant::ChangeHalfDone)) {
+        return Some(Step::SetVoters(voters.clone()));
+    }
     let wanted = |node: &&NodeRecord| node.state != NodeState::Retired;
     let stale = |node: &&NodeRecord| members.nodes.get(&node.id) != Some(&node.addr);
     // A lost node is not invited anew: it has to come back first.
@@ -154,6 +161,10 @@ fn members_of(metrics: &Metrics, lag_max: u64) -> Members {
     Members {
         nodes: config.nodes().map(|(id, node)| (NodeId(*id), node.addr.clone())).collect(),
         voters: config.voter_ids().map(NodeId).collect(),
+        joining: match config.get_joint_config().as_slice() {
+            [_, .., last] => Some(last.iter().copied().map(NodeId).collect()),
+            _ => None,
+        },
         fresh: replication
             .filter(|(_, at)| caught_up(at.map(|id| id.index)))
             .map(|(id, _)| NodeId(*id))
@@ -181,6 +192,7 @@ mod tests {
         Members {
             nodes: nodes.iter().map(|id| (NodeId(*id), format!("n{id}:1"))).collect(),
             voters: ids(voters),
+            joining: None,
             fresh: ids(fresh),
         }
     }
@@ -205,6 +217,18 @@ mod tests {
         assert_eq!(plan(&behind, &nodes), None);
         let elsewhere = [node(1, "a/a", Up), node(2, "a/b", Lost), node(3, "a/c", Up), node(4, "a/c", Up)];
         assert_eq!(plan(&fresh, &elsewhere), None);
+    }
+
+    /// The leader of the first step of a change died before the second: nobody took it, since the lost voter had an heir
+    /// already, and the lost one kept its place in one of two majorities for ever.
+    #[test]
+    fn a_change_that_was_begun_is_ended_first() {
+        let nodes = [node(1, "a/a", Up), node(2, "a/b", Lost), node(3, "a/c", Up), node(4, "a/b", Up)];
+        let last = BTreeSet::from([1, 3, 4].map(NodeId));
+        let joint = members(&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 3, 4]);
+        assert_eq!(plan(&joint, &nodes), None);
+        let joint = Members { joining: Some(last.clone()), ..joint };
+        assert_eq!(plan(&joint, &nodes), Some(Step::SetVoters(last)));
     }
 
     #[test]

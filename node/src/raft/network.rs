@@ -189,6 +189,21 @@ impl Link {
     }
 }
 
+impl Link {
+    /// An image may be under way for longer than an election takes, and openraft tells its receiver nothing else
+    /// meanwhile: it would stand for election and depose the leader that sends. Ends only with the vote of a newer leader.
+    /// Cancel-safe: a beat that is cut off is not missed.
+    async fn beat_until_deposed(&self, vote: Vote) -> Vote {
+        let beat = Append { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+        loop {
+            tokio::time::sleep(self.pause).await;
+            if let Ok(Appended::HigherVote(higher)) = self.append(&beat, self.pause).await {
+                return higher;
+            }
+        }
+    }
+}
+
 /// Ends only if the answer tells of a newer leader. Cancel-safe: the answer is not needed otherwise.
 async fn deposed(beat: impl Future<Output = Result<Appended, Status>>) -> Appended {
     match beat.await {
@@ -258,6 +273,7 @@ impl RaftNetwork<Types> for Link {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_image(vote, snapshot) => sent,
+            higher = self.beat_until_deposed(vote) => Ok(SnapshotResponse::new(higher)),
         }
     }
 

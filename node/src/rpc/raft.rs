@@ -5,7 +5,7 @@
 
 use super::auth::{Right, allow};
 use crate::raft::image::ImageParts;
-use crate::raft::types::{Entry, LogId, MESSAGE_VERSION, Types, open_message, seal_message};
+use crate::raft::types::{Entry, LogId, MESSAGE_VERSION, Types, Vote, open_message, seal_message};
 use crate::raft::{APPEND_ENTRIES_MAX, Consensus};
 use async_trait::async_trait;
 use farshore_core::id::NodeId;
@@ -64,6 +64,15 @@ fn seal<T: Serialize>(answer: &T) -> Response<RaftMessage> {
     Response::new(RaftMessage { body: seal_message(MESSAGE_VERSION, answer) })
 }
 
+/// Nobody hands on what a later leader has written. openraft's replication reads the log when it sends: a leader deposed
+/// meanwhile would send its successor's entries under its own vote, behind an entry that the successor has replaced.
+fn check_office(vote: &Vote, last: Option<LogId>) -> Result<(), ApiError> {
+    match last.is_some_and(|last| last.leader_id > vote.leader_id) {
+        true => Err(ApiError::Invalid("a leader hands on what its successor has written".into())),
+        false => Ok(()),
+    }
+}
+
 /// Entries must follow each other and what comes before them; openraft takes that for granted.
 fn check_entries(prev: Option<LogId>, entries: &[Entry]) -> Result<(), ApiError> {
     let first = prev.map_or(Some(0), |prev| prev.index.checked_add(1));
@@ -90,6 +99,7 @@ impl wire::raft_server::Raft for RaftService {
         let append: AppendEntriesRequest<Types> = open(request.get_ref())?;
         speaks_for(from, append.vote.leader_id.node_id)?;
         check_entries(append.prev_log_id, &append.entries)?;
+        check_office(&append.vote, append.entries.last().map(|entry| entry.log_id))?;
         if !append.vote.is_committed() {
             return Err(ApiError::Invalid("append of a candidate that was not elected".into()).into());
         }
@@ -120,6 +130,7 @@ impl wire::raft_server::Raft for RaftService {
         if !vote.is_committed() {
             return Err(ApiError::Invalid("image of a candidate that was not elected".into()).into());
         }
+        check_office(&vote, meta.last_log_id)?;
         Ok(seal(&self.consensus.receive_image(vote, meta, parts).await?))
     }
 
@@ -163,6 +174,16 @@ mod tests {
         ids.iter()
             .map(|(term, index)| Entry { log_id: id(*term, *index), payload: EntryPayload::Blank })
             .collect()
+    }
+
+    #[test]
+    fn a_deposed_leader_cannot_hand_on_what_its_successor_wrote() {
+        let vote = Vote::new_committed(3, 1);
+        assert!(check_office(&vote, None).is_ok());
+        assert!(check_office(&vote, Some(id(3, 9))).is_ok() && check_office(&vote, Some(id(2, 9))).is_ok());
+        assert!(check_office(&vote, Some(id(4, 2))).is_err());
+        let later_in_the_term = LogId::new(CommittedLeaderId::new(3, 2), 9);
+        assert!(check_office(&vote, Some(later_in_the_term)).is_err());
     }
 
     #[test]

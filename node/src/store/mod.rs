@@ -188,23 +188,33 @@ impl ShardStore {
         Ok(self.index.list(after, limit.min(PAGE_ROWS_MAX))?)
     }
 
-    /// Removes shards; not an error if there is none. Only the sweeper may call this, for shards that a confirmed
-    /// catalogue index condemns, and the report worker, for spoilt ones that a confirmed index does not know. Durable on return. Cancel-safe: once begun it is carried through.
-    pub async fn remove(self: &Arc<Self>, held: Held) -> Result<(), StoreError> {
+    /// Removes shards; it is no error if one is not there. Only the sweeper may call this, for shards that a confirmed
+    /// catalogue index condemns, and the report worker, for spoilt ones that a confirmed index does not know. What is told
+    /// to be removed is gone durably. One that cannot be removed keeps none of the others: the last such error is told.
+    /// Cancel-safe: once begun it is carried through.
+    pub async fn remove(self: &Arc<Self>, held: Held) -> Removed {
         let store = self.clone();
-        uncut(async move {
+        let removing = uncut(async move {
+            let mut removed = Removed::default();
             for (id, lock) in held.0 {
-                let name = file_name(id);
-                // The file goes first: an entry without a file is noticed at the next start, a file without an entry
-                // would be taken in again.
-                store.host.disk.remove(&name).await?;
-                store.host.disk.sync_dir(dir_of(&name)).await?;
-                store.drop_entry(id)?;
+                match store.remove_one(id).await {
+                    Ok(()) => removed.shards.push(id),
+                    Err(error) => removed.failed = Err(error),
+                }
                 drop(lock);
             }
-            Ok(())
-        })
-        .await
+            Ok(removed)
+        });
+        removing.await.unwrap_or_else(|error| Removed { failed: Err(error), ..Removed::default() })
+    }
+
+    async fn remove_one(&self, id: ShardId) -> Result<(), StoreError> {
+        let name = file_name(id);
+        // The file goes first: an entry without a file is noticed at the next start, a file without an entry would be
+        // taken in again.
+        self.host.disk.remove(&name).await?;
+        self.host.disk.sync_dir(dir_of(&name)).await?;
+        self.drop_entry(id)
     }
 
     /// Holds shards, or places where they would be: until this is dropped no put of one of them is answered. Whoever
@@ -247,6 +257,21 @@ impl ShardStore {
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         }
         locks.entry(id).or_default().clone()
+    }
+}
+
+/// What became of shards that were to be removed.
+#[derive(Debug)]
+pub struct Removed {
+    /// Gone for good.
+    pub shards: Vec<ShardId>,
+    /// Why another one is not, if so.
+    pub failed: Result<(), StoreError>,
+}
+
+impl Default for Removed {
+    fn default() -> Self {
+        Removed { shards: Vec::new(), failed: Ok(()) }
     }
 }
 

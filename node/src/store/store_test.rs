@@ -83,7 +83,7 @@ async fn get(store: &Arc<ShardStore>, header: &ShardHeader) -> Result<Vec<u8>, S
 }
 
 async fn remove(store: &Arc<ShardStore>, id: ShardId) -> Result<(), StoreError> {
-    store.remove(store.hold([id]).await).await
+    store.remove(store.hold([id]).await).await.failed
 }
 
 /// Waits until dropped puts have cleaned up behind themselves.
@@ -620,7 +620,7 @@ async fn a_copy_put_back_during_a_sweep_is_not_removed() {
     assert!(tokio::time::timeout(pause, again.as_mut()).await.is_err(), "answered under the sweeper's hands");
     // The leader confirms one of the two.
     held.retain(|id| id == swept.id);
-    store.remove(held).await.unwrap();
+    store.remove(held).await.failed.unwrap();
     assert!(matches!(again.await, Err(StoreError::Raced(_))), "the receipt would have been false");
     assert_eq!(get(&store, &spared).await.unwrap(), spared_payload);
     put(&store, &swept, &payload).await.unwrap();

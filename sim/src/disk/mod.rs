@@ -271,6 +271,8 @@ impl Drop for SimFile {
 #[async_trait]
 impl DiskFile for SimFile {
     async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
+        let label = self.disk.label;
+        self.disk.world.taint().watch(&bytes, || format!("what p{label} writes to {}", self.name));
         let ticket = self.disk.begin(Call::Append, Ops::Write, OPERATION_US).await?;
         let appended = self.disk.medium.grow_files(bytes.len() as u64).and_then(|()| {
             let mut state = self.disk.lock();

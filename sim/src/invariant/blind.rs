@@ -1,7 +1,7 @@
 //! Invariant 9. Source: DESIGN 13.9 and 8.
 //!
-//! Names, contents and the passphrase are looked for, as bytes, in everything that nodes keep, and all along in every
-//! byte that goes over the network.
+//! Names, contents and the passphrase are looked for, as bytes: all along in what nodes write to files and stores, where
+//! TLS hides nothing any more, and in what goes over the network; at the end in everything that nodes keep.
 
 use super::{Invariant, Moment, Scene};
 use crate::cluster::Cluster;

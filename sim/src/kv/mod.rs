@@ -348,6 +348,11 @@ impl Kv for SimKv {
             event!(self.world, self.label, "kv {:?} has no room", self.role);
             return Err(KvError::Io("No space left on device".into()));
         }
+        for ((_, key), value) in &changes {
+            let place = || format!("what p{} stores in its {:?}", self.label, self.role);
+            self.world.taint().watch(key, place);
+            self.world.taint().watch(value.as_deref().unwrap_or_default(), place);
+        }
         apply(&mut state.visible, &changes);
         state.pending.push(changes);
         drop(state);

@@ -488,9 +488,7 @@ impl Run<'_> {
 
     /// The machine of each voter, as the replica furthest ahead has it.
     fn voters(&self) -> Vec<Option<usize>> {
-        let nodes = (0..self.cluster.machines.len()).filter_map(|at| self.cluster.node(at));
-        let standing = nodes.map(|node| node.consensus().standing()).max_by_key(|standing| standing.applied);
-        standing.map_or(Vec::new(), |s| s.voters.iter().map(|id| self.cluster.machine_of(*id)).collect())
+        self.cluster.voters().into_iter().map(|id| self.cluster.machine_of(id)).collect()
     }
 
     fn wipe(&mut self, at: usize) -> Result<Option<Begun>, Violation> {
@@ -512,7 +510,7 @@ impl Run<'_> {
         }
         self.faults.hurt.insert(at);
         self.faults.lying.insert(at);
-        self.truth.set_lying(at, true);
+        self.truth.begins_to_lie(&self.cluster, at);
         self.cluster.machines[at].disk.set_lying(&["shards/"]);
         Some(Begun::at([at]).undo([Undo::Exposed(at)]))
     }
@@ -525,7 +523,7 @@ impl Run<'_> {
         // nobody syncs them again, and a later power cut would be a loss beyond what was admitted here.
         self.cluster.lose_power(at);
         self.truth.lost_power(at);
-        self.truth.set_lying(at, false);
+        self.truth.lies_no_more(at);
         self.cluster.machines[at].disk.set_lying(&[]);
         if !was_down {
             self.cluster.start(at);

@@ -111,14 +111,19 @@ impl Run<'_> {
         let under_target = self.under_target();
         let work = repair.queued + repair.running;
         let condemned = here.iter().filter(|id| self.owes_sweep(**id)).count();
-        let placed = !stale && known.len() == here.len() && away + missed + draining == 0;
+        // One voter for each region, as there were founders, and none of them gone.
+        let voters = self.cluster.voters();
+        let voting =
+            voters.len() == self.plan.layout.regions.len() && voters.iter().all(|id| here.contains(id));
+        let placed = voting && !stale && known.len() == here.len() && away + missed + draining == 0;
         if placed && under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0 {
             return None;
         }
         Some(format!(
-            "stale {stale}, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
+            "stale {stale}, {} voters, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
              {under_target} packs under target, {unreadable} unreadable, {work} repairs to do, {condemned} nodes \
              have to sweep, last error {:?}{}",
+            voters.len(),
             known.len(),
             here.len(),
             repair.last_error,
