@@ -138,14 +138,10 @@ mutants! {
         "A change of voters that its leader did not live to end is never ended.";
     RenewEnding, "renew-ending", "agree",
         "A leader renews a session although its end is in the log already.";
-    RenewByHearsay, "renew-by-hearsay", "agree",
-        "A node renews a session on the word of whoever leads now, in a table that nobody reads any more.";
     GiveUpAtOnce, "give-up-at-once", "copy-before-condemn",
         "A node calls its shard bad after a single look.";
     SpoiltStays, "spoilt-stays", "heals",
         "A spoilt shard that the catalogue does not know is found by every scrub for ever.";
-    SpoiltGoesEarly, "spoilt-goes-early", "delete-last",
-        "A spoilt shard that the catalogue does not know is deleted while somebody may be about to record it.";
 }
 
 impl fmt::Display for Mutant {

@@ -77,15 +77,13 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::RecordFirst
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
-        | Mutant::LeadOn
         | Mutant::FailedStays
-        | Mutant::RenewEnding
         | Mutant::ChangeHalfDone
-        | Mutant::RenewByHearsay
         | Mutant::GiveUpAtOnce
         | Mutant::SpoiltStays
-        | Mutant::SpoiltGoesEarly
         | Mutant::RepairGivesUp => (Place::Worlds(Profile::Storm), 300),
+        Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
+        Mutant::RenewEnding => (Place::Pinned("renew-ending"), 20),
     };
     Bound { place, seeds }
 }

@@ -44,7 +44,7 @@ impl Leases {
     pub fn renew(&self, term: u64, session: SessionId, now: Instant) -> bool {
         let mut table = self.table();
         let ending = table.ending.contains(&session) && !mutant(Mutant::RenewEnding);
-        if (table.term != Some(term) && !mutant(Mutant::RenewByHearsay)) || ending {
+        if table.term != Some(term) || ending {
             return false;
         }
         table.until.insert(session, now + self.lease);

@@ -9,7 +9,6 @@ use crate::maintain::Shared;
 use farshore_core::catalogue::{ChunkRecord, Command, Reply, RepoRecord, SnapshotRecord};
 use farshore_core::id::{ChunkId, NodeId, PackNo, RepoId, SessionId};
 use farshore_core::limits::{CATALOGUE_CALL_MS, PAGE_ROWS_MAX};
-use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::Name;
 use farshore_proto::channel;
 use farshore_proto::convert::catalogue::{chunk_ids, opt_snapshot_id, pack_commits};
@@ -50,9 +49,6 @@ impl CatalogueService {
 
     /// The same, but only if it is this node that leads.
     async fn read_leading(&self) -> Result<View, ApiError> {
-        if mutant(Mutant::RenewByHearsay) {
-            return self.read().await;
-        }
         self.shared.consensus.read_index_leading().await?;
         self.shared.view().map_err(internal)
     }
@@ -122,7 +118,7 @@ impl CatalogueService {
         if self.read_leading().await?.session(session).map_err(internal)?.is_none() {
             return Err(no_session(session));
         }
-        if self.shared.leading() != Some(term) && !mutant(Mutant::RenewByHearsay) {
+        if self.shared.leading() != Some(term) {
             return Err(no_longer());
         }
         if !self.shared.leases.renew(term, session, Instant::now()) {

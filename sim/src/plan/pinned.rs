@@ -4,7 +4,12 @@
 use super::{BadPlan, Plan};
 
 /// The kept plans by name, as written.
-pub const PINNED: [(&str, &str); 1] = [("failed-index", include_str!("../../scenarios/failed-index.json"))];
+pub const PINNED: [(&str, &str); 4] = [
+    ("failed-image", include_str!("../../scenarios/failed-image.json")),
+    ("failed-index", include_str!("../../scenarios/failed-index.json")),
+    ("lead-on", include_str!("../../scenarios/lead-on.json")),
+    ("renew-ending", include_str!("../../scenarios/renew-ending.json")),
+];
 
 /// A kept plan.
 pub fn pinned(name: &str) -> Result<Plan, BadPlan> {
