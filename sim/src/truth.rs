@@ -166,20 +166,18 @@ impl Truth {
     }
 
     /// How many shards of a pack a further fault may count on: good ones on machines that `admit` admits, whose disks
-    /// neither lie nor have given errors. A disk that fails to read a good shard again and again has lost it, too.
+    /// neither lie nor give errors. A disk that fails to read a good shard again and again has lost it, too.
     pub fn sure(&mut self, cluster: &Cluster, pack: &PackRecord, admit: impl Fn(usize) -> bool) -> usize {
-        let failing: BTreeSet<usize> = self.failing.keys().copied().filter(|at| self.may_err(*at)).collect();
-        self.good(cluster, pack, |at| admit(at) && !failing.contains(&at))
+        let failing = self.failing.keys().copied().filter(|at| self.may_err(*at));
+        let doubtful: BTreeSet<usize> = failing.chain(self.lying.iter().copied()).collect();
+        self.good(cluster, pack, |at| admit(at) && !doubtful.contains(&at))
     }
 
-    /// How many shards of a pack are good on machines that `admit` admits; those that lie are never counted on.
+    /// How many shards of a pack are good on machines that `admit` admits. What was durable before a machine began to
+    /// lie still is.
     pub fn good(&mut self, cluster: &Cluster, pack: &PackRecord, admit: impl Fn(usize) -> bool) -> usize {
-        let places = Self::places(cluster, pack).into_iter().flatten();
-        let counted = places.filter(|(at, _)| admit(*at) && !self.lying.contains(at)).collect::<Vec<_>>();
-        counted
-            .iter()
-            .filter(|(at, file)| !self.is_damaged(*at, file) && self.is_durable(cluster, *at, file))
-            .count()
+        let places = Self::places(cluster, pack).into_iter().flatten().filter(|(at, _)| admit(*at));
+        places.filter(|(at, file)| !self.is_damaged(*at, file) && self.is_durable(cluster, *at, file)).count()
     }
 }
 

@@ -44,7 +44,7 @@ const CLASSES: [(&str, Draw, u64); 27] = [
         |r, l, _| Fault::IoErrors { node: node(r, l), one_in: r.range(5, 100), for_ms: r.range(500, 10_000) },
         1,
     ),
-    ("lost-sync", |r, l, _| Fault::LostSync { node: node(r, l), for_ms: r.range(500, 20_000) }, 1),
+    ("lost-sync", |r, l, _| Fault::LostSync { node: node(r, l), for_ms: r.range(500, 8_000) }, 1),
     ("rot", |r, l, _| Fault::Rot { node: node(r, l), bits: r.range(1, 3) }, 3),
     ("truncate", |r, l, _| Fault::Truncate { node: node(r, l) }, 1),
     ("swap", |r, l, _| Fault::Swap { node: node(r, l) }, 1),
