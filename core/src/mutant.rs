@@ -134,8 +134,6 @@ mutants! {
         "A pack whose rebuild failed once is never taken up again by the same leader.";
     FailedStays, "failed-stays", "heals",
         "A node whose store takes nothing more stays, looks alive and learns nothing.";
-    ChangeHalfDone, "change-half-done", "heals",
-        "A change of voters that its leader did not live to end is never ended.";
     RenewEnding, "renew-ending", "agree",
         "A leader renews a session although its end is in the log already.";
     GiveUpAtOnce, "give-up-at-once", "copy-before-condemn",

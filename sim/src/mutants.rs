@@ -57,31 +57,29 @@ pub struct Bound {
 
 /// The stated bound of each defect. Mistakes that were once made here are looked for where they were found.
 pub fn bound(mutant: Mutant) -> Bound {
+    let storm = |seeds| (Place::Worlds(Profile::Storm), seeds);
     let (place, seeds) = match mutant {
         Mutant::AnswerBeforeSync
         | Mutant::SkipDirSync
-        | Mutant::RenameBeforeSync
         | Mutant::LogUnflushed
         | Mutant::VoteForgotten
-        | Mutant::StaleRead
         | Mutant::TimeBackwards
-        | Mutant::HalfRefused
-        | Mutant::ImageWithoutTable
-        | Mutant::IgnoreExpiry
         | Mutant::SessionReused
         | Mutant::KeepUnproven
-        | Mutant::BelowFloor
         | Mutant::DoubleUp
         | Mutant::CorruptIsGood
         | Mutant::UnverifiedRead
         | Mutant::RecordFirst
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
-        | Mutant::FailedStays
-        | Mutant::ChangeHalfDone
-        | Mutant::GiveUpAtOnce
         | Mutant::SpoiltStays
-        | Mutant::RepairGivesUp => (Place::Worlds(Profile::Storm), 300),
+        | Mutant::RepairGivesUp => storm(20),
+        Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
+        Mutant::RenameBeforeSync
+        | Mutant::StaleRead
+        | Mutant::IgnoreExpiry
+        | Mutant::FailedStays
+        | Mutant::GiveUpAtOnce => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::RenewEnding => (Place::Pinned("renew-ending"), 20),
     };

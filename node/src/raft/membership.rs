@@ -6,7 +6,6 @@
 use super::Consensus;
 use super::types::Metrics;
 use farshore_core::id::NodeId;
-use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{NodeRecord, NodeState};
 use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
@@ -53,7 +52,7 @@ pub struct Members {
 /// The next step from `members` towards what the catalogue's nodes ask for, if any. Pure.
 pub fn plan(members: &Members, nodes: &[NodeRecord]) -> Option<Step> {
     // Whoever led when the change began may not have lived to end it.
-    if let Some(voters) = members.joining.as_ref().filter(|_| !mutant(Mutant::ChangeHalfDone)) {
+    if let Some(voters) = &members.joining {
         return Some(Step::SetVoters(voters.clone()));
     }
     let wanted = |node: &&NodeRecord| node.state != NodeState::Retired;

@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A machine that was in trouble is not trusted at once.
 const AFTERMATH_US: u64 = 8_000_000;
 
+/// Of a disk on which one call in so many fails, or fewer, a node must find each good shard good in one of three looks.
+const SELDOM: u64 = 60;
+
 /// What is wrong right now, and how each of it ends.
 #[derive(Default)]
 pub struct Faults {
@@ -285,7 +288,9 @@ impl Run<'_> {
             }
             Fault::IoErrors { node, one_in, .. } => {
                 let at = node % count;
-                self.truth.fails(at);
+                if one_in < SELDOM {
+                    self.truth.fails(at);
+                }
                 self.faults.hold(Hold::Failing(at));
                 self.cluster.machines[at].disk.fail_rate(1_000_000 / one_in.max(1), Ops::Any);
                 Some(Begun::at([at]).undo([Undo::Release(Hold::Failing(at))]))
