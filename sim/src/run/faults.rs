@@ -488,7 +488,9 @@ impl Run<'_> {
         let others = self.faults.hurt.iter().any(|hurt| !lost.contains(hurt));
         let voters = self.voters();
         let left = voters.iter().filter(|v| v.is_some_and(|v| !lost.contains(&v))).count();
-        enough && !(others && self.backing_up()) && left * 2 > voters.len()
+        // What is written from now on is lost with every disk that lies: one at most, as the write floor has it.
+        let lies = self.faults.lying.iter().any(|liar| !lost.contains(liar));
+        enough && !lies && !(others && self.backing_up()) && left * 2 > voters.len()
     }
 
     /// The machine of each voter, as the replica furthest ahead has it.
