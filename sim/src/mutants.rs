@@ -72,13 +72,13 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::RecordFirst
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
-        | Mutant::SpoiltStays
         | Mutant::RepairGivesUp => storm(20),
         Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
         Mutant::RenameBeforeSync
         | Mutant::StaleRead
         | Mutant::IgnoreExpiry
         | Mutant::FailedStays
+        | Mutant::SpoiltStays
         | Mutant::GiveUpAtOnce => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::RenewEnding => (Place::Pinned("renew-ending"), 20),

@@ -11,8 +11,9 @@ use crate::catalogue::Catalogue;
 use crate::kv::RealKv;
 use crate::kv::memory::MemoryKv;
 use farshore_core::catalogue::{Command, Proposal, Refusal, Reply};
+use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvFactory, KvOp, KvRole};
-use farshore_core::id::ClusterId;
+use farshore_core::id::{ClusterId, NodeId};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{BasicNode, CommittedLeaderId, EntryPayload, Membership, RaftLogReader, RaftSnapshotBuilder};
@@ -136,6 +137,31 @@ async fn a_log_opens_again_as_it_was() {
     assert_eq!(last(&mut log).await, Some(id(1, 9)));
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(1, 1)));
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), (0..10).map(|i| blank(1, i)).collect::<Vec<_>>());
+}
+
+/// Decision 0004: openraft would lead on at once, and answer reads before it knows what it had committed.
+#[tokio::test]
+async fn an_office_found_in_the_store_is_told_as_a_candidacy() {
+    let place = Place::with_ten().await;
+    let elected = Vote::new_committed(2, 1);
+    place.log().await.unwrap().save_vote(&elected).await.unwrap();
+    let read = async |own| place.log().await.unwrap().resigned(NodeId(own)).read_vote().await.unwrap();
+    assert_eq!(read(1).await, Some(Vote::new(2, 1)));
+    assert_eq!(read(3).await, Some(elected), "another's office is none of ours to give up");
+    assert_eq!(place.log().await.unwrap().vote(), Some(elected), "what is promised stays");
+}
+
+/// The file of the mark was there, and too short to hold both slots: nothing was promised yet.
+#[tokio::test]
+async fn a_mark_whose_making_was_cut_short_is_made_anew() {
+    for len in [0, 1, 40] {
+        let place = Place::new();
+        place.disk.write_slot(MARK_FILE, 0, &vec![0xaa; len]).await.unwrap();
+        assert!(place.log().await.unwrap().is_pristine(), "{len} bytes");
+    }
+    let place = Place::with_ten().await;
+    place.disk.write_slot(MARK_FILE, 0, &[0xaa; 5_000]).await.unwrap();
+    assert!(place.log().await.is_err(), "a whole file of rubbish is damage");
 }
 
 #[tokio::test]

@@ -605,6 +605,23 @@ async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouc
     assert_eq!(put(&store, &header, &payload).await.unwrap(), header.hash);
 }
 
+/// One file that could not be removed used to keep all others, and the word that they are gone, from being done.
+#[tokio::test]
+async fn what_cannot_be_removed_holds_up_nothing_else() {
+    let bench = Bench::new();
+    let (store, _) = bench.open().await;
+    let ((stuck, stuck_payload), (free, payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
+    put(&store, &stuck, &stuck_payload).await.unwrap();
+    put(&store, &free, &payload).await.unwrap();
+    // Not even root removes a directory that has something in it as if it were a file.
+    std::fs::remove_file(bench.path(stuck.id)).unwrap();
+    std::fs::create_dir_all(bench.path(stuck.id).join("inside")).unwrap();
+    let removed = store.remove(store.hold([stuck.id, free.id]).await).await;
+    assert_eq!(removed.shards, [free.id]);
+    assert!(removed.failed.is_err());
+    assert!(!bench.path(free.id).exists());
+}
+
 /// The sweeper used to ask first and to remove then, so that a copy which repair had put back in between was removed
 /// on the word of the old answer.
 #[tokio::test]
