@@ -315,7 +315,7 @@ impl Run<'_> {
             }
             Fault::Clock { node, skew_ms } => {
                 let machine = &self.cluster.machines[node % count];
-                // A minority may be wrong by any amount. A clock that is set right is none of them.
+                // A minority may be wrong by any amount.
                 let wrong = |m: &crate::cluster::Machine| m.clock.skew_ms() != 0;
                 let others = self.cluster.machines.iter().filter(|m| m.label != machine.label);
                 (others.filter(|m| wrong(m)).count() * 2 + 2 < count + 1).then(|| {
@@ -482,9 +482,8 @@ impl Run<'_> {
     fn can_lose(&mut self, lost: &[usize]) -> bool {
         let Some(newest) = &self.newest else { return false };
         let (cluster, truth) = (&self.cluster, &mut self.truth);
-        let left_of = |pack| truth.sure(cluster, pack, |m| !lost.contains(&m));
-        let enough = newest.packs.iter().zip(newest.packs.iter().map(left_of));
-        let enough = enough.into_iter().all(|(pack, left)| left >= pack.stripe.scheme.k());
+        let mut left = |pack| truth.sure(cluster, pack, |m| !lost.contains(&m));
+        let enough = newest.packs.iter().all(|pack| left(pack) >= pack.stripe.scheme.k());
         let others = self.faults.hurt.iter().any(|hurt| !lost.contains(hurt));
         let voters = self.voters();
         let left = voters.iter().filter(|v| v.is_some_and(|v| !lost.contains(&v))).count();
