@@ -267,7 +267,8 @@ async fn a_spoilt_shard_that_nobody_recorded_is_cleared_away_and_a_good_one_stay
     assert_eq!(cluster.node(1).store().stats().shards, 1);
     let close = wire::CloseSessionRequest { session: raw(SESSION.as_bytes()) };
     client.catalogue.close_session(close).await.unwrap();
-    assert_eq!(client.scrub().await.bad, 1);
+    // It may be gone already, if the node looks at what the first scrub found only now.
+    client.scrub().await;
     eventually(10, "the spoilt shard is gone", || async { cluster.node(1).store().stats().shards == 0 })
         .await;
     let again = client.scrub().await;

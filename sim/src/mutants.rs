@@ -74,14 +74,12 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::SweepFirstLook
         | Mutant::RepairGivesUp => storm(20),
         Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
-        Mutant::RenameBeforeSync
-        | Mutant::StaleRead
-        | Mutant::IgnoreExpiry
-        | Mutant::FailedStays
-        | Mutant::SpoiltStays
-        | Mutant::GiveUpAtOnce => storm(300),
+        Mutant::RenameBeforeSync | Mutant::StaleRead | Mutant::IgnoreExpiry => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
-        Mutant::RenewEnding => (Place::Pinned("renew-ending"), 20),
+        Mutant::FailedStays => (Place::Pinned("failed-index"), 60),
+        Mutant::RenewEnding => (Place::Pinned("renew-ending"), 60),
+        Mutant::GiveUpAtOnce => (Place::Pinned("give-up-at-once"), 60),
+        Mutant::SpoiltStays => (Place::Pinned("spoilt-stays"), 60),
     };
     Bound { place, seeds }
 }

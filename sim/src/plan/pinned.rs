@@ -4,11 +4,13 @@
 use super::{BadPlan, Plan};
 
 /// The kept plans by name, as written.
-pub const PINNED: [(&str, &str); 4] = [
+pub const PINNED: [(&str, &str); 6] = [
     ("failed-image", include_str!("../../scenarios/failed-image.json")),
     ("failed-index", include_str!("../../scenarios/failed-index.json")),
+    ("give-up-at-once", include_str!("../../scenarios/give-up-at-once.json")),
     ("lead-on", include_str!("../../scenarios/lead-on.json")),
     ("renew-ending", include_str!("../../scenarios/renew-ending.json")),
+    ("spoilt-stays", include_str!("../../scenarios/spoilt-stays.json")),
 ];
 
 /// A kept plan.
