@@ -50,7 +50,7 @@ impl Run<'_> {
         self.check(Moment::End)
     }
 
-    /// Every machine's node runs. One that its own damaged disk keeps from starting is replaced, as its message asks.
+    /// Every machine's node runs.
     async fn nodes_run(&mut self) -> Result<(), Violation> {
         let deadline = Instant::now() + READY;
         while let Some(at) = (0..self.cluster.machines.len()).find(|at| self.cluster.node(*at).is_none()) {
