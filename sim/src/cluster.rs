@@ -122,10 +122,8 @@ impl Machine {
                                 why = node.failed() => why,
                                 () = stop.notified() => {
                                     keep.lock().expect("no holder of this lock panics").node = None;
-                                    // Nobody else keeps a node from one moment to the next.
-                                    if let Some(node) = Arc::into_inner(node) {
-                                        node.stop().await;
-                                    }
+                                    let node = Arc::into_inner(node);
+                                    node.expect("nobody else keeps a node for longer than a look").stop().await;
                                     STOPPED.into()
                                 }
                             }

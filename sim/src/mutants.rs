@@ -25,7 +25,7 @@ impl Place {
             Place::Worlds(profile) => Ok(draw(seed, profile)),
             Place::Pinned(name) => {
                 let plan = pinned(name)?;
-                Ok(Plan { seed: plan.seed.wrapping_add(seed - 1), ..plan })
+                Ok(Plan { seed: plan.seed.wrapping_add(seed).wrapping_sub(1), ..plan })
             }
         }
     }

@@ -125,7 +125,9 @@ impl Truth {
     }
     /// And no longer; what was found bad meanwhile may be told a little later.
     pub fn fails_no_more(&mut self, at: usize) {
-        self.failing.insert(at, self.now_us + DOUBT_US);
+        if let Some(until) = self.failing.get_mut(&at) {
+            *until = self.now_us + DOUBT_US;
+        }
     }
     /// Whether this machine may have called a good copy bad.
     pub fn may_err(&self, at: usize) -> bool {

@@ -591,8 +591,10 @@ impl Run<'_> {
         };
         let command = Command::SetNodeState { node: id, from: NodeState::Up, to: NodeState::Draining };
         let (world, seed) = (self.world.clone(), self.rng.draw());
+        // Not the node itself, which has to be let go of when it is told to stop.
+        let shared = node.shared().clone();
         drop(scope.spawn(seed, async move {
-            let reply = node.shared().propose(command).await;
+            let reply = shared.propose(command).await;
             event!(world, 0, "drain of {id}: {reply:?}");
         }));
         Ok(Some(Begun::default()))
