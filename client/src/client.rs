@@ -1,7 +1,7 @@
 //! `Client` and `Repository`: what the command line, the agent and the simulator call. Wiring only; the work is in the
 //! modules below. Both are cheap to clone and may be used from several tasks at a time. Nothing here prints.
 
-use crate::api::{CatalogueApi, ClusterStatus, Topology};
+use crate::api::{CatalogueApi, ClusterStatus, GarbageReport, Topology};
 use crate::backup;
 use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
@@ -14,10 +14,11 @@ use crate::progress::Progress;
 use crate::restore;
 use crate::session::conversation::Conversation;
 use crate::session::{GrpcCatalogue, ScrubResult, scrub};
-use farshore_core::catalogue::RepoRecord;
+use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
-use farshore_core::id::RepoId;
+use farshore_core::id::{RepoId, SnapshotId};
+use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::peer::ShardIo;
 use farshore_core::policy::{self, Policy};
 use farshore_core::topology::{Name, NodeState};
@@ -273,6 +274,81 @@ impl Repository {
         each: &mut (dyn FnMut(ListedEntry) + Send),
     ) -> Result<()> {
         list::ls(self.0.trees.clone(), snapshot, path, recursive, each).await
+    }
+
+    /// Snapshots in the trash, oldest first.
+    pub async fn trash(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
+        list::trash(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+    }
+
+    /// Moves snapshots to the trash, all or none: refused if a lock keeps one. `bypass` ignores locks in governance mode.
+    /// Says how many were moved; those that are not there are passed over.
+    pub async fn forget(&self, snapshots: &[SnapshotId], bypass: bool) -> Result<u32> {
+        let change = |snapshots| RepoChange::Forget { snapshots, bypass };
+        self.change_each(snapshots, change).await
+    }
+
+    /// Takes snapshots out of the trash.
+    pub async fn undelete(&self, snapshots: &[SnapshotId]) -> Result<u32> {
+        self.change_each(snapshots, |snapshots| RepoChange::Undelete { snapshots }).await
+    }
+
+    /// Removes snapshots from the trash for good; `early` also those whose time in it is not over.
+    pub async fn purge(&self, snapshots: &[SnapshotId], early: bool) -> Result<u32> {
+        self.change_each(snapshots, |snapshots| RepoChange::Purge { snapshots, early }).await
+    }
+
+    /// Locks a snapshot or extends its lock. `bypass` allows to shorten one in governance mode.
+    pub async fn lock_snapshot(&self, snapshot: SnapshotId, lock: Lock, bypass: bool) -> Result<()> {
+        self.change(RepoChange::LockSnapshot { snapshot, lock, bypass }).await.map(drop)
+    }
+
+    /// Locks every snapshot from its commit on, or extends that. `bypass` allows to shorten or lift a lock in governance
+    /// mode.
+    pub async fn lock(&self, lock: Option<RepoLock>, bypass: bool) -> Result<()> {
+        self.change(RepoChange::Lock { lock, bypass }).await.map(drop)
+    }
+
+    /// Sets how long forgotten snapshots stay in the trash, milliseconds; `None` for the default.
+    pub async fn set_trash(&self, trash_ms: Option<u64>) -> Result<()> {
+        self.change(RepoChange::SetTrash { trash_ms }).await.map(drop)
+    }
+
+    /// Sets the retention policy that runs by itself, in its readable form; `None` for none.
+    pub async fn set_retention(&self, policy: Option<String>) -> Result<()> {
+        self.change(RepoChange::SetRetention { policy }).await.map(drop)
+    }
+
+    /// Notes that all data of a snapshot was read and found right just now.
+    pub async fn mark_verified(&self, snapshot: SnapshotId) -> Result<()> {
+        self.change(RepoChange::MarkVerified { snapshot }).await.map(drop)
+    }
+
+    /// What an operator has set, and catalogue time, Unix milliseconds.
+    pub async fn settings(&self) -> Result<(RepoSettings, u64)> {
+        self.0.client.0.api.settings(self.id()).await
+    }
+
+    /// What garbage there is; unless `dry_run`, what can be collected at once is collected first.
+    pub async fn prune(&self, dry_run: bool) -> Result<GarbageReport> {
+        self.0.client.0.api.collect_garbage(self.id(), dry_run).await
+    }
+
+    async fn change(&self, change: RepoChange) -> Result<u32> {
+        self.0.client.0.api.change_repository(self.id(), change).await
+    }
+
+    /// In as many commands as it takes; each is all or none.
+    async fn change_each(
+        &self,
+        snapshots: &[SnapshotId],
+        change: impl Fn(Vec<SnapshotId>) -> RepoChange,
+    ) -> Result<u32> {
+        let mut count = 0;
+        for some in snapshots.chunks(SNAPSHOTS_PER_COMMAND_MAX) {
+            count += self.change(change(some.to_vec())).await?;
+        }
+        Ok(count)
     }
 
     /// Backs a tree up. Cancelling it leaves at most packs that no snapshot needs; the cluster removes them.

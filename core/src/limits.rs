@@ -63,6 +63,23 @@ pub const NODE_ADDR_BYTES_MAX: usize = 280;
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Rows of packs under target that one snapshot commit looks at; beyond it the reply is a lower bound.
 pub const UNDER_TARGET_LOOKS_MAX: usize = 16_384;
+/// Forgotten snapshots stay in the trash this long unless the repository says otherwise: a week is enough to come back
+/// from a holiday weekend and notice.
+pub const TRASH_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
+/// Most packs in one command of garbage collection.
+pub const GARBAGE_PACKS_MAX: usize = 256;
+/// Chunks of the packs dropped by one command; each is a row to be removed while nothing else is applied.
+pub const GARBAGE_CHUNKS_MAX: usize = 8_192;
+/// Packs of which less than this is needed are worth copying, in percent of their chunks.
+pub const SPARSE_PERCENT_DEFAULT: u64 = 60;
+/// Most snapshots in one command.
+pub const SNAPSHOTS_PER_COMMAND_MAX: usize = 1_024;
+/// Most orphans in one command.
+pub const ORPHANS_MAX: usize = 256;
+/// Longest retention policy in its readable form, in bytes.
+pub const RETENTION_BYTES_MAX: usize = 1_024;
+/// Most tags of a snapshot that retention knows.
+pub const SNAPSHOT_TAGS_MAX: usize = 64;
 /// Most packs in one recheck.
 pub const RECHECK_PACKS_MAX: usize = 1_024;
 /// A page of a catalogue image ends after this many bytes.
@@ -203,6 +220,8 @@ pub const RAFT_IMAGE_STALL_MS: u64 = 60_000;
 pub const RAFT_INSTALL_MS: u64 = 30_000;
 /// Open sessions of a cluster; each is a row, and all are looked at each second.
 pub const SESSIONS_OPEN_MAX: u64 = 4_096;
+/// Ended sessions that are remembered; beyond it the older half is forgotten.
+pub const SESSIONS_ENDED_MAX: u64 = 8_192;
 /// Commands one node has under way at a time; more wait.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
 

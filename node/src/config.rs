@@ -65,6 +65,8 @@ pub struct Timing {
     pub session_lease: Duration,
     /// Pause between looks of the repair planner and the sweeper. Default 2 s.
     pub maintain_every: Duration,
+    /// Least pause between looks for garbage. Default 1 min: nothing waits for it.
+    pub collect_every: Duration,
 }
 
 impl Default for Timing {
@@ -77,6 +79,7 @@ impl Default for Timing {
             scrub_period: Duration::from_secs(14 * 86_400),
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             maintain_every: Duration::from_secs(2),
+            collect_every: Duration::from_secs(60),
         }
     }
 }
@@ -168,6 +171,7 @@ struct TypedTiming {
     scrub_period: Option<String>,
     session_lease: Option<String>,
     maintain_every: Option<String>,
+    collect_every: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -215,6 +219,7 @@ impl TypedTiming {
             scrub_period: duration("timing.scrub_period", self.scrub_period, d.scrub_period)?,
             session_lease: duration("timing.session_lease", self.session_lease, d.session_lease)?,
             maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
+            collect_every: duration("timing.collect_every", self.collect_every, d.collect_every)?,
         };
         longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
         longer("timing.down_after", timing.down_after, "timing.suspect_after", timing.suspect_after)?;

@@ -4,6 +4,7 @@
 use crate::catalogue::{Catalogue, CatalogueError, View};
 use crate::config::{Config, Seed};
 use crate::identity::{Identity, IdentityError};
+use crate::maintain::collect;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
 use crate::maintain::report::Reports;
@@ -147,6 +148,7 @@ impl Node {
             leases: Leases::new(config.timing.session_lease),
             surveyed: survey::Surveyed::default(),
             repairs: lead::Repairs::default(),
+            collecting: collect::Collecting::default(),
             host,
         });
         let listening = listen(listener, tls, rpc::routes(&shared));

@@ -72,6 +72,14 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::RecordFirst
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
+        | Mutant::ForgetRevival
+        | Mutant::DropUnderSession
+        | Mutant::CondemnOwn
+        | Mutant::TakeGone
+        | Mutant::DropFirstLook
+        | Mutant::OfferCondemned
+        | Mutant::ReopenEnded
+        | Mutant::IgnoreLock
         | Mutant::RepairGivesUp => storm(20),
         Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
         Mutant::RenameBeforeSync | Mutant::StaleRead | Mutant::IgnoreExpiry => storm(300),

@@ -50,7 +50,7 @@ pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Resul
     let mut newest: Option<SnapshotRecord> = None;
     let mut after = None;
     loop {
-        let page = ctx.catalogue.list_snapshots(ctx.repo.id, after).await?;
+        let page = ctx.catalogue.list_snapshots(ctx.repo.id, after, false).await?;
         after = page.snapshots.last().map(|s| s.id);
         for snapshot in page.snapshots.into_iter().filter(fits) {
             let key = |s: &SnapshotRecord| (s.committed_ms, s.id);

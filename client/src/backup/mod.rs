@@ -37,11 +37,12 @@ use base::{Base, Keep};
 use chunk::Chunker;
 use commit::Commit;
 use dedup::Dedup;
-use farshore_core::catalogue::{RepoRecord, SnapshotKind, SnapshotRecord};
+use farshore_core::catalogue::{RepoRecord, SnapshotKind, SnapshotLabel, SnapshotRecord};
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, random};
 use farshore_core::id::{ChunkId, SessionId, SnapshotId};
+use farshore_core::limits::SNAPSHOT_TAGS_MAX;
 use farshore_core::peer::ShardIo;
 use farshore_core::policy;
 use lease::Lease;
@@ -51,6 +52,7 @@ use read::Read;
 use report::Report;
 use scan::Scan;
 use seal::Seal;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use stripe::Coding;
 use tokio::sync::{Semaphore, mpsc};
@@ -159,7 +161,7 @@ async fn attempt(ctx: &Context, options: &Options) -> Result<Summary> {
     let topology = ctx.catalogue.topology().await?;
     let scheme =
         policy::compile(&ctx.repo.policy, &topology.nodes).map_err(|e| Error::Policy(e.to_string()))?;
-    let lease = Lease::open(&ctx.catalogue, ctx.host.entropy.as_ref(), ctx.repo.id).await?;
+    let lease = Lease::open(&ctx.catalogue, ctx.host.entropy.as_ref(), ctx.repo.id, topology.applied).await?;
     let run = Run {
         ctx,
         options,
@@ -303,9 +305,22 @@ impl Run<'_> {
             parent: info.parent,
             group,
             committed_ms: 0,
+            label: SnapshotLabel {
+                time_ms: info.time_ms,
+                utc_offset_min: info.utc_offset_min,
+                bytes: info.stats.total_bytes,
+                tags: tag_hashes(&self.ctx.keys, &info.tags),
+                partial: false,
+            },
             sealed: info.seal(&self.ctx.keys, &id, &*self.ctx.host.entropy)?,
             live: ledger.take_live().encode()?,
         };
-        self.ctx.catalogue.commit_snapshot(self.session, record).await
+        self.ctx.catalogue.commit_snapshot(self.session, record, None).await
     }
+}
+
+/// What nodes may know of tags: enough to tell equal ones.
+fn tag_hashes(keys: &RepoKeys, tags: &[String]) -> Vec<[u8; 8]> {
+    let hashes: BTreeSet<[u8; 8]> = tags.iter().map(|tag| keys.tag(tag)).collect();
+    hashes.into_iter().take(SNAPSHOT_TAGS_MAX).collect()
 }

@@ -1,7 +1,9 @@
 //! Every change to the catalogue as one closed, versioned enum, and its reply. Ids, times and random values are
 //! inside, so that applying a command is deterministic.
 
-use super::record::{Condemned, PackCommit, RepoRecord, SnapshotRecord};
+use super::record::{
+    Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
+};
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
 use crate::topology::{NodeRecord, NodeState};
 use serde::{Deserialize, Serialize};
@@ -31,14 +33,17 @@ pub enum Command {
     SetNodeState { node: NodeId, from: NodeState, to: NodeState },
     /// Creates a repository; refused if the name or the id is taken by a different one.
     CreateRepository { repo: RepoRecord },
-    /// Opens a session; repeating it with the same id is harmless.
-    OpenSession { session: SessionId, repo: RepoId },
+    /// Opens a session; repeating it with the same id is harmless. An id that has ended is never opened again, so that
+    /// a call that comes late cannot bring back what was waited for: ended ids are remembered, and where they have
+    /// been forgotten nothing is opened by a client that has `seen` only an older index.
+    OpenSession { session: SessionId, repo: RepoId, seen: u64 },
     /// Ends sessions: closed by their client, or expired by the leader.
     EndSessions { sessions: Vec<SessionId> },
     /// Records uploaded packs. All or none; repeating it is harmless.
     CommitPacks { session: SessionId, packs: Vec<PackCommit> },
-    /// Records a snapshot whose every ordinal is present. Repeating it is harmless.
-    CommitSnapshot { session: SessionId, snapshot: SnapshotRecord },
+    /// Records a snapshot whose every ordinal is present or condemned; condemned packs it needs are revived. The
+    /// checkpoint it `replaces`, if there is one, goes in the same step. Repeating it is harmless.
+    CommitSnapshot { session: SessionId, snapshot: SnapshotRecord, replaces: Option<SnapshotId> },
     /// Repair has made shard `index` durable on `node`: compare-and-set on the stripe's generation. The former
     /// holder's copy, if any, becomes condemned.
     PlaceShard { pack: PackNo, generation: u64, index: u8, node: NodeId },
@@ -50,6 +55,47 @@ pub enum Command {
     Recheck { packs: Vec<PackNo> },
     /// A node has deleted condemned copies.
     Swept { copies: Vec<Condemned> },
+    /// These packs were found to have no live chunk: they are no longer offered to deduplication. Those that are
+    /// condemned already, are gone, or may belong to an open session are passed over.
+    CondemnPacks { packs: Vec<PackNo> },
+    /// These condemned packs are needed after all.
+    RevivePacks { packs: Vec<PackNo> },
+    /// A second look at the catalogue as of index `looked` found these packs dead still: their shards are to be deleted.
+    /// Passed over are those not condemned at the very index named, or after `looked`, or while a session is open
+    /// that was opened before.
+    DropPacks { packs: Vec<CondemnedPack>, looked: u64 },
+    /// Copies on a node that no committed stripe names there are condemned, unless one does, or a session is open that
+    /// may have a receipt for it.
+    CondemnOrphans { node: NodeId, copies: Vec<Orphan> },
+    /// An operator's change of a repository or its snapshots.
+    ChangeRepository { repo: RepoId, change: RepoChange },
+    /// Some chunks of packs that are mostly garbage were copied, sealed as they are, into a new pack: they keep their
+    /// ordinals and live there from now on. Refused if one of them has moved since it was looked at.
+    CompactPacks { repo: RepoId, pack: Box<PackCommit>, from: Vec<PackNo> },
+}
+
+/// What an operator changes in a repository.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the variant's sentence names its fields")]
+pub enum RepoChange {
+    /// Moves snapshots to the trash, all or none; those that are not there are passed over. `bypass` ignores locks in
+    /// governance mode.
+    Forget { snapshots: Vec<SnapshotId>, bypass: bool },
+    /// Takes snapshots out of the trash, all or none.
+    Undelete { snapshots: Vec<SnapshotId> },
+    /// Removes snapshots from the trash for good. Those whose time in it is not over are passed over unless `early`.
+    Purge { snapshots: Vec<SnapshotId>, early: bool },
+    /// Locks a snapshot, or extends its lock. `bypass` allows to shorten one in governance mode.
+    LockSnapshot { snapshot: SnapshotId, lock: Lock, bypass: bool },
+    /// Locks all snapshots from their commit on, or extends that. `bypass` allows to shorten or lift a lock in
+    /// governance mode.
+    Lock { lock: Option<RepoLock>, bypass: bool },
+    /// Sets how long forgotten snapshots stay in the trash, milliseconds; `None` for the default.
+    SetTrash { trash_ms: Option<u64> },
+    /// Sets the retention policy that runs by itself; `None` for none.
+    SetRetention { policy: Option<String> },
+    /// All data of a snapshot was read and found right just now.
+    MarkVerified { snapshot: SnapshotId },
 }
 
 /// Ordinals of one committed pack's chunks, in table order. A chunk that was already known keeps its old ordinal.
@@ -78,6 +124,8 @@ pub enum Reply {
     SnapshotCommitted { committed_ms: u64, under_target: u32 },
     /// Nothing was changed.
     Refused(Refusal),
+    /// So many of those named were concerned; the others were passed over.
+    Changed { count: u32 },
 }
 
 /// Why a command changed nothing.
@@ -125,6 +173,15 @@ pub enum Refusal {
     /// The snapshot exists with other contents.
     #[error("snapshot {0} exists with other contents")]
     SnapshotExists(SnapshotId),
+    /// A lock keeps the snapshot.
+    #[error("snapshot {0} is locked in {mode} mode until {2} ms of catalogue time", mode = .1.word())]
+    Locked(SnapshotId, LockMode, u64),
+    /// The lock that is there may be extended only.
+    #[error("the lock in {} mode that is there may be extended only", .0.word())]
+    LockShortened(LockMode),
+    /// No such snapshot, or it is in the trash where it should not be, or the other way round.
+    #[error("there is no such snapshot: {0}")]
+    NoSnapshot(SnapshotId),
     /// A chunk id that the reply names as unknown.
     #[error("chunk {0} is unknown")]
     NoChunk(ChunkId),

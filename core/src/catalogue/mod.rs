@@ -3,5 +3,5 @@
 pub mod command;
 pub mod record;
 
-pub use command::{Command, Proposal, Refusal, Reply};
+pub use command::{Command, Proposal, Refusal, Reply, RepoChange};
 pub use record::*;

@@ -15,7 +15,7 @@ fn lived_in() -> Catalogue {
     let packs = (0..4).map(|which| pack(which, &holders)).collect();
     commands.push(Command::CommitPacks { session: SessionId([0; 16]), packs });
     let snapshot = snapshot(1, 0, &[0, 1, 5], 0);
-    commands.push(Command::CommitSnapshot { session: SessionId([0; 16]), snapshot });
+    commands.push(Command::CommitSnapshot { session: SessionId([0; 16]), snapshot, replaces: None });
     let mut tx = catalogue.begin();
     for (command, index) in commands.into_iter().zip(1..) {
         let reply = tx.apply(index, &Proposal { time_ms: 77, command }).unwrap();
@@ -251,7 +251,7 @@ fn sessions_are_not_opened_without_end() {
     let mut open = |index: u64, id: u64| {
         let mut session = [0; 16];
         session[..8].copy_from_slice(&id.to_le_bytes());
-        let command = Command::OpenSession { session: SessionId(session), repo: RepoId([0; 16]) };
+        let command = Command::OpenSession { session: SessionId(session), repo: RepoId([0; 16]), seen: 0 };
         tx.apply(index, &Proposal { time_ms: 1, command }).unwrap()
     };
     let most = farshore_core::limits::SESSIONS_OPEN_MAX;

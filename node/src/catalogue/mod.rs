@@ -15,6 +15,8 @@ mod tx;
 
 mod apply;
 
+mod garbage;
+
 mod live;
 
 mod read;
@@ -22,6 +24,8 @@ mod read;
 mod migrate;
 
 mod tables;
+
+mod ordinals;
 
 mod error;
 
@@ -35,8 +39,10 @@ mod catalogue_test;
 mod model;
 
 pub use error::CatalogueError;
+pub use garbage::{PackUse, RepoUse};
 pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
 pub use live::LiveSet;
+pub use ordinals::Ordinals;
 pub use safety::{Safety, SafetyScan};
 pub use tables::{NoteKey, StateHash};
 pub use tx::Tx;

@@ -9,6 +9,10 @@ pub mod survey;
 
 pub mod lead;
 
+pub mod collect;
+
+pub mod orphans;
+
 pub mod execute;
 
 pub mod scrub;
@@ -65,6 +69,8 @@ pub struct Shared {
     pub surveyed: survey::Surveyed,
     /// What repair has been doing, if this node leads.
     pub repairs: lead::Repairs,
+    /// One round of garbage collection at a time.
+    pub collecting: collect::Collecting,
 }
 
 impl Shared {
@@ -107,6 +113,8 @@ impl Shared {
         workers.start(pulse::Pulse::new(self.clone()));
         workers.start(lease::EndStale::new(self.clone()));
         workers.start(lead::Repair::new(self.clone()));
+        workers.start(collect::Collect::new(self.clone()));
+        workers.start(orphans::Orphans::new(self.clone()));
         workers.start(scrub::Report::new(self.clone()));
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));

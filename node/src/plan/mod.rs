@@ -5,6 +5,9 @@ pub mod look;
 
 pub mod repair;
 
+pub mod garbage;
+
+pub use garbage::{GarbagePlan, Totals, plan_garbage};
 pub use look::RepairScan;
 pub use repair::{PlanView, RepairPlan, plan_repair};
 

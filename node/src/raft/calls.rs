@@ -278,12 +278,17 @@ impl Attempt {
 }
 
 /// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others
-/// hold. Where a rebuilt shard lies is the leader's own word and never passed on.
+/// hold. Where a rebuilt shard lies, and which packs are garbage, is the leader's own word and never passed on.
 fn may_pass_on(from: NodeId, command: &Command) -> bool {
     match command {
         Command::ShardBad { node, .. } => *node == from,
         Command::Swept { copies } => copies.iter().all(|copy| copy.node == from),
-        Command::PlaceShard { .. } => false,
+        Command::CondemnOrphans { node, .. } => *node == from,
+        Command::PlaceShard { .. }
+        | Command::CondemnPacks { .. }
+        | Command::RevivePacks { .. }
+        | Command::DropPacks { .. }
+        | Command::CompactPacks { .. } => false,
         _ => true,
     }
 }
@@ -321,5 +326,9 @@ mod tests {
         assert!(may_pass_on(own, &swept(&[own])) && !may_pass_on(own, &swept(&[own, other])));
         let place = Command::PlaceShard { pack: PackNo(0), generation: 0, index: 0, node: own };
         assert!(!may_pass_on(own, &place));
+        let orphans = |node| Command::CondemnOrphans { node, copies: vec![] };
+        assert!(may_pass_on(own, &orphans(own)) && !may_pass_on(own, &orphans(other)));
+        assert!(!may_pass_on(own, &Command::CondemnPacks { packs: vec![] }));
+        assert!(!may_pass_on(own, &Command::DropPacks { packs: vec![], looked: 0 }));
     }
 }

@@ -358,10 +358,11 @@ async fn a_large_command_gets_through_a_slow_link_without_an_election() {
         parent: None,
         group: [0; 16],
         committed_ms: 0,
+        label: Default::default(),
         sealed: Vec::new(),
         live: vec![0x5a; 3 << 20],
     };
-    let large = Command::CommitSnapshot { session: SessionId([1; 16]), snapshot };
+    let large = Command::CommitSnapshot { session: SessionId([1; 16]), snapshot, replaces: None };
     let reply = leader.raft.propose(large).await.unwrap();
     assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
     assert_eq!(leader.raft.standing().leadership.term, term, "nobody stood for election meanwhile");

@@ -5,17 +5,18 @@ use super::auth::{self, Right};
 use super::{answer, internal};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
-use crate::maintain::scrub;
+use crate::maintain::{collect, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
-use farshore_core::id::NodeId;
+use farshore_core::id::{NodeId, RepoId};
 use farshore_core::limits::STATUS_CONFIRM_MS;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    NodeStatus, RepairStatus, ScrubProgress, ScrubRequest, StatusReply, StatusRequest, admin_server,
+    CollectGarbageRequest, GarbageReport, NodeStatus, RepairStatus, ScrubProgress, ScrubRequest, StatusReply,
+    StatusRequest, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -123,6 +124,38 @@ impl AdminService {
         }
     }
 
+    /// Only the leader collects; another node passes the call on, once.
+    async fn collect(
+        &self,
+        caller: Caller,
+        request: CollectGarbageRequest,
+    ) -> Result<GarbageReport, ApiError> {
+        let shared = &self.shared;
+        let repo = RepoId::from_slice(&request.repo)?;
+        let leader =
+            shared.consensus.leader().ok_or_else(|| ApiError::NoQuorum("no leader is known".into()))?;
+        if leader != shared.own.id {
+            let Caller::Client(_) = caller else {
+                return Err(ApiError::NoQuorum("this node no longer leads".into()));
+            };
+            let unknown = || ApiError::NoQuorum(format!("no address is known for the leader {leader}"));
+            let mut client = channel::admin(shared.peers.channel(leader).ok_or_else(unknown)?);
+            let answer = client.collect_garbage(request).await;
+            return answer.map(Response::into_inner).map_err(ApiError::from_status);
+        }
+        shared.consensus.read_index_leading().await?;
+        let view = shared.view().map_err(internal)?;
+        if view.repo(repo).map_err(internal)?.is_none() {
+            return Err(farshore_core::catalogue::Refusal::NoRepo.into());
+        }
+        let collected = match request.dry_run {
+            true => collect::look(&view, repo).await,
+            false => collect::collect_now(shared, repo).await,
+        };
+        let unswept = shared.view().map_err(internal)?.counts().condemned;
+        Ok(garbage_report(&collected.map_err(internal)?, unswept))
+    }
+
     /// Runs a pass in its own task; hanging up ends it.
     fn scrub(&self) -> Progresses {
         let (send, receive) = mpsc::channel(PROGRESS_QUEUED_MAX);
@@ -153,6 +186,28 @@ pub async fn is_known(peer: Channel, id: NodeId) -> bool {
     reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
 }
 
+fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport {
+    let totals = collected.totals;
+    GarbageReport {
+        packs: totals.packs,
+        bytes: totals.bytes,
+        dead: totals.dead,
+        dead_bytes: totals.dead_bytes,
+        condemned: totals.condemned,
+        condemned_bytes: totals.condemned_bytes,
+        waiting: totals.waiting,
+        in_use: totals.in_use,
+        in_use_bytes: totals.in_use_bytes,
+        sparse: totals.sparse,
+        sparse_bytes: totals.sparse_bytes,
+        sessions: collected.sessions,
+        trash: collected.trash,
+        dropped: collected.dropped,
+        dropped_bytes: collected.dropped_bytes,
+        unswept,
+    }
+}
+
 /// Progress messages waiting for a slow operator; a full queue skips some.
 const PROGRESS_QUEUED_MAX: usize = 4;
 
@@ -176,6 +231,14 @@ impl admin_server::Admin for AdminService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let caller = auth::allow(&request, Right::Status)?;
         answer(self.status(caller).await)
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<CollectGarbageRequest>,
+    ) -> Result<Response<GarbageReport>, Status> {
+        let caller = auth::allow(&request, Right::Collect)?;
+        answer(self.collect(caller, request.into_inner()).await)
     }
 
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {

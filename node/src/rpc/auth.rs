@@ -25,11 +25,13 @@ pub enum Right {
     Status,
     /// Has a node re-read what it holds.
     Scrub,
+    /// Has garbage collected; a node asks its leader on behalf of an operator.
+    Collect,
 }
 
 fn may(caller: &Caller, right: Right) -> bool {
     match (caller, right) {
-        (_, Right::ReadShard | Right::Renew | Right::Status) => true,
+        (_, Right::ReadShard | Right::Renew | Right::Status | Right::Collect) => true,
         (Caller::Node(_), Right::Consensus | Right::Rebuild) => true,
         (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub) => true,
         (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub) => false,
@@ -80,7 +82,7 @@ mod tests {
         for right in [Right::Catalogue, Right::Upload, Right::Scrub] {
             assert!(!asked(node(), right) && asked(client(), right), "{right:?}");
         }
-        for right in [Right::ReadShard, Right::Renew, Right::Status] {
+        for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Collect] {
             assert!(asked(node(), right) && asked(client(), right) && !asked(None, right), "{right:?}");
         }
     }

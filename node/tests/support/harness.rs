@@ -139,6 +139,7 @@ impl Cluster {
                 down_after: Duration::from_millis(1_500),
                 grace: Duration::from_millis(1_000),
                 maintain_every: Duration::from_millis(200),
+                collect_every: Duration::from_millis(500),
                 session_lease: Duration::from_secs(6),
                 ..Timing::default()
             },
@@ -235,8 +236,11 @@ impl Client {
     }
 
     pub async fn open_session(&mut self, repo: RepoId, session: SessionId) {
-        let request =
-            wire::OpenSessionRequest { session: raw(session.as_bytes()), repo: raw(repo.as_bytes()) };
+        let request = wire::OpenSessionRequest {
+            session: raw(session.as_bytes()),
+            repo: raw(repo.as_bytes()),
+            seen: 0,
+        };
         assert!(self.catalogue.open_session(request).await.unwrap().into_inner().opened > 0);
     }
 
