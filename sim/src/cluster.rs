@@ -9,6 +9,7 @@ use crate::kv::SimStores;
 use crate::linear::History;
 use crate::net::{Hub, Label};
 use crate::plan::Layout;
+use crate::truth::is_shard;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
@@ -18,7 +19,7 @@ use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
 use farshore_core::limits::PAGE_ROWS_MAX;
-use farshore_core::topology::{Name, Region};
+use farshore_core::topology::{Name, NodeState, Region};
 use farshore_node::Node;
 use farshore_node::catalogue::View;
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
@@ -177,6 +178,9 @@ pub struct Cluster {
     ends: Ends,
 }
 
+/// Pause between looks for garbage: short, so that a short world sees many.
+pub const COLLECT_EVERY: Duration = Duration::from_secs(3);
+
 /// Settings that all nodes of a world share.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -190,7 +194,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let timing = Timing { grace: GRACE, ..Timing::default() };
+        let timing = Timing { grace: GRACE, collect_every: COLLECT_EVERY, ..Timing::default() };
         Settings { timing, raft: RaftTuning::default(), near_us: None }
     }
 }
@@ -439,9 +443,59 @@ impl Cluster {
         if let Some((label, file)) = wanted.difference(&found).next() {
             return Err(format!("places: p{label} does not have {file}, which the catalogue says it has"));
         }
-        let garbage = found.difference(&wanted).count();
-        event!(self.world, 0, "{} shards in place, {garbage} files too many", wanted.len());
-        Ok(())
+        event!(self.world, 0, "{} shards in place", wanted.len());
+        match self.garbage()? {
+            Some(file) => Err(format!("garbage: {file}")),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that the catalogue does not count on, or a pack that no snapshot needs, if there is any. Nodes that have
+    /// retired keep what they have.
+    pub fn garbage(&self) -> Result<Option<String>, Violation> {
+        let view = self.furthest().ok_or("no node runs")?;
+        let failed = |e: farshore_node::catalogue::CatalogueError| e.to_string();
+        let mut wanted = BTreeSet::new();
+        let mut from = Some(PackNo(0));
+        while let Some(start) = from {
+            let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(failed)?;
+            for pack in &page.rows {
+                let held = pack.stripe.shards.iter().enumerate().filter_map(|(index, shard)| {
+                    Some((shard.node?, format!("{}-{index}.shard", pack.stripe.id)))
+                });
+                wanted.extend(held);
+            }
+            from = page.next;
+        }
+        for machine in &self.machines {
+            let known = view.node(machine.id).map_err(failed)?;
+            if known.is_none_or(|node| node.state == NodeState::Retired) {
+                continue;
+            }
+            for path in machine.disk.names("shards/").iter().filter(|path| is_shard(path)) {
+                if !wanted.contains(&(machine.id, file_of(path).to_string())) {
+                    return Ok(Some(format!("p{} keeps {path} for nothing", machine.label)));
+                }
+            }
+        }
+        self.dead_pack(&view)
+    }
+
+    /// A pack of which no snapshot names a chunk, added up here from the snapshots themselves.
+    fn dead_pack(&self, view: &View) -> Result<Option<String>, Violation> {
+        let failed = |e: farshore_node::catalogue::CatalogueError| e.to_string();
+        for repo in view.repos(None, PAGE_ROWS_MAX).map_err(failed)?.rows {
+            let of = view.repo_use(repo.id).map_err(failed)?;
+            let mut from = Some(PackNo(0));
+            while let Some(start) = from {
+                let page = view.pack_uses(&of, start, PAGE_ROWS_MAX).map_err(failed)?;
+                if let Some(pack) = page.rows.iter().find(|pack| pack.live == 0 || pack.condemned.is_some()) {
+                    return Ok(Some(format!("pack {} of {}: {pack:?}", pack.no.0, repo.name)));
+                }
+                from = page.next;
+            }
+        }
+        Ok(None)
     }
 
     /// Every shard that the replica furthest ahead says is held: the machine's label and the file's name.

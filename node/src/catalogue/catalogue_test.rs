@@ -142,6 +142,11 @@ enum Wish {
         chunks: Vec<usize>,
         replaces: Option<u8>,
     },
+    /// Of a snapshot that is there, in the trash or not.
+    Change {
+        nth: usize,
+        change: RepoChange,
+    },
     Condemn {
         packs: Vec<usize>,
     },
@@ -187,6 +192,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         6 => (0..4usize, command()).prop_map(|(nth, command)| Wish::Under { nth, command }),
         3 => (0..4usize, 0..5u8, prop::collection::vec(0..40usize, 0..5), prop::option::weighted(0.2, 0..5u8))
             .prop_map(|(nth, which, chunks, replaces)| Wish::Snap { nth, which, chunks, replaces }),
+        3 => (0..6usize, change()).prop_map(|(nth, change)| Wish::Change { nth, change }),
         3 => packs().prop_map(|packs| Wish::Condemn { packs }),
         1 => packs().prop_map(|packs| Wish::Revive { packs }),
         3 => (packs(), prop_oneof![6 => Just(0u64), 1 => Just(1u64)], prop::option::weighted(0.2, 0..40u64))
@@ -206,8 +212,8 @@ fn change() -> impl Strategy<Value = RepoChange> {
     let ids = || prop::collection::vec((0..5u8).prop_map(|s| SnapshotId([s; 32])), 0..3);
     let mode =
         || any::<bool>().prop_map(|hard| if hard { LockMode::Compliance } else { LockMode::Governance });
-    let lock = (mode(), 0..60u64).prop_map(|(mode, until_ms)| Lock { mode, until_ms });
-    let repo_lock = (mode(), 0..20u64).prop_map(|(mode, for_ms)| RepoLock { mode, for_ms });
+    let lock = (mode(), 0..120u64).prop_map(|(mode, until_ms)| Lock { mode, until_ms });
+    let repo_lock = (mode(), 0..60u64).prop_map(|(mode, for_ms)| RepoLock { mode, for_ms });
     let soft = |lock: RepoLock| RepoLock { mode: LockMode::Governance, ..lock };
     prop_oneof![
         6 => (ids(), any::<bool>()).prop_map(|(snapshots, bypass)| RepoChange::Forget { snapshots, bypass }),
@@ -291,6 +297,22 @@ fn resolve(wish: Wish, model: &Model) -> Command {
             snapshot.repo = open.repo;
             let replaces = replaces.map(|s| SnapshotId([s; 32]));
             Command::CommitSnapshot { session: open.id, snapshot, replaces }
+        }
+        Wish::Change { nth, mut change } => {
+            let mut there = model.snapshots.keys().chain(model.trash.keys());
+            let Some((repo, id)) = there.nth(nth).copied() else {
+                return Command::ChangeRepository { repo: RepoId([0; 16]), change };
+            };
+            match &mut change {
+                RepoChange::Forget { snapshots, .. }
+                | RepoChange::Undelete { snapshots }
+                | RepoChange::Purge { snapshots, .. } => snapshots.push(id),
+                RepoChange::LockSnapshot { snapshot, .. } | RepoChange::MarkVerified { snapshot } => {
+                    *snapshot = id
+                }
+                _ => {}
+            }
+            Command::ChangeRepository { repo, change }
         }
         Wish::Condemn { packs } => Command::CondemnPacks { packs: some(&packs) },
         Wish::Revive { packs } => Command::RevivePacks { packs: some(&packs) },
@@ -563,13 +585,65 @@ proptest! {
     }
 }
 
+/// A million commands in long histories, against the model: every reply equal, and the whole state every so often.
+/// `FARSHORE_COMMANDS` sets another number.
+#[test]
+fn a_million_random_commands() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    const EACH: usize = 4_000;
+    let wanted = std::env::var("FARSHORE_COMMANDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let runs = usize::div_ceil(wanted, EACH);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for run in (thread..runs).step_by(threads) {
+                    let seed =
+                        TestRng::from_seed(RngAlgorithm::ChaCha, &[run as u8 ^ (run >> 8) as u8 * 31; 32]);
+                    let mut runner = TestRunner::new_with_rng(Config::default(), seed);
+                    let (mut model, catalogue) = (Model::default(), new_catalogue());
+                    let mut tx = catalogue.begin();
+                    let wish = (0..50u64, wish());
+                    for index in 1..=EACH as u64 {
+                        let known = prologue().into_iter().nth(index as usize - 1);
+                        let (time_ms, wish) = match known {
+                            Some(command) => (5, Wish::Fixed(command)),
+                            None => wish.new_tree(&mut runner).unwrap().current(),
+                        };
+                        let command = resolve(wish, &model);
+                        let proposal = Proposal { time_ms: time_ms + index / 40, command };
+                        let reply = model.apply(index, &proposal);
+                        let got = tx.apply(index, &proposal).unwrap();
+                        assert_eq!(
+                            kind(&got),
+                            kind(&reply),
+                            "run {run}, entry {index}: {:?}",
+                            proposal.command
+                        );
+                        if index % 50 == 0 {
+                            tx.commit().unwrap();
+                            tx = catalogue.begin();
+                        }
+                        if index % 1_000 == 0 {
+                            compare(&catalogue.view().unwrap(), &model);
+                        }
+                    }
+                    drop(tx);
+                    recount(&catalogue);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn the_random_commands_reach_every_kind_of_reply() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..60 {
+    for _ in 0..150 {
         let wishes = prop::collection::vec((0..50u64, wish()), 60).new_tree(&mut runner).unwrap().current();
         for (_, reply) in run_model(wishes).0 {
             let word = format!("{:?}", kind(&reply));

@@ -65,8 +65,6 @@ struct Hold {
 pub enum SessionCall {
     /// A client opened it, under an id that it had drawn.
     Open(SessionId, Label),
-    /// The network opened it again.
-    Reopen(SessionId),
     /// A snapshot was offered under it.
     Offer(SessionId, Arc<SnapshotRecord>),
 }
@@ -170,7 +168,6 @@ impl History {
             (Call::OpenSession { session, .. }, Origin::Client) => {
                 Some(SessionCall::Open(*session, op.client))
             }
-            (Call::OpenSession { session, .. }, _) => Some(SessionCall::Reopen(*session)),
             (Call::CommitSnapshot { session, snapshot, .. }, _) => {
                 Some(SessionCall::Offer(*session, snapshot.clone()))
             }

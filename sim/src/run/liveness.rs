@@ -115,14 +115,16 @@ impl Run<'_> {
         let voters = self.cluster.voters();
         let voting =
             voters.len() == self.plan.layout.regions.len() && voters.iter().all(|id| here.contains(id));
+        let garbage = self.cluster.garbage().unwrap_or_else(Some);
         let placed = voting && !stale && known.len() == here.len() && away + missed + draining == 0;
-        if placed && under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0 {
+        let whole = under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0;
+        if placed && whole && garbage.is_none() {
             return None;
         }
         Some(format!(
             "stale {stale}, {} voters, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
              {under_target} packs under target, {unreadable} unreadable, {work} repairs to do, {condemned} nodes \
-             have to sweep, last error {:?}{}",
+             have to sweep, garbage {garbage:?}, last error {:?}{}",
             voters.len(),
             known.len(),
             here.len(),
