@@ -374,10 +374,11 @@ impl State {
         true
     }
 
+    /// One that was not open is not opened any more, either.
     fn close(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get(&id).cloned() {
-            self.put_session(id, Session { ended: true, ..session });
-        }
+        let unknown = Session { repo: RepoId([0; 16]), opened: None, alive_us: 0, ended: true };
+        let session = self.sessions.get(&id).cloned().unwrap_or(unknown);
+        self.put_session(id, Session { ended: true, ..session });
     }
 
     /// Whether the session can have ended, with or without notice. From here on it has.
@@ -386,7 +387,9 @@ impl State {
         if self.open_session(id).is_some_and(|s| now_us.is_none_or(|now| now < s.alive_us + lease_us)) {
             return false;
         }
-        self.close(id);
+        if self.sessions.contains_key(&id) {
+            self.close(id);
+        }
         true
     }
 

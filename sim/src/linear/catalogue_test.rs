@@ -78,8 +78,6 @@ struct Honest {
     packs: Vec<PackRecord>,
     /// Packs that were collected, by position.
     dropped: BTreeSet<usize>,
-    /// Session that committed each pack.
-    of_session: Vec<SessionId>,
     trash: BTreeMap<SnapshotId, SnapshotRecord>,
     chunks: BTreeMap<ChunkId, (Ordinal, ChunkPlace)>,
     next: u64,
@@ -139,8 +137,8 @@ impl Honest {
             Call::Lookup { ids, .. } => {
                 Answer::Ordinals(ids.iter().map(|id| self.chunks.get(id).map(|(o, _)| *o)).collect())
             }
-            Call::CommitPacks { packs, session } => {
-                Answer::PacksCommitted(packs.iter().map(|pack| self.add(*session, pack)).collect())
+            Call::CommitPacks { packs, .. } => {
+                Answer::PacksCommitted(packs.iter().map(|pack| self.add(pack)).collect())
             }
             Call::CommitSnapshot { snapshot, .. } => {
                 let needed = RoaringTreemap::deserialize_from(&snapshot.live[..]).unwrap();
@@ -182,22 +180,24 @@ impl Honest {
         Answer::Changed(count)
     }
 
-    /// Packs that no snapshot needs and whose session has ended may go at any time.
+    /// Packs that no snapshot needs may go once nobody is left who was told that they are there.
     fn collect(&mut self, rng: &mut Rng) {
+        if !self.open.is_empty() {
+            return;
+        }
         let all = self.snapshots.values().chain(self.trash.values());
         let live: RoaringTreemap =
             all.flat_map(|s| RoaringTreemap::deserialize_from(&s.live[..]).unwrap()).collect();
         for (at, pack) in self.packs.iter().enumerate() {
             let mut homed = self.chunks.values().filter(|(_, place)| place.pack == pack.no);
             let dead = !homed.any(|(o, _)| live.contains(o.0));
-            let closed = !self.open.contains_key(&self.of_session[at]);
-            if dead && closed && rng.one_in(2) && self.dropped.insert(at) {
+            if dead && rng.one_in(2) && self.dropped.insert(at) {
                 self.chunks.retain(|_, (_, place)| place.pack != pack.no);
             }
         }
     }
 
-    fn add(&mut self, session: SessionId, pack: &PackCommit) -> PackCommitted {
+    fn add(&mut self, pack: &PackCommit) -> PackCommitted {
         let known = self.packs.iter().find(|row| row.id == pack.id).map(|row| row.no);
         // Other repositories use up numbers too.
         let no = known.unwrap_or(PackNo(self.packs.len() as u64 * 7));
@@ -216,7 +216,6 @@ impl Honest {
                 shards: pack.shards.clone(),
             };
             let (id, kind, len) = (pack.id, pack.kind, pack.len);
-            self.of_session.push(session);
             self.packs.push(PackRecord {
                 no,
                 id,
@@ -317,7 +316,7 @@ impl Play {
                 };
                 Call::Change { repo: REPO, change: Arc::new(change) }
             }
-            1 if self.rng.one_in(3) => Call::CloseSession { session },
+            1 if self.rng.one_in(2) => Call::CloseSession { session },
             1 => Call::GetRepository { name: "r".parse().unwrap() },
             2..=4 => {
                 let drawn = |rng: &mut Rng| rng.below(12);
@@ -368,9 +367,13 @@ impl Play {
     /// The search alone, without making what it finds readable.
     fn verdict(&self) -> Verdict {
         let parts = parts(self.history.clone());
-        assert_eq!(parts.len(), 1);
-        let spec = Catalogue::new(parts[0].iter().map(|timed| &timed.op), LEASE);
-        search(&spec, &parts[0], 20_000).verdict
+        // Sessions that were never opened are parts of their own.
+        let verdict = |part: &Vec<Timed<Op>>| {
+            let spec = Catalogue::new(part.iter().map(|timed| &timed.op), LEASE);
+            search(&spec, part, 20_000).verdict
+        };
+        let mut verdicts = parts.iter().map(verdict);
+        verdicts.find(|v| *v != Verdict::Linearizable).unwrap_or(Verdict::Linearizable)
     }
 
     fn check(&self) -> Result<LinearReport, Violation> {
@@ -390,7 +393,7 @@ fn honest_answers_have_an_order() {
         let mut play = Play::new(seed);
         (0..150).for_each(|_| play.step());
         let report = play.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert_eq!((report.partitions, report.undecided), (1, 0), "seed {seed}");
+        assert_eq!(report.undecided, 0, "seed {seed}");
         states += report.states;
     }
     assert!(states < 300 * 1_000, "{states} states: the search goes astray");
@@ -423,8 +426,8 @@ fn one_stale_answer_at_the_end_is_found() {
             found += usize::from(spoilt.verdict() == Verdict::Impossible);
         }
     }
-    // Some of what is missing was never acknowledged.
-    assert!(tried > 250 && found * 10 > tried * 8, "{found} of {tried} were found");
+    // Some of what is missing was never acknowledged, or may have been garbage.
+    assert!(tried > 250 && found * 10 > tried * 7, "{found} of {tried} were found");
 }
 
 /// A repository, an open session, a pack of three chunks and a snapshot of them.
