@@ -91,6 +91,7 @@ pub async fn backup(args: BackupArgs, global: &Global) -> Result<u8, Exit> {
         tags: args.tag,
         utc_offset_min: None,
         compression: None,
+        checkpoint_ms: None,
     };
     let source = Arc::new(RealSource::new(repository.host().compute.clone()));
     let meter = Arc::new(Meter::new(global, "backup"));

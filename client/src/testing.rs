@@ -56,6 +56,8 @@ pub struct State {
     /// Calls to `get` that a node answered, and to nodes that are down.
     pub gets: u64,
     pub dead_gets: u64,
+    /// Checkpoints committed.
+    pub partial_commits: u64,
 }
 
 impl MemoryCluster {
@@ -221,6 +223,7 @@ impl CatalogueApi for MemoryCluster {
         if let Some(replaced) = replaces {
             state.snapshots.remove(&(snapshot.repo, replaced));
         }
+        state.partial_commits += u64::from(snapshot.label.partial);
         state.snapshots.insert((snapshot.repo, snapshot.id), snapshot);
         Ok(SnapshotCommitted { committed_ms, under_target: 0 })
     }

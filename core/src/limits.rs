@@ -72,6 +72,10 @@ pub const GARBAGE_PACKS_MAX: usize = 256;
 pub const GARBAGE_CHUNKS_MAX: usize = 8_192;
 /// Packs of which less than this is needed are worth copying, in percent of their chunks.
 pub const SPARSE_PERCENT_DEFAULT: u64 = 60;
+/// A long backup names what it has stored so far this often, so that it need not be sent again after a crash.
+pub const CHECKPOINT_MS: u64 = 180_000;
+/// A checkpoint that no later run has replaced goes after this long, milliseconds of catalogue time.
+pub const CHECKPOINT_KEEP_MS: u64 = 30 * 24 * 3_600_000;
 /// Most snapshots in one command.
 pub const SNAPSHOTS_PER_COMMAND_MAX: usize = 1_024;
 /// Most orphans in one command.

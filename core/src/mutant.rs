@@ -138,17 +138,13 @@ mutants! {
         "A leader renews a session although its end is in the log already.";
     GiveUpAtOnce, "give-up-at-once", "copy-before-condemn",
         "A node calls its shard bad after a single look.";
-    CondemnOwn, "condemn-own", "durable",
-        "Packs of a session that is still open are taken for garbage.";
-    DropUnderSession, "drop-under-session", "durable",
+    DropUnderSession, "drop-under-session", "delete-last",
         "A condemned pack is deleted although a session is open that was told its chunks are there.";
-    ForgetRevival, "forget-revival", "durable",
-        "A snapshot that names condemned chunks does not revive them.";
     TakeGone, "take-gone", "durable",
-        "A snapshot is recorded although chunks it names have been deleted.";
+        "No session is waited for, and a snapshot is recorded although chunks it names have been deleted.";
     DropFirstLook, "drop-first-look", "durable",
-        "A pack is deleted on the look that condemned it.";
-    OfferCondemned, "offer-condemned", "durable",
+        "A pack is condemned and deleted by one look, which may be a while ago.";
+    OfferCondemned, "offer-condemned", "delete-last",
         "Condemned chunks are offered to deduplication, and a snapshot does not revive what it names.";
     ReopenEnded, "reopen-ended", "delete-last",
         "A session that has ended is opened again by a call that comes late.";

@@ -7,6 +7,7 @@
 
 pub mod ahead;
 pub mod base;
+pub mod checkpoint;
 pub mod chunk;
 pub mod commit;
 pub mod dedup;
@@ -34,6 +35,7 @@ use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo, Spare};
 use crate::progress::Progress;
 use ahead::Opener;
 use base::{Base, Keep};
+use checkpoint::Checkpoints;
 use chunk::Chunker;
 use commit::Commit;
 use dedup::Dedup;
@@ -121,6 +123,8 @@ pub struct Options {
     pub utc_offset_min: Option<i16>,
     /// Compression, if not the repository's own.
     pub compression: Option<Compression>,
+    /// What is stored is named by a checkpoint this often; [`farshore_core::limits::CHECKPOINT_MS`] if not said.
+    pub checkpoint_ms: Option<u64>,
 }
 
 /// What a run did.
@@ -189,13 +193,18 @@ impl Run<'_> {
     async fn snapshot(&self) -> Result<Summary> {
         let Options { kind, host_name, paths, .. } = self.options;
         let group = self.ctx.keys.group(host_name, paths);
-        let base = base::choose(self.ctx, *kind, group).await?;
+        let base::Chosen { base, checkpoints: earlier } = base::choose(self.ctx, *kind, group).await?;
         let ledger = Ledger::default();
         let scan_start_ms = self.ctx.host.clock.now_ms();
-        let root = self.flow(base.as_ref(), &ledger).await?;
+        let checkpoints = Checkpoints::new(self.ctx, self.session, group, self.options);
+        let root = tokio::select! {
+            root = self.flow(base.as_ref(), &ledger) => root?,
+            () = checkpoints.run(&ledger) => unreachable!("checkpoints are made until the flow ends"),
+        };
         let id = SnapshotId(random(&*self.ctx.host.entropy));
         let (info, degraded_packs) = self.describe(root, base.as_ref(), scan_start_ms);
-        let committed = self.commit(id, &info, group, &ledger).await?;
+        let committed = self.commit(id, &info, group, &ledger, checkpoints.last()).await?;
+        checkpoints.clear(&earlier).await;
         let SnapshotCommitted { committed_ms, under_target } = committed;
         Ok(Summary { snapshot: id, info, committed_ms, scheme: self.scheme, degraded_packs, under_target })
     }
@@ -297,6 +306,7 @@ impl Run<'_> {
         info: &SnapshotInfo,
         group: [u8; 16],
         ledger: &Ledger,
+        replaces: Option<SnapshotId>,
     ) -> Result<SnapshotCommitted> {
         let record = SnapshotRecord {
             id,
@@ -315,7 +325,7 @@ impl Run<'_> {
             sealed: info.seal(&self.ctx.keys, &id, &*self.ctx.host.entropy)?,
             live: ledger.take_live().encode()?,
         };
-        self.ctx.catalogue.commit_snapshot(self.session, record, None).await
+        self.ctx.catalogue.commit_snapshot(self.session, record, replaces).await
     }
 }
 

@@ -8,10 +8,11 @@ use crate::catalogue::{PackUse, RepoUse, View};
 use crate::plan::{GarbagePlan, Totals, plan_garbage};
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
-use farshore_core::catalogue::{Command, CondemnedPack, Reply, RepoChange};
+use farshore_core::catalogue::{Command, CondemnedPack, Reply, RepoChange, SnapshotRecord};
 use farshore_core::id::{PackNo, RepoId, SnapshotId};
 use farshore_core::limits::{
-    GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT, SWEEP_COPIES_MAX,
+    CHECKPOINT_KEEP_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT,
+    SWEEP_COPIES_MAX,
 };
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::NodeState;
@@ -85,11 +86,15 @@ pub async fn collect_now(shared: &Shared, repo: RepoId) -> Result<Collected, Wor
 async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFailed> {
     let _only = shared.collecting.0.lock().await;
     let view = shared.view()?;
+    forget_stale(shared, &view, repo).await?;
     let purged = purge_due(shared, &view, repo).await?;
     let view = if purged { shared.view()? } else { view };
     let of = view.repo_use(repo)?;
     let (plan, totals) = plan(&view, &of).await?;
     let mut done = Collected { totals, sessions: of.sessions, ..Collected::default() };
+    if mutant(Mutant::DropFirstLook) {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
     for packs in plan.revive.chunks(GARBAGE_PACKS_MAX) {
         shared.propose_leading(Command::RevivePacks { packs: packs.to_vec() }).await?;
     }
@@ -186,6 +191,27 @@ fn trash_of(view: &View, repo: RepoId) -> Result<Vec<(SnapshotId, u64)>, WorkFai
             None => return Ok(all),
         }
     }
+}
+
+/// Forgets checkpoints that no later run of their group has replaced for long.
+async fn forget_stale(shared: &Shared, view: &View, repo: RepoId) -> Result<(), WorkFailed> {
+    let (mut stale, mut after) = (Vec::new(), None);
+    loop {
+        let page = view.snapshots(repo, after, PAGE_ROWS_MAX, false)?;
+        let is_stale = |s: &&SnapshotRecord| {
+            s.label.partial && view.time_ms() >= s.committed_ms.saturating_add(CHECKPOINT_KEEP_MS)
+        };
+        stale.extend(page.rows.iter().filter(is_stale).map(|snapshot| snapshot.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    for snapshots in stale.chunks(PAGE_ROWS_MAX) {
+        let change = RepoChange::Forget { snapshots: snapshots.to_vec(), bypass: false };
+        shared.propose_leading(Command::ChangeRepository { repo, change }).await?;
+    }
+    Ok(())
 }
 
 /// Removes what has been in the trash for its time.

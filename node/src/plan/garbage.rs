@@ -62,7 +62,7 @@ pub fn plan_garbage(
                 totals.condemned += 1;
                 totals.condemned_bytes += pack.len;
                 let waits = of.oldest_session.is_some_and(|opened| opened <= condemned.at);
-                if waits && !mutant(Mutant::DropUnderSession) {
+                if waits && !mutant(Mutant::DropUnderSession) && !mutant(Mutant::TakeGone) {
                     totals.waiting += 1;
                 } else if condemned.at <= of.looked {
                     plan.drop.push(*pack);
@@ -92,7 +92,7 @@ pub fn plan_garbage(
 }
 
 fn may_be_own(of: &RepoUse, no: PackNo) -> bool {
-    of.first_own.is_some_and(|first| no >= first) && !mutant(Mutant::CondemnOwn)
+    of.first_own.is_some_and(|first| no >= first)
 }
 
 #[cfg(test)]

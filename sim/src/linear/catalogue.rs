@@ -19,6 +19,8 @@ pub struct Catalogue {
     packs: PackTable,
     /// When each snapshot was committed, as far as anybody has ever been told.
     committed_ms: BTreeMap<SnapshotId, u64>,
+    /// Numbers that were said to be there, by session: they stay until it ends.
+    told: BTreeMap<SessionId, RoaringTreemap>,
     /// A session that was alive at some time is not ended for as long after, unless its client closes it.
     lease_us: u64,
 }
@@ -27,8 +29,16 @@ impl Catalogue {
     /// For the packs that some client has tried to commit.
     pub fn new<'a>(ops: impl Iterator<Item = &'a Op> + Clone, lease: Duration) -> Self {
         let mut committed_ms = BTreeMap::new();
+        let mut told = BTreeMap::<SessionId, RoaringTreemap>::new();
         for op in ops.clone() {
             match (&op.call, &op.answer) {
+                (Call::Lookup { session, .. }, Some(Answer::Ordinals(found))) => {
+                    told.entry(*session).or_default().extend(found.iter().flatten().map(|o| o.0));
+                }
+                (Call::CommitPacks { session, .. }, Some(Answer::PacksCommitted(done))) => {
+                    let ordinals = done.iter().flat_map(|pack| pack.ordinals.iter().map(|o| o.0));
+                    told.entry(*session).or_default().extend(ordinals);
+                }
                 (Call::CommitSnapshot { snapshot, .. }, Some(Answer::SnapshotCommitted(at))) => {
                     committed_ms.entry(snapshot.id).or_insert(*at);
                 }
@@ -40,7 +50,7 @@ impl Catalogue {
                 _ => {}
             }
         }
-        Catalogue { packs: PackTable::new(ops), committed_ms, lease_us: lease.as_micros() as u64 }
+        Catalogue { packs: PackTable::new(ops), committed_ms, told, lease_us: lease.as_micros() as u64 }
     }
 }
 
@@ -224,7 +234,9 @@ impl Catalogue {
                 state.repo(*repo).is_none_or(|repo| repo.may_refuse(change))
             }
             (Call::CommitSnapshot { session, snapshot, .. }, Answer::ChunksGone(gone)) => {
+                let told = self.told.get(session);
                 state.open_session(*session).is_some_and(|open| open.repo == snapshot.repo)
+                    && !gone.iter().any(|ordinal| told.is_some_and(|told| told.contains(ordinal.0)))
                     && state.lacks(snapshot, gone)
             }
             (Call::ListSnapshots { repo, after, trash }, Answer::Snapshots(page)) => {

@@ -1,7 +1,7 @@
 //! What clients do with snapshots they no longer want, and with those they want to keep: forget, take out of the trash,
 //! purge, collect, lock. A snapshot is promised no longer from the moment somebody begins to forget it.
 
-use super::{Did, Forgotten, LOCKED_UNTIL_MS, Run};
+use super::{Did, Forgotten, GRAVES_MAX, LOCKED_UNTIL_MS, Run};
 use crate::agent::{Agent, Failure, Promise};
 use crate::plan::Work;
 use farshore_client::{Error, Repository};
@@ -39,6 +39,8 @@ impl Run<'_> {
     /// One of the older snapshots, or a handful. If one of them is locked, none may go.
     fn forget(&mut self, own: usize, agent: &Arc<Agent>, repository: Repository) -> Doing {
         let newest = self.promises.iter().rev().find(|p| p.repository == own).map(|p| p.id.clone());
+        // Without the newest some of its chunks are needed by nobody.
+        let newest = newest.filter(|_| self.rng.one_in(2));
         let handful = self.rng.one_in(3);
         let mut ids = Vec::new();
         for promise in self.promises.iter().filter(|p| p.repository == own && Some(&p.id) != newest.as_ref())
@@ -63,6 +65,10 @@ impl Run<'_> {
         self.discarded_us = self.world.now_us();
         let chosen = |promise: &mut Arc<Promise>| id(promise).is_some_and(|id| ids.contains(&id));
         let gone: Vec<_> = self.promises.extract_if(.., chosen).collect();
+        for promise in &gone {
+            self.graves.push_front(promise.tree.clone());
+        }
+        self.graves.truncate(GRAVES_MAX);
         self.forgotten.extend(gone.into_iter().map(|promise| Forgotten { promise, settled: false }));
         let asked = ids.clone();
         let forgets = agent.begin_call(async move { repository.forget(&asked, false).await });

@@ -111,6 +111,9 @@ pub(crate) struct Forgotten {
     settled: bool,
 }
 
+/// Forgotten trees that are remembered.
+const GRAVES_MAX: usize = 4;
+
 /// An answer that comes within this time has had one attempt.
 const ONE_ATTEMPT_US: u64 = 400_000;
 /// A lock that outlasts every wrong calendar.
@@ -134,6 +137,8 @@ pub struct Run<'a> {
     pub(crate) newest: Option<Newest>,
     pub(crate) promises: Vec<Arc<Promise>>,
     forgotten: Vec<Forgotten>,
+    /// Trees of snapshots that were forgotten: whoever backs one up again meets chunks that are just going.
+    graves: VecDeque<Tree>,
     /// Snapshots that nobody may forget any more.
     locked: BTreeSet<SnapshotId>,
     /// When anybody last began to forget or to collect.
@@ -217,6 +222,7 @@ impl<'a> Run<'a> {
             newest: None,
             promises: Vec::new(),
             forgotten: Vec::new(),
+            graves: VecDeque::new(),
             locked: BTreeSet::new(),
             discarded_us: 0,
             tallies: Tallies::default(),
@@ -399,7 +405,10 @@ impl<'a> Run<'a> {
         let client: Client = agent.client().clone();
         match work {
             Work::Incremental | Work::Differential | Work::Full | Work::Unchanged => {
-                if work != Work::Unchanged {
+                let grave = self.rng.below(4 * GRAVES_MAX as u64) as usize;
+                if let Some(tree) = self.graves.get(grave).filter(|_| work != Work::Unchanged) {
+                    self.seats[seat].tree = tree.clone();
+                } else if work != Work::Unchanged {
                     tree::edit(&mut self.rng, &mut self.seats[seat].tree, now_secs(&self.world));
                 }
                 let kind = match work {

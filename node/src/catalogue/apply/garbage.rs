@@ -50,7 +50,7 @@ pub(super) fn condemn(tx: &mut Tx, index: u64, which: &[PackNo]) -> Outcome {
     for no in which {
         let Some(pack) = tx.get::<Packs>(no)? else { continue };
         let first_own = oldest.get(&pack.repo).and_then(|of| of.first_pack);
-        let may_be_own = first_own.is_some_and(|first| *no >= first) && !mutant(Mutant::CondemnOwn);
+        let may_be_own = first_own.is_some_and(|first| *no >= first);
         if may_be_own || tx.has::<CondemnedPacks>(&(pack.repo, *no))? {
             continue;
         }
@@ -109,7 +109,8 @@ pub(super) fn drop_dead(tx: &mut Tx, which: &[CondemnedPack], looked: u64) -> Ou
         let Some(pack) = tx.get::<Packs>(no)? else { continue };
         let key = (pack.repo, *no);
         let opened = oldest.get(&pack.repo).and_then(|of| of.opened);
-        let waited = opened.is_none_or(|opened| opened > *at) || mutant(Mutant::DropUnderSession);
+        let fence_off = mutant(Mutant::DropUnderSession) || mutant(Mutant::TakeGone);
+        let waited = opened.is_none_or(|opened| opened > *at) || fence_off;
         if tx.get::<CondemnedPacks>(&key)? != Some(*at) || looked < *at || !waited {
             continue;
         }

@@ -67,7 +67,7 @@ fn require(tx: &mut Tx, repo: RepoId, live: &LiveSet) -> Result<(), Stop> {
     if !gone.is_empty() && !mutant(Mutant::TakeGone) {
         return Err(Refusal::ChunksGone(gone).into());
     }
-    if condemned && !mutant(Mutant::ForgetRevival) {
+    if condemned && !mutant(Mutant::OfferCondemned) {
         garbage::revive_named(tx, repo, live)?;
     }
     Ok(())
