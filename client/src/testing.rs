@@ -8,8 +8,8 @@ use crate::crypto::{KdfParams, MasterKey, RepoKeys, wrap};
 use crate::error::{Error, Result};
 use crate::files::{FileTime, Meta};
 use crate::format::{
-    Compression, Content, ContentBuilder, ContentChunk, DirBuilder, Entry, NewChunk, Node, PackBuilder,
-    RepoConfig, Sealer, SnapshotInfo, SnapshotStats,
+    Compression, Content, ContentBuilder, ContentChunk, DirBuilder, Entry, NewChunk, Node, RepoConfig,
+    Sealer, SnapshotInfo, SnapshotStats,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use farshore_core::catalogue::{
 use farshore_core::erasure::{CODEC_RS, Codec, Scheme};
 use farshore_core::host::{Host, real};
 use farshore_core::id::*;
+use farshore_core::pack::PackBuilder;
 use farshore_core::peer::{Receipt, ShardError, ShardIo, ShardPut, ShardRef};
 use farshore_core::policy::Policy;
 use farshore_core::shard::{ShardRange, hash_shard};

@@ -8,6 +8,10 @@ pub mod scatter;
 
 pub mod gather;
 
+pub mod stripe;
+
+pub mod pack;
+
 pub mod placement;
 
 pub mod catalogue;

@@ -70,6 +70,8 @@ pub const TRASH_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
 pub const GARBAGE_PACKS_MAX: usize = 256;
 /// Chunks of the packs dropped by one command; each is a row to be removed while nothing else is applied.
 pub const GARBAGE_CHUNKS_MAX: usize = 8_192;
+/// Packs that a round of garbage collection makes of others at most.
+pub const COMPACTIONS_PER_ROUND: usize = 4;
 /// Packs of which less than this is needed are worth copying, in percent of their chunks.
 pub const SPARSE_PERCENT_DEFAULT: u64 = 60;
 /// A long backup names what it has stored so far this often, so that it need not be sent again after a crash.

@@ -18,10 +18,10 @@ use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
-use farshore_core::limits::PAGE_ROWS_MAX;
+use farshore_core::limits::{PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT};
 use farshore_core::topology::{Name, NodeState, Region};
 use farshore_node::Node;
-use farshore_node::catalogue::View;
+use farshore_node::catalogue::{PackUse, View};
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
 use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
@@ -450,7 +450,7 @@ impl Cluster {
         }
     }
 
-    /// A file that the catalogue does not count on, or a pack that no snapshot needs, if there is any. Nodes that have
+    /// A file that the catalogue does not count on, or a pack that no snapshot needs much of, if there is any. Nodes that have
     /// retired keep what they have.
     pub fn garbage(&self) -> Result<Option<String>, Violation> {
         let view = self.furthest().ok_or("no node runs")?;
@@ -481,7 +481,7 @@ impl Cluster {
         self.dead_pack(&view)
     }
 
-    /// A pack of which no snapshot names a chunk, added up here from the snapshots themselves.
+    /// A pack of which the snapshots name nothing or little.
     fn dead_pack(&self, view: &View) -> Result<Option<String>, Violation> {
         let failed = |e: farshore_node::catalogue::CatalogueError| e.to_string();
         for repo in view.repos(None, PAGE_ROWS_MAX).map_err(failed)?.rows {
@@ -489,7 +489,9 @@ impl Cluster {
             let mut from = Some(PackNo(0));
             while let Some(start) = from {
                 let page = view.pack_uses(&of, start, PAGE_ROWS_MAX).map_err(failed)?;
-                if let Some(pack) = page.rows.iter().find(|pack| pack.live == 0 || pack.condemned.is_some()) {
+                let sparse = |pack: &PackUse| pack.live * 100 < pack.chunks * SPARSE_PERCENT_DEFAULT;
+                let garbage = |pack: &&PackUse| sparse(pack) || pack.condemned.is_some();
+                if let Some(pack) = page.rows.iter().find(garbage) {
                     return Ok(Some(format!("pack {} of {}: {pack:?}", pack.no.0, repo.name)));
                 }
                 from = page.next;

@@ -19,7 +19,6 @@ pub mod read;
 pub mod report;
 pub mod scan;
 pub mod seal;
-pub mod stripe;
 pub mod tree;
 pub mod twins;
 pub mod upload;
@@ -47,6 +46,7 @@ use farshore_core::id::{ChunkId, SessionId, SnapshotId};
 use farshore_core::limits::SNAPSHOT_TAGS_MAX;
 use farshore_core::peer::ShardIo;
 use farshore_core::policy;
+use farshore_core::stripe::Coding;
 use lease::Lease;
 use ledger::Ledger;
 use pack::Fill;
@@ -56,7 +56,6 @@ use scan::Scan;
 use seal::Seal;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use stripe::Coding;
 use tokio::sync::{Semaphore, mpsc};
 use tree::Tree;
 use twins::Twins;
@@ -257,7 +256,8 @@ impl Run<'_> {
         let memory = Arc::new(Spare::default());
         let fill =
             Fill { target: ctx.config.pack_bytes as usize, slots, memory: memory.clone(), out: full_in };
-        let coding = Coding { cluster: self.topology.cluster, repo, session: *session, scheme: self.scheme };
+        let coding =
+            Coding { cluster: self.topology.cluster, repo, session: Some(*session), scheme: self.scheme };
         let upload = Upload { ctx, topology: &self.topology, coding, memory, out: uploaded_in };
         let commit = Commit { catalogue, session: *session, ledger, report };
 

@@ -66,6 +66,11 @@ impl LiveSet {
         })
     }
 
+    /// Whether this one is needed.
+    pub fn contains(&self, ordinal: Ordinal) -> bool {
+        self.0.contains(ordinal.0)
+    }
+
     /// How many of these are needed.
     pub fn count(&self, of: &Ordinals) -> u64 {
         of.runs().map(|(from, to)| self.0.range_cardinality(from..to)).sum()

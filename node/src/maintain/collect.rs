@@ -4,6 +4,7 @@
 //! of the leader's time however large the catalogue is.
 
 use super::Shared;
+use super::compact::compact;
 use crate::catalogue::{PackUse, RepoUse, View};
 use crate::plan::{GarbagePlan, Totals, plan_garbage};
 use crate::worker::{Pace, WorkFailed, Worker};
@@ -44,6 +45,8 @@ pub struct Collected {
     pub dropped: u64,
     /// Their bytes before coding.
     pub dropped_bytes: u64,
+    /// Packs emptied into others.
+    pub compacted: u64,
     /// Open sessions.
     pub sessions: u64,
     /// Snapshots in the trash.
@@ -73,6 +76,7 @@ pub async fn collect_now(shared: &Shared, repo: RepoId) -> Result<Collected, Wor
             condemned: sum.condemned + one.condemned,
             dropped: sum.dropped + one.dropped,
             dropped_bytes: sum.dropped_bytes + one.dropped_bytes,
+            compacted: sum.compacted + one.compacted,
             ..one
         };
         if !one.busy {
@@ -111,8 +115,10 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
         done.dropped += counted(&reply);
     }
     done.dropped_bytes = bytes_before.saturating_sub(shared.view()?.counts().pack_bytes);
+    // Those that packs were dropped for in this round are not looked at again.
+    done.compacted = compact(shared, &view, &of, &plan.sparse).await?;
     done.trash = trash_of(&shared.view()?, repo)?.len() as u64;
-    done.busy = purged || done.condemned + done.dropped > 0;
+    done.busy = purged || done.condemned + done.dropped + done.compacted > 0;
     if done.busy {
         tracing::info!(%repo, ?done, "garbage collected");
     }
