@@ -209,6 +209,9 @@ pub const SUSPECT_LEVEL_SNAPSHOTS: usize = 5;
 /// The usual size is forgotten when no snapshot has had it for this long: so long an operator has to notice.
 pub const SUSPECT_LEVEL_MS: u64 = 30 * 86_400_000;
 
+/// A repository's own retention policy is looked at again after this long, news or not: locks end by time alone.
+pub const RETAIN_AGAIN_MS: u64 = 3_600_000;
+
 /// Bytes of a node's disk that shards never take, so that catalogue, index and logs can go on when it is full.
 pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 

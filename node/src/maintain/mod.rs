@@ -11,6 +11,8 @@ pub mod lead;
 
 pub mod collect;
 
+pub mod retain;
+
 pub mod orphans;
 
 pub mod execute;
