@@ -98,6 +98,23 @@ pub fn first_of_month(year: i64, month: i64) -> i64 {
     era * 146_097 + 365 * yoe + yoe / 4 - yoe / 100 + doy - 719_468
 }
 
+/// Reads a date such as `2027-01-31` as Unix milliseconds of its beginning in UTC.
+pub fn parse_date(text: &str) -> Result<u64, BadUnit> {
+    let bad = || BadUnit { text: text.into(), expected: "a date such as 2027-01-31" };
+    let parts: Vec<&str> = text.split('-').collect();
+    let [year, month, day] = parts[..] else { return Err(bad()) };
+    let number = |text: &str, digits: usize| -> Option<i64> {
+        let plain = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| plain)
+    };
+    let fields = (number(year, 4), number(month, 2), number(day, 2));
+    let (Some(year), Some(month @ 1..=12), Some(day)) = fields else { return Err(bad()) };
+    let days = first_of_month(year, month) + day - 1;
+    let ms = u64::try_from(days).ok().map(|days| days * 86_400_000);
+    // Such as the 30th of February.
+    ms.filter(|_| civil(days) == (year, month, day)).ok_or_else(bad)
+}
+
 /// Writes a Unix time in milliseconds as RFC 3339 in UTC.
 pub fn rfc3339(unix_ms: u64) -> String {
     let (days, rest) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
@@ -133,6 +150,13 @@ mod tests {
             assert_eq!(first_of_month(year, month) + day_of_month - 1, day);
             assert!(date > before, "{date:?}");
             before = date;
+        }
+        assert_eq!(parse_date("2026-11-20").map(rfc3339).unwrap(), "2026-11-20T00:00:00.000Z");
+        assert_eq!(parse_date("1970-01-01"), Ok(0));
+        for bad in
+            ["", "2026", "2026-13-01", "2026-02-30", "2026-2-3", "1969-12-31", "2026-01-+1", "2026-01-01T"]
+        {
+            assert!(parse_date(bad).is_err(), "{bad}");
         }
         assert_eq!(clock(8103), "2:15:03");
         assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
