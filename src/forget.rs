@@ -12,7 +12,7 @@ use farshore_client::list::{self, Filter, Snapshot};
 use farshore_client::retention::{ForgetPlan, GroupPlan, Keep};
 use farshore_core::id::SnapshotId;
 use farshore_core::retention::{Policy, Reason, Verdict};
-use farshore_core::units::{Bytes, rfc3339};
+use farshore_core::units::rfc3339;
 use serde_json::{Value, json};
 
 /// `farshore forget`.
@@ -285,7 +285,6 @@ fn print_row(plan: &ForgetPlan, s: &Snapshot, verdict: &Verdict, args: &ForgetAr
             println!("           {words}: until {}", reason.until());
         }
         println!("           {}", if verdict.kept() { when(verdict) } else { "no rule keeps it".into() });
-        println!("           {}", Bytes(s.info.stats.total_bytes));
     }
 }
 
