@@ -11,14 +11,18 @@ mod cluster;
 mod demo;
 mod dev;
 mod exit;
+mod forget;
 mod health;
+mod lock;
 mod memory;
 mod node;
 mod print;
 mod profile;
+mod prune;
 mod repository;
 mod setup;
 mod trees;
+mod zone;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -100,6 +104,10 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Snapshots(args) => repository::snapshots(args, &global).await,
         Command::Ls(args) => repository::ls(args, &global).await,
         Command::Restore(args) => repository::restore(args, &global).await,
+        Command::Forget(args) => forget::forget(args, &global).await,
+        Command::Undelete(args) => forget::undelete(args, &global).await,
+        Command::Prune(args) => prune::run(args, &global).await,
+        Command::Lock(args) => lock::run(args, &global).await,
         Command::Check(args) => repository::check(args, &global).await,
         Command::Sim { args } => simulate(args),
     };

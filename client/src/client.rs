@@ -12,6 +12,7 @@ use crate::format::RepoConfig;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
 use crate::restore;
+use crate::retention::{self, ForgetPlan, Keep};
 use crate::session::conversation::Conversation;
 use crate::session::{GrpcCatalogue, ScrubResult, scrub};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
@@ -286,6 +287,29 @@ impl Repository {
     pub async fn forget(&self, snapshots: &[SnapshotId], bypass: bool) -> Result<u32> {
         let change = |snapshots| RepoChange::Forget { snapshots, bypass };
         self.change_each(snapshots, change).await
+    }
+
+    /// What a retention policy would forget among the snapshots the filter admits.
+    pub async fn plan_forget(&self, keep: &Keep, filter: &Filter) -> Result<ForgetPlan> {
+        let snapshots = self.snapshots(filter).await?;
+        let (settings, now_ms) = self.settings().await?;
+        Ok(retention::plan(&self.0.keys, keep, snapshots, &settings, now_ms))
+    }
+
+    /// Stores a policy that then runs by itself, on groups of host and paths; or takes it away.
+    pub async fn store_policy(&self, keep: Option<&Keep>) -> Result<()> {
+        let policy = keep.map(|keep| keep.hashed(&self.0.keys));
+        if let Some(policy) = &policy {
+            policy.check().map_err(|e| Error::Invalid(e.to_string()))?;
+        }
+        self.set_retention(policy.map(|policy| policy.to_string())).await
+    }
+
+    /// The policy that runs by itself, if there is one.
+    pub async fn stored_policy(&self) -> Result<Option<farshore_core::retention::Policy>> {
+        let text = self.settings().await?.0.retention;
+        let parse = |text: String| text.parse().map_err(|e| Error::corrupt("stored retention policy", e));
+        text.map(parse).transpose()
     }
 
     /// Takes snapshots out of the trash.

@@ -16,6 +16,8 @@ pub mod placement;
 
 pub mod catalogue;
 
+pub mod retention;
+
 pub mod policy;
 
 pub mod reliability;

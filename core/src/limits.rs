@@ -198,6 +198,26 @@ pub const CHAIN_STATES_MAX: usize = 2_048;
 /// Most steps of time a reliability model is followed for.
 pub const CHAIN_STEPS_MAX: f64 = 1e7;
 
+/// A client's clock ahead of catalogue time by more than this makes its snapshot suspect. A clock that runs on local time
+/// is up to 14 hours off, which is a nuisance and no sign of anything.
+pub const SUSPECT_AHEAD_MS: u64 = 24 * 3_600_000;
+/// The same for a clock that is behind. The label is from the beginning of a run, and the first backup of a large tree
+/// over a slow line takes weeks.
+pub const SUSPECT_BEHIND_MS: u64 = 30 * 86_400_000;
+/// A snapshot smaller than this part of the usual size is suspect: half of the tree is gone.
+pub const SUSPECT_SHRUNK: u64 = 2;
+/// A snapshot larger than this multiple of the usual size is suspect. A tree copied beside itself is not.
+pub const SUSPECT_GROWN: u64 = 4;
+/// Changes smaller than this are never suspect, unless nothing is left at all.
+pub const SUSPECT_BYTES_MIN: u64 = 1 << 20;
+/// The usual size is the median of so many trusted snapshots before.
+pub const SUSPECT_LEVEL_SNAPSHOTS: usize = 5;
+/// The usual size is forgotten when no snapshot has had it for this long: so long an operator has to notice.
+pub const SUSPECT_LEVEL_MS: u64 = 30 * 86_400_000;
+
+/// A repository's own retention policy is looked at again after this long, news or not: locks end by time alone.
+pub const RETAIN_AGAIN_MS: u64 = 3_600_000;
+
 /// Bytes of a node's disk that shards never take, so that catalogue, index and logs can go on when it is full.
 pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 

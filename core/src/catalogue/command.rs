@@ -6,6 +6,7 @@ use super::record::{
 };
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
 use crate::topology::{NodeRecord, NodeState};
+use crate::units::rfc3339;
 use serde::{Deserialize, Serialize};
 
 /// Version byte in front of an encoded [`Proposal`].
@@ -174,7 +175,7 @@ pub enum Refusal {
     #[error("snapshot {0} exists with other contents")]
     SnapshotExists(SnapshotId),
     /// A lock keeps the snapshot.
-    #[error("snapshot {0} is locked in {mode} mode until {2} ms of catalogue time", mode = .1.word())]
+    #[error("snapshot {0} is locked in {mode} mode until {until}", mode = .1.word(), until = rfc3339(*.2))]
     Locked(SnapshotId, LockMode, u64),
     /// The lock that is there may be extended only.
     #[error("the lock in {} mode that is there may be extended only", .0.word())]

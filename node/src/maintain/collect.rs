@@ -5,6 +5,7 @@
 
 use super::Shared;
 use super::compact::compact;
+use super::retain::Retain;
 use crate::catalogue::{PackUse, RepoUse, View};
 use crate::plan::{GarbagePlan, Totals, plan_garbage};
 use crate::worker::{Pace, WorkFailed, Worker};
@@ -242,12 +243,13 @@ pub struct Collect {
     shared: Arc<Shared>,
     after: Option<RepoId>,
     began: Instant,
+    retain: Retain,
 }
 
 impl Collect {
     /// A worker that begins with the first repository.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Collect { shared, after: None, began: Instant::now() }
+        Collect { shared, after: None, began: Instant::now(), retain: Retain::default() }
     }
 
     /// A node that has retired sweeps nothing any more; what was condemned on it is forgotten.
@@ -272,6 +274,8 @@ impl Worker for Collect {
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
         if self.shared.leading().is_none() {
             self.after = None;
+            // Whoever led meanwhile may have seen other settings.
+            self.retain = Retain::default();
             return Ok(Pace::Idle);
         }
         let view = self.shared.view()?;
@@ -286,6 +290,7 @@ impl Worker for Collect {
         };
         drop(view);
         self.after = Some(repo.id);
+        self.retain.forget_due(&self.shared, repo.id).await?;
         collect_once(&self.shared, repo.id).await?;
         Ok(Pace::Busy)
     }

@@ -13,6 +13,8 @@ pub mod collect;
 
 pub mod compact;
 
+pub mod retain;
+
 pub mod orphans;
 
 pub mod execute;

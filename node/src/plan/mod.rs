@@ -7,9 +7,12 @@ pub mod repair;
 
 pub mod garbage;
 
+pub mod retention;
+
 pub use garbage::{GarbagePlan, Totals, plan_garbage};
 pub use look::RepairScan;
 pub use repair::{PlanView, RepairPlan, plan_repair};
+pub use retention::{candidate, plan_retention};
 
 #[cfg(test)]
 mod plan_test;
