@@ -535,7 +535,7 @@ impl Cluster {
 /// than its scheme allows.
 pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
     let mut usable = BTreeMap::<String, usize>::new();
-    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.state.takes_shards()) {
+    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.takes_shards()) {
         *usable.entry(node.region.to_string()).or_default() += 1;
     }
     let spread = usize::from(pack.stripe.scheme.spread());

@@ -5,6 +5,8 @@
 
 pub mod membership;
 
+pub mod voters;
+
 pub mod calls;
 
 pub mod network;
