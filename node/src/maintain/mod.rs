@@ -28,7 +28,7 @@ pub mod health;
 pub mod report;
 
 use crate::catalogue::{CatalogueError, View};
-use crate::config::Timing;
+use crate::config::{Seed, Timing};
 use crate::raft::Consensus;
 use crate::store::ShardStore;
 use crate::worker::{WorkFailed, Workers};
@@ -57,6 +57,8 @@ pub struct Shared {
     pub store: Arc<ShardStore>,
     /// Other nodes.
     pub peers: Arc<Peers>,
+    /// Where the operator says that other nodes are.
+    pub seeds: Vec<Seed>,
     /// Shards of other nodes.
     pub shards: Arc<dyn ShardIo>,
     /// Which other nodes failed a moment ago.

@@ -11,6 +11,8 @@ pub mod calls;
 
 pub mod network;
 
+pub mod passport;
+
 pub mod machine;
 
 pub mod image;
@@ -38,6 +40,7 @@ use crate::raft::image::{Image, ImageParts, refused};
 use crate::raft::log::LogStore;
 use crate::raft::machine::Machine;
 use crate::raft::network::{Heard, Network};
+use crate::raft::passport::Passport;
 use crate::raft::types::{Metrics, Replica, ScopedRuntime, Snapshot, SnapshotMeta, Vote};
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv};
@@ -145,6 +148,7 @@ struct Inner {
     replica: Replica,
     catalogue: Catalogue,
     peers: Arc<Peers>,
+    passport: Passport,
     heard: Heard,
     tuning: RaftTuning,
     leadership: watch::Receiver<Leadership>,
@@ -164,6 +168,7 @@ impl Consensus {
         catalogue: Catalogue,
         kv: Arc<dyn Kv>,
         peers: Arc<Peers>,
+        passport: Passport,
         tuning: RaftTuning,
     ) -> Result<Self, RaftStoreError> {
         ScopedRuntime::seed(host.entropy.as_ref());
@@ -172,7 +177,8 @@ impl Consensus {
         let promised = log.vote().unwrap_or_default().leader_id;
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
-        let network = Network { peers: peers.clone(), heard: heard.clone(), pause };
+        let (book, papers, signs) = (peers.clone(), passport.clone(), heard.clone());
+        let network = Network { peers: book, passport: papers, heard: signs, pause };
         let machine = Machine::new(catalogue.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
         let replica = replica.map_err(|e| RaftStoreError::Start(e.to_string()))?;
@@ -188,6 +194,7 @@ impl Consensus {
             replica,
             catalogue,
             peers,
+            passport,
             heard,
             tuning,
             leadership,
@@ -234,6 +241,10 @@ impl Consensus {
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
+    }
+    /// What this node and others say of themselves in calls to each other.
+    pub fn passport(&self) -> &Passport {
+        &self.inner.passport
     }
     /// This node.
     pub fn own(&self) -> NodeId {
