@@ -23,6 +23,8 @@ pub mod sweep;
 
 pub mod lease;
 
+pub mod leave;
+
 pub mod health;
 
 pub mod report;

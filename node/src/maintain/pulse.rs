@@ -3,6 +3,7 @@
 
 use super::Shared;
 use super::health::{Known, Load};
+use super::leave::retire_empty;
 use crate::catalogue::{CatalogueError, View};
 use crate::raft::membership::MembershipError;
 use crate::worker::{Pace, WorkFailed, Worker};
@@ -67,7 +68,7 @@ impl Pulse {
         }
         let intent = view.intent()?;
         let (nodes, incarnations) = (view.nodes()?, view.incarnations()?);
-        let known = Known { nodes, incarnations, leaving: intent.leaving };
+        let known = Known { nodes, incarnations, leaving: intent.leaving.clone() };
         for command in self.shared.health.judge(&known, now) {
             tracing::info!(?command, "judgement");
             // A refused judgement must not keep the ones behind it from being heard.
@@ -76,6 +77,7 @@ impl Pulse {
                 tracing::warn!(%refusal, "judgement refused");
             }
         }
+        retire_empty(&self.shared, view, &intent).await?;
         // A newcomer gets its replica, a lost voter's vote goes to another. One step a heartbeat is soon enough.
         match self.shared.consensus.reconcile(&self.shared.view()?.nodes()?).await {
             Ok(_) | Err(MembershipError::Later(_)) => Ok(()),

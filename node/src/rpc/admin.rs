@@ -2,7 +2,7 @@
 //! leader any node still tells what it knows and says that nobody confirmed it.
 
 use super::auth::{self, Right};
-use super::{answer, internal};
+use super::{answer, internal, topology};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
 use crate::maintain::{collect, scrub};
@@ -15,8 +15,9 @@ use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    CollectGarbageRequest, GarbageReport, NodeStatus, RepairStatus, ScrubProgress, ScrubRequest, StatusReply,
-    StatusRequest, admin_server,
+    ApplyTopologyRequest, CollectGarbageRequest, GarbageReport, NodeStatus, PlanTopologyReply,
+    PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest, StageTopologyRequest, StatusReply,
+    StatusRequest, TopologyReply, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -97,6 +98,7 @@ impl AdminService {
             catalogue_ms: view.time_ms(),
             state_hash: Bytes::copy_from_slice(&view.state_hash().0),
             formation: shared.consensus.passport().formation(),
+            topology_epoch: view.intent().map_err(internal)?.epoch,
         })
     }
 
@@ -267,5 +269,29 @@ impl admin_server::Admin for AdminService {
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
         auth::allow(&request, Right::Scrub)?;
         Ok(Response::new(self.scrub()))
+    }
+
+    async fn plan_topology(
+        &self,
+        request: Request<PlanTopologyRequest>,
+    ) -> Result<Response<PlanTopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::plan(&self.shared, request.into_inner()).await)
+    }
+
+    async fn stage_topology(
+        &self,
+        request: Request<StageTopologyRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::stage(&self.shared, request.into_inner()).await)
+    }
+
+    async fn apply_topology(
+        &self,
+        request: Request<ApplyTopologyRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::apply(&self.shared, request.into_inner()).await)
     }
 }

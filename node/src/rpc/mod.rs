@@ -2,6 +2,8 @@
 
 pub mod admin;
 
+pub mod topology;
+
 pub mod catalogue;
 
 pub mod shard;
