@@ -53,7 +53,7 @@ impl Run<'_> {
     /// Every machine's node runs.
     async fn nodes_run(&mut self) -> Result<(), Violation> {
         let deadline = Instant::now() + READY;
-        while let Some(at) = (0..self.cluster.machines.len()).find(|at| self.cluster.node(*at).is_none()) {
+        while let Some(at) = self.cluster.one_not_running() {
             if Instant::now() > deadline {
                 return Err(format!("live: p{} does not start", self.cluster.machines[at].label));
             }
@@ -100,7 +100,7 @@ impl Run<'_> {
     /// What the cluster still owes, by its own account.
     fn owed(&self, status: &ClusterStatus) -> Option<String> {
         let machines = &self.cluster.machines;
-        let here: BTreeSet<NodeId> = machines.iter().map(|m| m.id).collect();
+        let here: BTreeSet<NodeId> = self.cluster.in_service().map(|at| machines[at].id).collect();
         let (known, gone): (Vec<_>, Vec<_>) = status.nodes.iter().partition(|n| here.contains(&n.node.id));
         let in_place = |s: NodeState| matches!(s, NodeState::Up | NodeState::Draining | NodeState::Retired);
         let away = known.iter().filter(|n| !in_place(n.node.state)).count();
