@@ -248,7 +248,9 @@ fn as_text(plan: &TopologyPlan, topology: &Topology) -> String {
     }
     if !plan.refused.is_empty() {
         let _ = writeln!(out, "\nwould be refused");
-        plan.refused.iter().for_each(|why| drop(writeln!(out, "  {why}")));
+        for why in &plan.refused {
+            let _ = writeln!(out, "  {why}");
+        }
     } else if !plan.changes.is_empty() {
         let _ = writeln!(out, "\nnext: farshore cluster apply --epoch {}", plan.epoch);
     }

@@ -100,14 +100,13 @@ fn founders_that_were_not_heard_of_yet_stay() {
 }
 
 /// What a set costs, worse first; it shares no code with the choice.
-fn cost(nodes: &[NodeRecord], before: &BTreeSet<NodeId>, set: &[&NodeRecord]) -> Vec<usize> {
+fn cost(before: &BTreeSet<NodeId>, set: &[&NodeRecord]) -> Vec<usize> {
     let count = |of: &dyn Fn(&NodeRecord) -> bool| set.iter().filter(|n| of(n)).count();
     let squares = |domain: &dyn Fn(&NodeRecord) -> String| {
         let mut sizes = BTreeMap::<String, usize>::new();
         set.iter().for_each(|n| *sizes.entry(domain(n)).or_default() += 1);
         sizes.values().map(|size| size * size).sum::<usize>()
     };
-    let _ = nodes;
     vec![
         count(&|n| n.state == Lost),
         count(&|n| n.state == Draining),
@@ -175,14 +174,14 @@ proptest! {
                 let set: Vec<&NodeRecord> =
                     (0..able.len()).filter(|i| bits >> i & 1 == 1).map(|i| able[i]).collect();
                 let spare = set.iter().filter(|n| n.state != Lost).count() as i32 - (set.len() as i32 / 2 + 1);
-                (-spare, -(set.len() as i32), cost(&nodes, &voters, &set))
+                (-spare, -(set.len() as i32), cost(&voters, &set))
             })
             .min()
             .unwrap();
         let set: Vec<&NodeRecord> = nodes.iter().filter(|n| chosen.contains(&n.id)).collect();
         prop_assert_eq!(set.len(), chosen.len());
         let spare = set.iter().filter(|n| n.state != Lost).count() as i32 - (set.len() as i32 / 2 + 1);
-        prop_assert_eq!((-spare, -(set.len() as i32), cost(&nodes, &voters, &set)), best);
+        prop_assert_eq!((-spare, -(set.len() as i32), cost(&voters, &set)), best);
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Who belongs to a cluster, with real nodes: witnesses, votes that move between regions, nodes that are emptied, removed
 //! or come back without their memory, and clusters that shall not be founded twice.
 
-#[path = "support/harness.rs"]
-mod harness;
-
+use super::harness::{Client, Cluster, eventually, pack_bytes, raw, scheme, state_of};
 use farshore_core::catalogue::{Command, Refusal, Reply};
 use farshore_core::id::{ClusterId, NodeId, SessionId};
 use farshore_core::peer::{ShardError, ShardIo, ShardPut};
@@ -11,7 +9,6 @@ use farshore_core::shard::{PackInfo, hash_shard};
 use farshore_core::topology::NodeState;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire;
-use harness::{Client, Cluster, eventually, pack_bytes, raw, scheme, state_of};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -102,7 +99,11 @@ async fn a_witness_keeps_the_quorum_of_two_regions() {
     cluster.crash(1);
     let mut client = cluster.client("operator", 2);
     eventually(20, "the rest still commits", || async {
-        let open = wire::OpenSessionRequest { session: raw(&[8; 16]), repo: raw(repo.as_bytes()) };
+        let open = wire::OpenSessionRequest {
+            session: raw(&[8; 16]),
+            repo: raw(repo.as_bytes()),
+            ..Default::default()
+        };
         client.again().catalogue.open_session(open).await.is_ok()
     })
     .await;
