@@ -113,6 +113,18 @@ pub struct DevArgs {
 pub enum NodeCommand {
     /// Run a node until it is told to stop
     Run(NodeRunArgs),
+    /// Empty this node and take it out of the cluster (with the operator's profile)
+    Leave(NodeLeaveArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct NodeLeaveArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Wait until it is empty and retired, at most this long
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -135,6 +147,60 @@ pub enum ClusterCommand {
     Nodes,
     /// Re-read every shard now, report and rebuild what is bad
     Scrub(ScrubArgs),
+    /// Empty a node; it is retired when nothing is left on it
+    Drain(DrainArgs),
+    /// Take a node that is lost, or empty, out of the cluster for good
+    Remove(RemoveArgs),
+    /// Stage changes of the topology and show what they would do: moves, bytes, room, durability
+    Plan(PlanArgs),
+    /// Enact what is staged, if nothing has changed since it was shown
+    Apply(ApplyArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct DrainArgs {
+    /// Name or id of the node
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Keep it after all
+    #[arg(long)]
+    pub cancel: bool,
+    /// Wait until it is empty and retired, at most this long
+    #[arg(long, value_name = "DURATION", conflicts_with = "cancel")]
+    pub wait: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    /// Name or id of the node
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// Stage the emptying of a node; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub drain: Vec<String>,
+    /// Stage the removal of a lost or empty node; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub remove: Vec<String>,
+    /// Stage that a node which is being emptied stays; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub keep: Vec<String>,
+    /// Think of one more node in this region, as PROVIDER/REGION or PROVIDER/REGION=SIZE; nothing of it is staged
+    #[arg(long = "with", value_name = "REGION")]
+    pub with: Vec<String>,
+    /// Unstage what was staged before
+    #[arg(long)]
+    pub clear: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    /// Epoch that `farshore cluster plan` has shown
+    #[arg(long)]
+    pub epoch: u64,
 }
 
 #[derive(Args, Debug)]

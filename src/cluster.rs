@@ -4,6 +4,7 @@ use crate::args::{ClusterCommand, ClusterInitArgs, Global, ScrubArgs, StatusArgs
 use crate::exit::{self, Exit};
 use crate::health::{self, Report};
 use crate::setup::{self, NewNode, Placing};
+use crate::topology;
 use farshore_client::Client;
 use farshore_core::topology::Name;
 use farshore_core::units::parse_duration;
@@ -18,6 +19,10 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Status(args) => status(&args, global).await,
         ClusterCommand::Nodes => nodes(global).await,
         ClusterCommand::Scrub(args) => scrub(&args, global).await,
+        ClusterCommand::Drain(args) => topology::drain(&args, global).await,
+        ClusterCommand::Remove(args) => topology::remove(&args, global).await,
+        ClusterCommand::Plan(args) => topology::plan(&args, global).await,
+        ClusterCommand::Apply(args) => topology::apply(&args, global).await,
     }
 }
 

@@ -21,6 +21,7 @@ mod profile;
 mod prune;
 mod repository;
 mod setup;
+mod topology;
 mod trees;
 mod zone;
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         }
         Err(wrong) => return fail(&Exit::failure(one_line(&wrong))),
     };
-    start_log(cli.global.verbose, matches!(cli.command, Command::Node(_)));
+    start_log(cli.global.verbose, matches!(cli.command, Command::Node(args::NodeCommand::Run(_))));
     if !matches!(cli.command, Command::Node(_)) {
         memory::keep_small();
     }
@@ -97,7 +98,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
     let result = match cli.command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
-        Command::Node(command) => node::run(command).await,
+        Command::Node(command) => node::run(command, &global).await,
         Command::Cluster(command) => cluster::run(command, &global).await,
         Command::Init(args) => repository::init(args, &global).await,
         Command::Backup(args) => repository::backup(args, &global).await,

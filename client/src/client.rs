@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::restore;
 use crate::retention::{self, ForgetPlan, Keep};
 use crate::session::conversation::Conversation;
-use crate::session::{GrpcCatalogue, ScrubResult, scrub};
+use crate::session::{GrpcCatalogue, Operator, ScrubResult, scrub};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
@@ -39,7 +39,14 @@ struct Parts {
     shards: Arc<dyn ShardIo>,
     health: Arc<NodeHealth>,
     /// Direct lines to the nodes; none when the cluster is not reached by gRPC.
-    peers: Option<Arc<Peers>>,
+    direct: Option<Direct>,
+}
+
+/// What goes past the catalogue's own calls.
+#[derive(Clone)]
+struct Direct {
+    peers: Arc<Peers>,
+    operator: Arc<Operator>,
 }
 
 /// A repository that was found but not opened.
@@ -65,13 +72,15 @@ impl Client {
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
         let conversation =
             Conversation::new(host.net.clone(), tls, host.entropy.clone(), &profile.endpoints)?;
+        let conversation = Arc::new(conversation);
+        let operator = Arc::new(Operator::new(conversation.clone(), host.entropy.clone()));
         let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone()));
         let topology = api.topology().await?;
         if topology.cluster != profile.cluster {
             return Err(Error::Credential("the profile belongs to another cluster".into()));
         }
         let shards = Arc::new(GrpcShards::new(peers.clone()));
-        Ok(Self::assemble(host, api, shards, Some(peers)))
+        Ok(Self::assemble(host, api, shards, Some(Direct { peers, operator })))
     }
 
     /// A client over any catalogue and shards, such as those of a test.
@@ -86,19 +95,19 @@ impl Client {
         &self,
         wrap: impl FnOnce(Arc<dyn CatalogueApi>) -> Arc<dyn CatalogueApi>,
     ) -> Client {
-        let Parts { host, api, shards, health, peers } = self.0.as_ref();
+        let Parts { host, api, shards, health, direct } = self.0.as_ref();
         let api = wrap(api.clone());
         let (host, shards, health) = (host.clone(), shards.clone(), health.clone());
-        Client(Arc::new(Parts { host, api, shards, health, peers: peers.clone() }))
+        Client(Arc::new(Parts { host, api, shards, health, direct: direct.clone() }))
     }
 
     fn assemble(
         host: Host,
         api: Arc<dyn CatalogueApi>,
         shards: Arc<dyn ShardIo>,
-        peers: Option<Arc<Peers>>,
+        direct: Option<Direct>,
     ) -> Client {
-        Client(Arc::new(Parts { host, api, shards, health: Arc::new(NodeHealth::new()), peers }))
+        Client(Arc::new(Parts { host, api, shards, health: Arc::new(NodeHealth::new()), direct }))
     }
 
     /// The whole picture of the cluster.
@@ -113,15 +122,21 @@ impl Client {
 
     /// Has every node that is not gone re-read all its shards, and waits.
     pub async fn scrub(&self) -> Result<ScrubResult> {
-        let peers = self.0.peers.as_ref();
-        let peers = peers.ok_or_else(|| Error::Invalid("this cluster cannot be asked to scrub".into()))?;
+        let direct = self.0.direct.as_ref();
+        let direct = direct.ok_or_else(|| Error::Invalid("this cluster cannot be asked to scrub".into()))?;
         let nodes = self.topology().await?.nodes;
         let asked: Vec<_> = nodes
             .iter()
             .filter(|n| matches!(n.state, NodeState::Up | NodeState::Suspect | NodeState::Draining))
             .map(|n| n.id)
             .collect();
-        Ok(scrub::scrub(peers, &asked).await)
+        Ok(scrub::scrub(&direct.peers, &asked).await)
+    }
+
+    /// To look at the topology and to change it.
+    pub fn operator(&self) -> Result<&Operator> {
+        let direct = self.0.direct.as_ref().map(|direct| direct.operator.as_ref());
+        direct.ok_or_else(|| Error::Invalid("the topology of this cluster cannot be changed".into()))
     }
 
     /// Creates a repository. Refused if this cluster cannot meet the policy; the reason names the nearest it can.

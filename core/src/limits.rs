@@ -182,6 +182,8 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 1_024;
 pub const PUTS_IN_FLIGHT_MAX: usize = 64;
 /// Most nodes of one cluster; bounds the address book, the health table and the topology answer.
 pub const NODES_MAX: usize = 1_024;
+/// Most changes of the topology in one plan.
+pub const TOPOLOGY_CHANGES_MAX: usize = 64;
 /// Bad shards waiting to be reported to the catalogue; more are found again by the next scrub.
 pub const REPORTS_QUEUED_MAX: usize = 4_096;
 /// Shards rebuilt at a time by the leader.

@@ -30,7 +30,7 @@ pub struct Candidate {
 
 /// Nodes that take shards.
 pub fn candidates<'a>(nodes: impl IntoIterator<Item = &'a NodeRecord>) -> Vec<Candidate> {
-    let up = nodes.into_iter().filter(|node| node.state.takes_shards());
+    let up = nodes.into_iter().filter(|node| node.takes_shards());
     up.map(|node| Candidate { id: node.id, region: node.region.clone(), capacity: node.capacity }).collect()
 }
 

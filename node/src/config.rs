@@ -101,7 +101,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Everything the node keeps; the caller opens the disk and the stores below it.
     pub data_dir: PathBuf,
-    /// Bytes offered for shards; also the node's weight in placement.
+    /// Bytes offered for shards; also the node's weight in placement. 0 for a witness, which votes and holds the catalogue
+    /// and nothing else.
     pub capacity: u64,
     /// Where the caller finds the PEM files.
     pub credentials: CredentialFiles,
@@ -136,7 +137,9 @@ struct Typed {
     listen: String,
     advertise: Option<String>,
     data_dir: PathBuf,
-    capacity: String,
+    #[serde(default)]
+    role: Role,
+    capacity: Option<String>,
     credentials: TypedCredentials,
     #[serde(default)]
     peers: Vec<TypedSeed>,
@@ -144,6 +147,17 @@ struct Typed {
     timing: TypedTiming,
     #[serde(default)]
     raft: TypedRaft,
+}
+
+/// What a node is for.
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "kebab-case")]
+enum Role {
+    /// It keeps shards.
+    #[default]
+    Storage,
+    /// It votes.
+    Witness,
 }
 
 #[derive(Deserialize)]
@@ -198,7 +212,7 @@ impl Typed {
             listen: address("listen", self.listen, true)?,
             advertise: self.advertise.map(|a| address("advertise", a, false)).transpose()?,
             data_dir: self.data_dir,
-            capacity: capacity(&self.capacity)?,
+            capacity: capacity(self.role, self.capacity.as_deref())?,
             credentials: CredentialFiles { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
@@ -263,10 +277,18 @@ fn size(key: &'static str, text: &str) -> Result<u64, ConfigError> {
     read::<Bytes>(key, text).map(|bytes| bytes.0)
 }
 
-fn capacity(text: &str) -> Result<u64, ConfigError> {
-    match size("capacity", text)? {
-        0 => Err(value("capacity", "must be more than nothing")),
-        bytes => Ok(bytes),
+fn capacity(role: Role, text: Option<&str>) -> Result<u64, ConfigError> {
+    match (role, text) {
+        (Role::Witness, None) => Ok(0),
+        (Role::Witness, Some(_)) => Err(value("capacity", "a witness keeps no shards; leave it out")),
+        (Role::Storage, None) => Err(value("capacity", "is needed: bytes offered for shards, such as 500G")),
+        (Role::Storage, Some(text)) => match size("capacity", text)? {
+            0 => Err(value(
+                "capacity",
+                "must be more than nothing; a node that only votes has role = \"witness\"",
+            )),
+            bytes => Ok(bytes),
+        },
     }
 }
 
@@ -345,6 +367,12 @@ mod tests {
     }
 
     #[test]
+    fn a_witness_offers_nothing() {
+        let text = GOOD.replace("capacity = \"1.5TiB\"", "role = \"witness\"");
+        assert_eq!(Config::parse(&text).unwrap().capacity, 0);
+    }
+
+    #[test]
     fn every_complaint_names_its_key() {
         let wrong = |from: &str, to: &str| {
             assert!(GOOD.contains(from));
@@ -352,6 +380,9 @@ mod tests {
         };
         assert!(wrong("1.5TiB", "much").contains("`capacity`"));
         assert!(wrong("1.5TiB", "0").contains("`capacity`"));
+        assert!(wrong("capacity = \"1.5TiB\"", "").contains("`capacity`"));
+        assert!(wrong("name = \"a1\"", "name = \"a1\"\nrole = \"witness\"").contains("`capacity`"));
+        assert!(wrong("name = \"a1\"", "name = \"a1\"\nrole = \"king\"").contains("role"));
         assert!(wrong("aws/eu-west-1", "aws").contains("`region`"));
         assert!(wrong("10.0.0.2:7400", "10.0.0.2:0").contains("`peers.addr`"));
         assert!(wrong("127.0.0.1:0", ":7").contains("`listen`"));

@@ -6,6 +6,8 @@
 
 pub mod run;
 
+pub mod form;
+
 pub mod rpc;
 
 pub mod maintain;

@@ -4,6 +4,9 @@
 #[path = "support/harness.rs"]
 mod harness;
 
+#[path = "support/membership.rs"]
+mod membership;
+
 use farshore_core::catalogue::{SnapshotKind, SnapshotLabel, SnapshotRecord};
 use farshore_core::id::{RepoId, SessionId, SnapshotId};
 use farshore_core::peer::{ShardError, ShardIo, ShardPut};

@@ -169,6 +169,8 @@ impl From<Refusal> for ApiError {
             | Refusal::NoSnapshot(_) => ApiError::NotFound(text),
             Refusal::Locked(..) | Refusal::LockShortened(_) => ApiError::Locked(text),
             Refusal::BadTransition(..) | Refusal::Malformed(_) => ApiError::Invalid(text),
+            Refusal::Emptied(_) => ApiError::Denied(text),
+            Refusal::StaleTopology(_) => ApiError::Exists(text),
             Refusal::NoSession(_) => ApiError::NoSession(text),
             Refusal::ChunksGone(gone) => ApiError::ChunksGone(gone),
             Refusal::BelowFloor(..) => ApiError::BelowFloor(text),

@@ -65,6 +65,8 @@ pub struct Machine {
     config: Config,
     incarnation: u64,
     process: Option<Process>,
+    /// The cluster has retired its node: it is switched off for good, or until it is set up anew.
+    retired: bool,
 }
 
 /// What runs on a machine.
@@ -242,6 +244,7 @@ impl Cluster {
             config: config(self.authority.cluster(), label, name, &self.settings)?,
             incarnation: 0,
             process: None,
+            retired: false,
         };
         self.machines.push(machine);
         self.introduce(at);
@@ -263,6 +266,7 @@ impl Cluster {
         machine.disk.wipe();
         machine.stores.wipe();
         (machine.id, machine.credentials, machine.config.bootstrap) = (id, credentials, None);
+        machine.retired = false;
         self.introduce(at);
         Ok(())
     }
@@ -286,6 +290,9 @@ impl Cluster {
     /// Starts a machine: its node runs, and is started again when it ends by itself, as a service manager does.
     pub fn start(&mut self, at: usize) {
         let machine = &mut self.machines[at];
+        if machine.retired {
+            return;
+        }
         assert!(machine.process.is_none(), "a machine runs one node at a time");
         event!(self.world, machine.label, "starts");
         self.world.name_lane(machine.label, &format!("node {} in {}", machine.label, machine.region));
@@ -330,6 +337,30 @@ impl Cluster {
             machine.stores.crash();
             machine.disk.crash();
         }
+    }
+
+    /// The cluster has retired the machine's node: operators switch it off.
+    pub fn decommission(&mut self, at: usize) {
+        if !self.machines[at].retired {
+            event!(self.world, self.machines[at].label, "is retired and switched off");
+            self.crash(at, false);
+            self.machines[at].retired = true;
+        }
+    }
+
+    /// Whether the machine's node was retired.
+    pub fn retired(&self, at: usize) -> bool {
+        self.machines[at].retired
+    }
+
+    /// A machine whose node should run and does not.
+    pub fn one_not_running(&self) -> Option<usize> {
+        self.in_service().find(|at| self.node(*at).is_none())
+    }
+
+    /// Machines that should run.
+    pub fn in_service(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.machines.len()).filter(|at| !self.machines[*at].retired)
     }
 
     /// Power fails on a machine whose process has ended before; on a running one as well.
@@ -535,7 +566,7 @@ impl Cluster {
 /// than its scheme allows.
 pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
     let mut usable = BTreeMap::<String, usize>::new();
-    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.state.takes_shards()) {
+    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.takes_shards()) {
         *usable.entry(node.region.to_string()).or_default() += 1;
     }
     let spread = usize::from(pack.stripe.scheme.spread());

@@ -22,13 +22,13 @@ use std::sync::Arc;
 
 /// The catalogue of a cluster, asked through whichever of its nodes answers.
 pub struct GrpcCatalogue {
-    conversation: Conversation,
+    conversation: Arc<Conversation>,
     peers: Arc<Peers>,
 }
 
 impl GrpcCatalogue {
     /// `peers` learns every node's address from each topology that comes in.
-    pub fn new(conversation: Conversation, peers: Arc<Peers>) -> Self {
+    pub fn new(conversation: Arc<Conversation>, peers: Arc<Peers>) -> Self {
         GrpcCatalogue { conversation, peers }
     }
 

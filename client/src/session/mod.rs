@@ -4,6 +4,8 @@
 pub mod conversation;
 pub mod grpc;
 pub mod scrub;
+pub mod topology;
 
 pub use grpc::GrpcCatalogue;
 pub use scrub::ScrubResult;
+pub use topology::{Operator, TopologyPlan};

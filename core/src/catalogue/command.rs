@@ -5,7 +5,7 @@ use super::record::{
     Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
 };
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
-use crate::topology::{NodeRecord, NodeState};
+use crate::topology::{Change, NodeRecord, NodeState};
 use crate::units::rfc3339;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,13 @@ pub enum Command {
     /// Some chunks of packs that are mostly garbage were copied, sealed as they are, into a new pack: they keep their
     /// ordinals and live there from now on. Refused if one of them has moved since it was looked at.
     CompactPacks { repo: RepoId, pack: Box<PackCommit>, from: Vec<PackNo> },
+    /// Makes a node known or refreshes it, like [`Command::PutNode`], under the number that its data directory drew when
+    /// it was new. Refused for ever if the node is known under another: its memory is gone.
+    AdmitNode { node: NodeRecord, incarnation: u64 },
+    /// Replaces what is staged, if the topology's epoch is this. Repeating it under the same number is harmless.
+    StageTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
+    /// Enacts changes, all or none, if the topology's epoch is this. Repeating it under the same number is harmless.
+    ChangeTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
 }
 
 /// What an operator changes in a repository.
@@ -186,4 +193,12 @@ pub enum Refusal {
     /// A chunk id that the reply names as unknown.
     #[error("chunk {0} is unknown")]
     NoChunk(ChunkId),
+    /// The node's data directory is not the one it had.
+    #[error("node {0} is known with another data directory; it has to join as a new node, with a new key")]
+    Emptied(NodeId),
+    /// Somebody else has changed the topology meanwhile.
+    #[error(
+        "the topology has changed since you looked: it is at epoch {0}; look again with `farshore cluster plan`"
+    )]
+    StaleTopology(u64),
 }

@@ -8,7 +8,7 @@ use farshore_core::catalogue::*;
 use farshore_core::erasure::Scheme;
 use farshore_core::id::*;
 use farshore_core::policy::Policy;
-use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_core::topology::{Change, NodeRecord, NodeState};
 use proptest::prelude::*;
 
 const NODES: u64 = 7;
@@ -173,6 +173,13 @@ enum Wish {
         which: u8,
         skip: usize,
     },
+    /// At the current epoch, plus this.
+    Topology {
+        request: u8,
+        off: u64,
+        changes: Vec<Change>,
+        stage: bool,
+    },
 }
 
 fn state() -> impl Strategy<Value = NodeState> {
@@ -201,6 +208,7 @@ fn wish() -> impl Strategy<Value = Wish> {
             |(pack, index, node, session, seen)| Wish::Orphan { pack, index, node, session, seen }
         ),
         1 => (packs(), 0..4u8, 0..3usize).prop_map(|(packs, which, skip)| Wish::Compact { packs, which, skip }),
+        2 => topology(),
     ]
 }
 
@@ -228,6 +236,16 @@ fn change() -> impl Strategy<Value = RepoChange> {
         1 => prop::option::of("[a-z]{3}").prop_map(|policy| RepoChange::SetRetention { policy }),
         1 => (0..5u8).prop_map(|s| RepoChange::MarkVerified { snapshot: SnapshotId([s; 32]) }),
     ]
+}
+
+fn topology() -> impl Strategy<Value = Wish> {
+    let change = (0..3usize, 1..=NODES)
+        .prop_map(|(kind, node)| [Change::Drain, Change::Keep, Change::Remove][kind](NodeId(node)));
+    // One before the current one is the same request again, or somebody who looked too early.
+    let off = prop_oneof![6 => Just(0u64), 2 => Just(u64::MAX), 1 => Just(1u64)];
+    let changes = prop::collection::vec(change, 0..3);
+    (0..3u8, off, changes, prop::bool::weighted(0.3))
+        .prop_map(|(request, off, changes, stage)| Wish::Topology { request, off, changes, stage })
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -265,6 +283,10 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         5 => (repo_id(), change()).prop_map(|(repo, change)| Command::ChangeRepository { repo, change }),
         1 => shard.prop_map(|shard| Command::Swept { copies: vec![Condemned { node: NodeId(1), shard }] }),
+        2 => (1..=NODES, 0..2u64, any::<bool>(), 0..3u64).prop_map(|(n, incarnation, good, capacity)| {
+            let addr = if good { format!("there:{n}") } else { String::new() };
+            Command::AdmitNode { node: NodeRecord { addr, capacity, ..node(n.min(NODES - 1)) }, incarnation }
+        }),
     ]
 }
 
@@ -373,6 +395,13 @@ fn resolve(wish: Wish, model: &Model) -> Command {
         Wish::Swept { copies } => {
             Command::Swept { copies: model.condemned.iter().take(copies).copied().collect() }
         }
+        Wish::Topology { request, off, changes, stage } => {
+            let (request, epoch) = ([request; 16], model.intent.epoch.saturating_add_signed(off as i64));
+            match stage {
+                true => Command::StageTopology { request, epoch, changes },
+                false => Command::ChangeTopology { request, epoch, changes },
+            }
+        }
     }
 }
 
@@ -404,6 +433,8 @@ fn compare(view: &View, model: &Model) {
     assert_eq!(view.cluster(), model.cluster);
     assert_eq!(view.time_ms(), model.time_ms);
     assert_eq!(view.nodes().unwrap(), model.nodes.values().cloned().collect::<Vec<_>>());
+    assert_eq!(view.intent().unwrap(), model.intent);
+    assert_eq!(view.incarnations().unwrap(), model.incarnations);
     let repos = every(|at| view.repos(at, 2).unwrap());
     assert_eq!(repos, model.repos.values().cloned().collect::<Vec<_>>());
     let sessions = every(|at| view.sessions(at, 2).unwrap());
@@ -670,6 +701,8 @@ fn the_random_commands_reach_every_kind_of_reply() {
         "LockShortened",
         "NoSnapshot",
         "Changed",
+        "Emptied",
+        "StaleTopology",
         "Done",
         "SessionOpen",
         "PacksCommitted",

@@ -4,7 +4,7 @@
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::*;
 use farshore_core::id::*;
-use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_core::topology::{Change, Intent, NodeRecord, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Model {
     pub snapshots: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
     pub under_target: BTreeSet<PackNo>,
     pub condemned: BTreeSet<Condemned>,
+    pub intent: Intent,
+    pub incarnations: BTreeMap<NodeId, u64>,
 }
 
 /// A reply without the wording of refusals.
@@ -71,6 +73,13 @@ impl Model {
                 Reply::Done
             }
             Command::SetNodeState { node, from, to } => self.set_state(node, from, to),
+            Command::AdmitNode { node, incarnation } => self.admit(node, incarnation),
+            Command::StageTopology { request, epoch, changes } => {
+                self.change_topology(request, epoch, changes, true)
+            }
+            Command::ChangeTopology { request, epoch, changes } => {
+                self.change_topology(request, epoch, changes, false)
+            }
             Command::CreateRepository { repo } => {
                 if self.repos.get(&repo.id) == Some(&repo) {
                     return Reply::Done;
@@ -192,6 +201,71 @@ impl Model {
             return no(Refusal::NotEmpty(id));
         }
         node.state = to;
+        Reply::Done
+    }
+
+    fn admit(&mut self, node: NodeRecord, incarnation: u64) -> Reply {
+        if *self.incarnations.entry(node.id).or_insert(incarnation) != incarnation {
+            return no(Refusal::Emptied(node.id));
+        }
+        if node.addr.is_empty() {
+            return malformed();
+        }
+        let moved = self.nodes.get(&node.id).is_none_or(|known| {
+            known.region != node.region || known.zone != node.zone || known.capacity != node.capacity
+        });
+        if moved {
+            self.intent.epoch += 1;
+            self.intent.request = [0; 16];
+        }
+        let state = self.nodes.get(&node.id).map_or(NodeState::Up, |known| known.state);
+        self.nodes.insert(node.id, NodeRecord { state, ..node });
+        Reply::Done
+    }
+
+    fn change_topology(&mut self, request: [u8; 16], epoch: u64, changes: Vec<Change>, stage: bool) -> Reply {
+        if self.intent.epoch != epoch {
+            let again =
+                request != [0; 16] && request == self.intent.request && self.intent.epoch == epoch + 1;
+            return if again { Reply::Done } else { no(Refusal::StaleTopology(self.intent.epoch)) };
+        }
+        let mut seen = Vec::new();
+        for node in changes.iter().map(|change| change.node()) {
+            if !self.nodes.contains_key(&node) {
+                return no(Refusal::NoNode(node));
+            }
+            if seen.contains(&node) {
+                return malformed();
+            }
+            seen.push(node);
+        }
+        self.intent.epoch += 1;
+        self.intent.request = request;
+        if stage {
+            self.intent.staged = changes;
+            return Reply::Done;
+        }
+        for change in changes {
+            let id = change.node();
+            let (state, leaving) = (self.nodes[&id].state, self.intent.leaving.remove(&id));
+            let empty = self.held_by(id).is_empty();
+            let to = match (change, state) {
+                (Change::Drain(_), NodeState::Lost | NodeState::Retired) => None,
+                (Change::Drain(_), _) => Some(NodeState::Draining),
+                (Change::Keep(_), NodeState::Draining) => Some(NodeState::Up),
+                (Change::Keep(_), NodeState::Lost) if leaving => Some(NodeState::Lost),
+                (Change::Keep(_), _) => None,
+                (Change::Remove(_), NodeState::Lost | NodeState::Retired) => Some(NodeState::Retired),
+                (Change::Remove(_), _) if empty => Some(NodeState::Retired),
+                (Change::Remove(_), _) => return no(Refusal::NotEmpty(id)),
+            };
+            let Some(to) = to else { return no(Refusal::BadTransition(id, state)) };
+            self.nodes.get_mut(&id).unwrap().state = to;
+            if let Change::Drain(_) = change {
+                self.intent.leaving.insert(id);
+            }
+            self.intent.staged.retain(|staged| staged.node() != id);
+        }
         Reply::Done
     }
 

@@ -11,7 +11,7 @@ use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
 };
-use farshore_core::topology::NodeRecord;
+use farshore_core::topology::{Intent, NodeRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
@@ -102,11 +102,15 @@ tables! {
     Settings = 39, RepoId => RepoSettings;
     /// Ids of sessions that have ended, and the log index at which: they are not opened again.
     Ended = 40, SessionId => u64;
+    /// What operators want of the topology.
+    Intents = 44, IntentKey => Intent;
+    /// The number that each node's data directory drew when it was new.
+    Incarnations = 45, NodeId => u64;
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 24] =
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40];
+pub(crate) const TABLES: [Table; 26] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 44, 45];
 
 /// Hash over the state, and the last log entry that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -316,6 +320,8 @@ tag_keys! {
     HeadKey = HEAD_TAG;
     /// Key of [`States`].
     StateKey = STATE_TAG;
+    /// Key of [`Intents`].
+    IntentKey = HEAD_TAG;
 }
 
 impl Key for NoteKey {

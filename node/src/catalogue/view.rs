@@ -15,7 +15,7 @@ use farshore_core::id::{
 };
 use farshore_core::limits::{NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
 use farshore_core::mutant::{Mutant, mutant};
-use farshore_core::topology::NodeRecord;
+use farshore_core::topology::{Intent, NodeRecord};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The catalogue after one applied entry. Cheap to make; does not change.
@@ -112,6 +112,15 @@ impl View {
     /// One node.
     pub fn node(&self, id: NodeId) -> Result<Option<NodeRecord>, CatalogueError> {
         self.get::<Nodes>(&id)
+    }
+
+    /// What operators want of the topology.
+    pub fn intent(&self) -> Result<Intent, CatalogueError> {
+        Ok(self.get::<Intents>(&IntentKey)?.unwrap_or_default())
+    }
+    /// The number of each node's data directory.
+    pub fn incarnations(&self) -> Result<BTreeMap<NodeId, u64>, CatalogueError> {
+        Ok(self.scan::<Incarnations>(&Span::all(), NODES_MAX)?.into_iter().collect())
     }
 
     /// Repositories after `after`, by id.

@@ -25,12 +25,14 @@ pub mod sweep;
 
 pub mod lease;
 
+pub mod leave;
+
 pub mod health;
 
 pub mod report;
 
 use crate::catalogue::{CatalogueError, View};
-use crate::config::Timing;
+use crate::config::{Seed, Timing};
 use crate::raft::Consensus;
 use crate::store::ShardStore;
 use crate::worker::{WorkFailed, Workers};
@@ -59,6 +61,8 @@ pub struct Shared {
     pub store: Arc<ShardStore>,
     /// Other nodes.
     pub peers: Arc<Peers>,
+    /// Where the operator says that other nodes are.
+    pub seeds: Vec<Seed>,
     /// Shards of other nodes.
     pub shards: Arc<dyn ShardIo>,
     /// Which other nodes failed a moment ago.

@@ -1,6 +1,8 @@
 //! Planners: pure functions from what a leader sees to what should be done. They propose and never do; whoever carries a
 //! task out proves it by a command that the catalogue may still refuse. A plan is data: print it, assert on it.
 
+pub mod preview;
+
 pub mod look;
 
 pub mod repair;

@@ -207,8 +207,8 @@ impl Consensus {
 
     async fn propose_there(&self, leader: NodeId, body: Bytes, deadline: Instant) -> Result<Reply, Attempt> {
         let mut client = self.client(leader)?;
-        let answer =
-            self.while_led_by(leader, within(left(deadline), client.propose(RaftMessage { body }))).await?;
+        let call = self.inner.passport.stamp(leader, RaftMessage { body });
+        let answer = self.while_led_by(leader, within(left(deadline), client.propose(call))).await?;
         open_message(MESSAGE_VERSION, &answer.body)
             .map_err(|e| Attempt::Give(ConsensusError::Invalid(format!("the leader's answer: {e}"))))
     }
@@ -232,8 +232,8 @@ impl Consensus {
 
     async fn confirm_there(&self, leader: NodeId, deadline: Instant) -> Result<u64, Attempt> {
         let mut client = self.client(leader)?;
-        let answer =
-            self.while_led_by(leader, within(left(deadline), client.read_index(ReadIndexRequest {}))).await?;
+        let call = self.inner.passport.stamp(leader, ReadIndexRequest {});
+        let answer = self.while_led_by(leader, within(left(deadline), client.read_index(call))).await?;
         Ok(answer.index)
     }
 

@@ -4,10 +4,12 @@
 
 use super::image::{Frozen, Moved};
 use super::membership::MembershipError;
+use super::passport::Passport;
 use super::testkit::SlotDisk;
 use super::types::{MESSAGE_VERSION, Types, Vote, seal_message};
 use super::{Consensus, ConsensusError, RaftTuning};
 use crate::catalogue::Catalogue;
+use crate::identity::{Claim, Identity};
 use crate::kv::memory::MemoryKv;
 use crate::rpc::raft::{HeartbeatSink, RaftService};
 use async_trait::async_trait;
@@ -23,7 +25,7 @@ use farshore_proto::serve;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::{Credentials, Expect, Tls};
 use farshore_proto::wire::snapshot_part::Part;
-use farshore_proto::wire::{HeartbeatRequest, RaftMessage, SnapshotPart};
+use farshore_proto::wire::{HeartbeatReply, HeartbeatRequest, RaftMessage, SnapshotPart};
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use std::io;
@@ -37,8 +39,8 @@ use tonic::{Code, Status};
 struct NoHeartbeats;
 #[async_trait]
 impl HeartbeatSink for NoHeartbeats {
-    async fn beat(&self, _: NodeId, _: HeartbeatRequest) -> Result<(), ApiError> {
-        Ok(())
+    async fn beat(&self, _: NodeId, _: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
+        Ok(HeartbeatReply::default())
     }
 }
 
@@ -103,7 +105,11 @@ impl Seat {
         let peers = Arc::new(Peers::new(self.net.clone(), self.tls.clone()));
         all.iter().for_each(|seat| peers.set(seat.id, &seat.addr));
         let catalogue = Catalogue::open(self.kv.clone()).unwrap();
-        let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, tuning).await.unwrap();
+        let owner = Identity { cluster: ClusterId([7; 16]), node: self.id };
+        let claim = Claim { owner, incarnation: self.id.0, formation: 1 };
+        let passport = Passport::new(claim, host.disk.clone());
+        let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, passport, tuning);
+        let raft = raft.await.unwrap();
         let service = Arc::new(RaftService::new(raft.clone(), Arc::new(NoHeartbeats)));
         let listener: Box<dyn Listener> = TcpNet.listen(&self.addr).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

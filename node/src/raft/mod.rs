@@ -5,9 +5,13 @@
 
 pub mod membership;
 
+pub mod voters;
+
 pub mod calls;
 
 pub mod network;
+
+pub mod passport;
 
 pub mod machine;
 
@@ -36,6 +40,7 @@ use crate::raft::image::{Image, ImageParts, refused};
 use crate::raft::log::LogStore;
 use crate::raft::machine::Machine;
 use crate::raft::network::{Heard, Network};
+use crate::raft::passport::Passport;
 use crate::raft::types::{Metrics, Replica, ScopedRuntime, Snapshot, SnapshotMeta, Vote};
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv};
@@ -143,6 +148,7 @@ struct Inner {
     replica: Replica,
     catalogue: Catalogue,
     peers: Arc<Peers>,
+    passport: Passport,
     heard: Heard,
     tuning: RaftTuning,
     leadership: watch::Receiver<Leadership>,
@@ -162,6 +168,7 @@ impl Consensus {
         catalogue: Catalogue,
         kv: Arc<dyn Kv>,
         peers: Arc<Peers>,
+        passport: Passport,
         tuning: RaftTuning,
     ) -> Result<Self, RaftStoreError> {
         ScopedRuntime::seed(host.entropy.as_ref());
@@ -170,7 +177,8 @@ impl Consensus {
         let promised = log.vote().unwrap_or_default().leader_id;
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
-        let network = Network { peers: peers.clone(), heard: heard.clone(), pause };
+        let (book, papers, signs) = (peers.clone(), passport.clone(), heard.clone());
+        let network = Network { peers: book, passport: papers, heard: signs, pause };
         let machine = Machine::new(catalogue.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
         let replica = replica.map_err(|e| RaftStoreError::Start(e.to_string()))?;
@@ -186,6 +194,7 @@ impl Consensus {
             replica,
             catalogue,
             peers,
+            passport,
             heard,
             tuning,
             leadership,
@@ -232,6 +241,10 @@ impl Consensus {
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
+    }
+    /// What this node and others say of themselves in calls to each other.
+    pub fn passport(&self) -> &Passport {
+        &self.inner.passport
     }
     /// This node.
     pub fn own(&self) -> NodeId {

@@ -5,6 +5,7 @@
 //! entry joins it, and an empty append goes along so that the follower knows its leader lives.
 
 use super::image::{Image, Moved};
+use super::passport::Passport;
 use super::types::{LogId, MESSAGE_VERSION, Snapshot, Types, Vote, open_message, seal_message};
 use farshore_core::host::task::Owned;
 use farshore_core::id::NodeId;
@@ -58,6 +59,7 @@ impl Heard {
 /// Makes links; openraft asks for one per node and task.
 pub struct Network {
     pub(super) peers: Arc<Peers>,
+    pub(super) passport: Passport,
     pub(super) heard: Heard,
     /// Pause before an unreachable node is tried again.
     pub(super) pause: Duration,
@@ -72,7 +74,8 @@ impl RaftNetworkFactory<Types> for Network {
         if self.peers.addr(target).is_none() {
             self.peers.set(target, &node.addr);
         }
-        Link { target, peers: self.peers.clone(), heard: self.heard.clone(), pause: self.pause, flight: None }
+        let (peers, passport, heard) = (self.peers.clone(), self.passport.clone(), self.heard.clone());
+        Link { target, peers, passport, heard, pause: self.pause, flight: None }
     }
 }
 
@@ -80,6 +83,7 @@ impl RaftNetworkFactory<Types> for Network {
 pub struct Link {
     target: NodeId,
     peers: Arc<Peers>,
+    passport: Passport,
     heard: Heard,
     pause: Duration,
     flight: Option<Flight>,
@@ -116,11 +120,12 @@ impl Link {
         ttl: Duration,
     ) -> impl Future<Output = Result<Appended, Status>> + Send + 'static {
         let client = self.client();
-        let body = seal_message(MESSAGE_VERSION, append);
+        let message = RaftMessage { body: seal_message(MESSAGE_VERSION, append) };
+        let call = self.passport.stamp(self.target, message);
         let (heard, target) = (self.heard.clone(), self.target);
         async move {
             let mut client = client?;
-            let answer = within(ttl, client.append(RaftMessage { body })).await?;
+            let answer = within(ttl, client.append(call)).await?;
             heard.note(target);
             answered(answer)
         }
@@ -174,7 +179,7 @@ impl Link {
         let open = seal_message(MESSAGE_VERSION, &(vote, snapshot.meta));
         let moved = Moved::default();
         let (failed, failure) = oneshot::channel();
-        let parts = image.parts(open, moved.clone(), failed);
+        let parts = self.passport.stamp(self.target, image.parts(open, moved.clone(), failed));
         let answer = tokio::select! {
             biased;
             answer = client.install_snapshot(parts) => answer,
@@ -255,7 +260,8 @@ impl RaftNetwork<Types> for Link {
         let call = async {
             let mut client = self.client()?;
             let body = seal_message(MESSAGE_VERSION, &vote);
-            let answer = within(option.hard_ttl(), client.vote(RaftMessage { body })).await?;
+            let call = self.passport.stamp(self.target, RaftMessage { body });
+            let answer = within(option.hard_ttl(), client.vote(call)).await?;
             self.heard.note(self.target);
             answered(answer)
         };

@@ -2,7 +2,7 @@
 //! leader any node still tells what it knows and says that nobody confirmed it.
 
 use super::auth::{self, Right};
-use super::{answer, internal};
+use super::{answer, internal, topology};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
 use crate::maintain::{collect, scrub};
@@ -15,8 +15,9 @@ use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    CollectGarbageRequest, GarbageReport, NodeStatus, RepairStatus, ScrubProgress, ScrubRequest, StatusReply,
-    StatusRequest, admin_server,
+    ApplyTopologyRequest, CollectGarbageRequest, GarbageReport, NodeStatus, PlanTopologyReply,
+    PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest, StageTopologyRequest, StatusReply,
+    StatusRequest, TopologyReply, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -96,6 +97,8 @@ impl AdminService {
             fatal_regions: safety.fatal_regions.iter().map(ToString::to_string).collect(),
             catalogue_ms: view.time_ms(),
             state_hash: Bytes::copy_from_slice(&view.state_hash().0),
+            formation: shared.consensus.passport().formation(),
+            topology_epoch: view.intent().map_err(internal)?.epoch,
         })
     }
 
@@ -177,13 +180,34 @@ impl AdminService {
     }
 }
 
+/// What another node says of its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Who answered.
+    pub node: NodeId,
+    /// The founding it takes part in; 0 if it has met none.
+    pub formation: u64,
+    /// Whether it knows of a cluster that works.
+    pub formed: bool,
+}
+
+/// What the node at the other end says; nothing if it does not answer in time.
+pub async fn look_at(peer: Channel) -> Option<Seen> {
+    let reply = status_from(peer).await?;
+    Some(Seen { node: NodeId(reply.answering), formation: reply.formation, formed: reply.applied > 0 })
+}
+
 /// Whether the node at the other end knows of `id`; false if it does not answer in time.
 pub async fn is_known(peer: Channel, id: NodeId) -> bool {
+    let nodes = status_from(peer).await.map_or_else(Vec::new, |reply| reply.nodes);
+    nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
+}
+
+async fn status_from(peer: Channel) -> Option<StatusReply> {
     let mut admin = channel::admin(peer);
     let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
     let answer = tokio::time::timeout(limit, admin.status(StatusRequest {})).await;
-    let Ok(Ok(reply)) = answer else { return false };
-    reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
+    answer.ok()?.ok().map(Response::into_inner)
 }
 
 fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport {
@@ -245,5 +269,29 @@ impl admin_server::Admin for AdminService {
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
         auth::allow(&request, Right::Scrub)?;
         Ok(Response::new(self.scrub()))
+    }
+
+    async fn plan_topology(
+        &self,
+        request: Request<PlanTopologyRequest>,
+    ) -> Result<Response<PlanTopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::plan(&self.shared, request.into_inner()).await)
+    }
+
+    async fn stage_topology(
+        &self,
+        request: Request<StageTopologyRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::stage(&self.shared, request.into_inner()).await)
+    }
+
+    async fn apply_topology(
+        &self,
+        request: Request<ApplyTopologyRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::apply(&self.shared, request.into_inner()).await)
     }
 }

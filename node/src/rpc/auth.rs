@@ -27,14 +27,16 @@ pub enum Right {
     Scrub,
     /// Has garbage collected; a node asks its leader on behalf of an operator.
     Collect,
+    /// Looks at or changes who belongs to the cluster.
+    Operate,
 }
 
 fn may(caller: &Caller, right: Right) -> bool {
     match (caller, right) {
         (_, Right::ReadShard | Right::Renew | Right::Status | Right::Collect) => true,
         (Caller::Node(_), Right::Consensus | Right::Rebuild) => true,
-        (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub) => true,
-        (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub) => false,
+        (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => true,
+        (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => false,
         (Caller::Client(_), Right::Consensus | Right::Rebuild) => false,
     }
 }
@@ -79,7 +81,7 @@ mod tests {
         for right in [Right::Consensus, Right::Rebuild] {
             assert!(asked(node(), right) && !asked(client(), right), "{right:?}");
         }
-        for right in [Right::Catalogue, Right::Upload, Right::Scrub] {
+        for right in [Right::Catalogue, Right::Upload, Right::Scrub, Right::Operate] {
             assert!(!asked(node(), right) && asked(client(), right), "{right:?}");
         }
         for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Collect] {

@@ -20,6 +20,8 @@ pub struct Heartbeat {
     pub shards: u64,
     /// Shards it has found missing or corrupt since it started.
     pub bad_found: u64,
+    /// Of its data directory; 0 from a release that drew none.
+    pub incarnation: u64,
 }
 
 impl From<Heartbeat> for wire::HeartbeatRequest {
@@ -30,6 +32,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             free: beat.free,
             shards: beat.shards,
             bad_found: beat.bad_found,
+            incarnation: beat.incarnation,
         }
     }
 }
@@ -38,7 +41,7 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
     fn try_from(beat: wire::HeartbeatRequest) -> Result<Self, ApiError> {
         let node = required(beat.node, "node")?.try_into()?;
         let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
-        Ok(Heartbeat { node, used, free, shards, bad_found })
+        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation: beat.incarnation })
     }
 }
 

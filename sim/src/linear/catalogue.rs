@@ -294,7 +294,9 @@ impl Catalogue {
                 state.in_session(*session, |repo| repo.packs.commit(&self.packs, *session, packs, None, &[]))
             }
             Call::CommitSnapshot { session, snapshot, replaces } => {
-                let told = self.committed_ms.get(&snapshot.id).copied();
+                // One that was replaced and is recorded again, by a copy of its commit, gets another time.
+                let known = state.repo(snapshot.repo).is_some_and(|r| r.snapshots.contains_key(&snapshot.id));
+                let told = self.committed_ms.get(&snapshot.id).copied().filter(|_| !known);
                 state.commit_snapshot(*session, snapshot, *replaces, told)
             }
             Call::Change { repo, change } => state.change(*repo, |repo| repo.change(change, None)),

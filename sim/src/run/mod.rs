@@ -607,6 +607,9 @@ impl<'a> Run<'a> {
     fn judge_ends(&mut self) -> Result<(), Violation> {
         for (label, why) in self.cluster.take_ends() {
             let at = self.cluster.machines.iter().position(|m| m.label == label);
+            if at.is_some_and(|at| self.cluster.retired(at)) {
+                continue;
+            }
             if !at.is_some_and(|at| self.faults.touches(at) || self.truth.may_err(at)) {
                 return Err(format!("live: p{label} has ended, and nothing was wrong with it: {why}"));
             }
@@ -643,7 +646,19 @@ impl<'a> Run<'a> {
             packs.extend(page.rows);
             from = page.next;
         }
+        self.switch_off_retired(&view)?;
         self.newest = Some(Newest { view, packs });
+        Ok(())
+    }
+
+    /// Operators take away machines whose nodes the cluster has retired.
+    fn switch_off_retired(&mut self, view: &View) -> Result<(), Violation> {
+        let nodes = view.nodes().map_err(|e| format!("agree: {e}"))?;
+        for node in nodes.iter().filter(|node| node.state == farshore_core::topology::NodeState::Retired) {
+            if let Some(at) = self.cluster.machine_of(node.id) {
+                self.cluster.decommission(at);
+            }
+        }
         Ok(())
     }
 
@@ -653,7 +668,7 @@ impl<'a> Run<'a> {
         let up = |at: usize| self.cluster.node(at).is_some() && !self.faults.touches(at);
         let well: BTreeSet<usize> = (0..self.cluster.machines.len()).filter(|at| up(*at)).collect();
         let calm = !self.faults.everywhere();
-        let all = calm && well.len() == self.cluster.machines.len();
+        let all = calm && well.len() == self.cluster.in_service().count();
         self.well_since = if all { self.well_since.or(Some(now)) } else { None };
         let packs = self.newest.as_ref().map_or(&[][..], |newest| &newest.packs);
         let sound = all && !self.truth.is_any_damaged(&self.cluster, packs);

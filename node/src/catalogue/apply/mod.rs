@@ -15,6 +15,8 @@ mod shards;
 
 mod ordinals;
 
+mod topology;
+
 use super::error::CatalogueError;
 use super::read::Read;
 use super::tables::*;
@@ -80,6 +82,11 @@ fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
         Command::CondemnOrphans { node, copies } => garbage::condemn_orphans(tx, *node, copies),
         Command::CompactPacks { repo, pack, from } => garbage::compact(tx, *repo, pack, from),
         Command::ChangeRepository { repo, change } => retention::change(tx, *repo, change),
+        Command::AdmitNode { node, incarnation } => topology::admit(tx, node, *incarnation),
+        Command::StageTopology { request, epoch, changes } => topology::stage(tx, *request, *epoch, changes),
+        Command::ChangeTopology { request, epoch, changes } => {
+            topology::change(tx, *request, *epoch, changes)
+        }
     }
 }
 
