@@ -3,7 +3,7 @@
 
 use crate::raft::RaftTuning;
 use farshore_core::id::{ClusterId, NodeId};
-use farshore_core::limits::{NODES_MAX, SESSION_LEASE_MS};
+use farshore_core::limits::{NODES_MAX, SESSION_LEASE_MS, SPARSE_PERCENT_DEFAULT};
 use farshore_core::topology::{Name, Region};
 use farshore_core::units::{Bytes, parse_duration};
 use serde::Deserialize;
@@ -67,6 +67,8 @@ pub struct Timing {
     pub maintain_every: Duration,
     /// Least pause between looks for garbage. Default 1 min: nothing waits for it.
     pub collect_every: Duration,
+    /// Packs of which less than this percentage of chunks is needed are emptied into new ones; 0 for never. Default 60.
+    pub compact_below: u8,
 }
 
 impl Default for Timing {
@@ -80,6 +82,7 @@ impl Default for Timing {
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             maintain_every: Duration::from_secs(2),
             collect_every: Duration::from_secs(60),
+            compact_below: SPARSE_PERCENT_DEFAULT as u8,
         }
     }
 }
@@ -186,6 +189,7 @@ struct TypedTiming {
     session_lease: Option<String>,
     maintain_every: Option<String>,
     collect_every: Option<String>,
+    compact_below: Option<u8>,
 }
 
 #[derive(Deserialize, Default)]
@@ -234,8 +238,15 @@ impl TypedTiming {
             session_lease: duration("timing.session_lease", self.session_lease, d.session_lease)?,
             maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
             collect_every: duration("timing.collect_every", self.collect_every, d.collect_every)?,
+            compact_below: self.compact_below.unwrap_or(d.compact_below),
         };
         longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
+        if timing.compact_below > 90 {
+            return Err(value(
+                "timing.compact_below",
+                "must be at most 90: almost full packs are not worth copying",
+            ));
+        }
         longer("timing.down_after", timing.down_after, "timing.suspect_after", timing.suspect_after)?;
         Ok(timing)
     }

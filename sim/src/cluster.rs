@@ -18,7 +18,7 @@ use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
-use farshore_core::limits::{PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT};
+use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::topology::{Name, NodeState, Region};
 use farshore_node::Node;
 use farshore_node::catalogue::{PackUse, View};
@@ -196,7 +196,9 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let timing = Timing { grace: GRACE, collect_every: COLLECT_EVERY, ..Timing::default() };
+        // The story of a day compares with one order, which knows only packs that clients have made.
+        let (collect_every, compact_below) = (COLLECT_EVERY, 0);
+        let timing = Timing { grace: GRACE, collect_every, compact_below, ..Timing::default() };
         Settings { timing, raft: RaftTuning::default(), near_us: None }
     }
 }
@@ -520,7 +522,8 @@ impl Cluster {
             let mut from = Some(PackNo(0));
             while let Some(start) = from {
                 let page = view.pack_uses(&of, start, PAGE_ROWS_MAX).map_err(failed)?;
-                let sparse = |pack: &PackUse| pack.live * 100 < pack.chunks * SPARSE_PERCENT_DEFAULT;
+                let least = u64::from(self.settings.timing.compact_below);
+                let sparse = |pack: &PackUse| pack.live == 0 || pack.live * 100 < pack.chunks * least;
                 let garbage = |pack: &&PackUse| sparse(pack) || pack.condemned.is_some();
                 if let Some(pack) = page.rows.iter().find(garbage) {
                     return Ok(Some(format!("pack {} of {}: {pack:?}", pack.no.0, repo.name)));
