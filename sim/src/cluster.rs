@@ -9,7 +9,6 @@ use crate::kv::SimStores;
 use crate::linear::History;
 use crate::net::{Hub, Label};
 use crate::plan::Layout;
-use crate::truth::is_shard;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
@@ -574,6 +573,11 @@ pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
     }
     let spread = usize::from(pack.stripe.scheme.spread());
     usable.values().map(|nodes| (*nodes).min(spread)).sum::<usize>() < pack.stripe.shards.len()
+}
+
+/// Whether a path is that of a published shard.
+pub fn is_shard(path: &str) -> bool {
+    path.starts_with("shards/") && path.ends_with(".shard")
 }
 
 /// A path without its directory.

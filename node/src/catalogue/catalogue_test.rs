@@ -630,8 +630,10 @@ fn a_million_random_commands() {
         for thread in 0..threads {
             scope.spawn(move || {
                 for run in (thread..runs).step_by(threads) {
-                    let seed =
-                        TestRng::from_seed(RngAlgorithm::ChaCha, &[run as u8 ^ (run >> 8) as u8 * 31; 32]);
+                    let seed = TestRng::from_seed(
+                        RngAlgorithm::ChaCha,
+                        &[(run as u8) ^ ((run >> 8) as u8).wrapping_mul(31); 32],
+                    );
                     let mut runner = TestRunner::new_with_rng(Config::default(), seed);
                     let (mut model, catalogue) = (Model::default(), new_catalogue());
                     let mut tx = catalogue.begin();
