@@ -19,6 +19,9 @@ mod sync;
 #[cfg(test)]
 mod journal_test;
 
+#[cfg(test)]
+pub(crate) mod testkit;
+
 use async_trait::async_trait;
 use farshore_core::host::kv::{Kv, KvError, KvFactory, KvRole};
 use farshore_core::limits::{KV_CATALOGUE_CACHE_BYTES, KV_INDEX_CACHE_BYTES};

@@ -15,8 +15,11 @@ use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use std::sync::{Arc, Mutex};
 
-/// Entries applied in one transaction at most; bounds its memory.
+/// Entries applied in one transaction at most.
 const TX_ENTRIES_MAX: usize = 64;
+/// A transaction ends with the entry with which it comes to this many bytes of commands: what it changes is held in
+/// memory until it is stored, several times as long.
+const TX_BYTES_MAX: usize = 4 << 20;
 
 /// The state machine of one replica.
 pub struct Machine {
@@ -63,7 +66,8 @@ impl Machine {
     /// Applies all entries, or says at which one this replica got stuck.
     fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Reply>, (LogId, ApplyError)> {
         let mut replies = Vec::with_capacity(entries.len());
-        for batch in entries.chunks(TX_ENTRIES_MAX) {
+        let mut rest = entries;
+        while let Some(batch) = rest.split_off(..batch_len(rest)).filter(|batch| !batch.is_empty()) {
             let mut tx = self.catalogue.begin();
             let mut last = None;
             for entry in batch {
@@ -95,6 +99,19 @@ impl Machine {
         *self.current.lock().expect("no holder of this lock panics") = Some((meta.clone(), frozen.clone()));
         Ok(Snapshot { meta, snapshot: Box::new(Image::Frozen(frozen)) })
     }
+}
+
+/// How many of the first entries go into one transaction.
+fn batch_len(entries: &[Entry]) -> usize {
+    let (mut len, mut bytes) = (0, 0);
+    while len < entries.len().min(TX_ENTRIES_MAX) && bytes < TX_BYTES_MAX {
+        bytes += match &entries[len].payload {
+            EntryPayload::Normal(payload) => payload.0.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        len += 1;
+    }
+    len
 }
 
 /// Every replica must come to the same reply, whatever the entry holds.
@@ -184,5 +201,24 @@ impl RaftSnapshotBuilder<Types> for Builder {
                 Err(StorageIOError::write_snapshot(None, openraft::AnyError::error("built twice")).into())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::CommittedLeaderId;
+
+    #[test]
+    fn a_transaction_is_bounded_in_entries_and_bytes() {
+        let of = |bytes: usize| Entry {
+            log_id: LogId::new(CommittedLeaderId::new(1, 1), 1),
+            payload: EntryPayload::Normal(Payload(vec![0; bytes].into())),
+        };
+        let entries = |count: usize, bytes| (0..count).map(|_| of(bytes)).collect::<Vec<_>>();
+        assert_eq!(batch_len(&[]), 0);
+        assert_eq!(batch_len(&entries(100, 10)), TX_ENTRIES_MAX);
+        assert_eq!(batch_len(&entries(3, TX_BYTES_MAX)), 1, "a large entry goes alone, but it goes");
+        assert_eq!(batch_len(&entries(9, TX_BYTES_MAX / 3 + 1)), 3);
     }
 }
