@@ -13,7 +13,6 @@ use farshore_core::host::task::Owned;
 use farshore_core::limits::PAGE_ROWS_MAX;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
-use std::sync::{Arc, Mutex};
 
 /// Entries applied in one transaction at most.
 const TX_ENTRIES_MAX: usize = 64;
@@ -24,12 +23,11 @@ const TX_BYTES_MAX: usize = 4 << 20;
 /// The state machine of one replica.
 pub struct Machine {
     catalogue: Catalogue,
-    current: Current,
+    /// An image was made or installed since the start. None is kept: a frozen view would hold everything in memory and on
+    /// disk that was written since. Whoever needs one is given the state as it is then, which is never older.
+    has_image: bool,
     sweeping: Option<Owned>,
 }
-
-/// The newest image of this replica. It is only a frozen view: after a restart openraft has a new one made.
-type Current = Arc<Mutex<Option<(SnapshotMeta, Frozen)>>>;
 
 /// Why an entry could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +41,7 @@ enum ApplyError {
 impl Machine {
     /// A state machine over this catalogue.
     pub fn new(catalogue: Catalogue) -> Self {
-        let mut machine = Machine { catalogue, current: Current::default(), sweeping: None };
+        let mut machine = Machine { catalogue, has_image: false, sweeping: None };
         machine.sweep();
         machine
     }
@@ -95,9 +93,7 @@ impl Machine {
 
     fn freeze(&self) -> Result<Snapshot, CatalogueError> {
         let frozen = Frozen::of(&self.catalogue)?;
-        let meta = frozen.meta()?;
-        *self.current.lock().expect("no holder of this lock panics") = Some((meta.clone(), frozen.clone()));
-        Ok(Snapshot { meta, snapshot: Box::new(Image::Frozen(frozen)) })
+        Ok(Snapshot { meta: frozen.meta()?, snapshot: Box::new(Image::Frozen(frozen)) })
     }
 }
 
@@ -167,6 +163,7 @@ impl RaftStateMachine<Types> for Machine {
 
     /// The view is frozen here, between two batches, and not when the builder runs.
     async fn get_snapshot_builder(&mut self) -> Builder {
+        self.has_image = true;
         Builder(Some(self.freeze()))
     }
 
@@ -178,14 +175,16 @@ impl RaftStateMachine<Types> for Machine {
         let failed = |e: CatalogueError| StorageIOError::write_snapshot(Some(meta.signature()), &e);
         self.install(meta, *image).map_err(failed)?;
         self.catalogue.flush().await.map_err(failed)?;
-        self.freeze().map_err(failed)?;
+        self.has_image = true;
         self.sweep();
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        let current = self.current.lock().expect("no holder of this lock panics").clone();
-        Ok(current.map(|(meta, frozen)| Snapshot { meta, snapshot: Box::new(Image::Frozen(frozen)) }))
+        if !self.has_image {
+            return Ok(None);
+        }
+        self.freeze().map(Some).map_err(|e| StorageIOError::read_snapshot(None, &e).into())
     }
 }
 

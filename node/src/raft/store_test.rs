@@ -465,3 +465,20 @@ async fn large_entries_are_read_a_few_at_a_time() {
     assert!((2 * BYTES..3 * BYTES).contains(&largest), "{largest} bytes read at a time");
     assert!(rows < 40, "{rows} rows read: some came twice");
 }
+
+#[tokio::test]
+async fn an_image_that_was_made_holds_nothing_back() {
+    let (kv, scanned) = Watched::new();
+    let mut machine = Machine::new(Catalogue::open(kv).unwrap());
+    machine.apply([members(0), command(1, form(5))]).await.unwrap();
+    assert!(machine.get_current_snapshot().await.unwrap().is_none(), "none was made");
+    // Every frozen view shares the counters.
+    let held = Arc::strong_count(&scanned);
+    let made = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    assert_eq!(made.meta.last_log_id, Some(id(1, 1)));
+    drop(made);
+    assert_eq!(Arc::strong_count(&scanned), held, "a view was kept");
+    machine.apply([blank(1, 2)]).await.unwrap();
+    let current = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta.last_log_id, Some(id(1, 2)), "the state as it is now");
+}
