@@ -1,9 +1,10 @@
 //! What an operator may say about one node: as typed in TOML, and checked. Reading files is the caller's affair;
 //! nothing here touches the disk.
 
+use crate::kv::KvCache;
 use crate::raft::RaftTuning;
 use farshore_core::id::{ClusterId, NodeId};
-use farshore_core::limits::{NODES_MAX, SESSION_LEASE_MS, SPARSE_PERCENT_DEFAULT};
+use farshore_core::limits::{KV_CACHE_BYTES_MIN, NODES_MAX, SESSION_LEASE_MS, SPARSE_PERCENT_DEFAULT};
 use farshore_core::topology::{Name, Region};
 use farshore_core::units::{Bytes, parse_duration};
 use serde::Deserialize;
@@ -115,6 +116,8 @@ pub struct Config {
     pub timing: Timing,
     /// Consensus.
     pub raft: RaftTuning,
+    /// Memory of the engines; the caller opens the stores with it.
+    pub cache: KvCache,
     /// First voters of a new cluster. Never typed: the caller passes it to exactly one node on its first start; it is
     /// ignored once that node has state.
     pub bootstrap: Option<Vec<Seed>>,
@@ -150,6 +153,8 @@ struct Typed {
     timing: TypedTiming,
     #[serde(default)]
     raft: TypedRaft,
+    #[serde(default)]
+    cache: TypedCache,
 }
 
 /// What a node is for.
@@ -202,6 +207,13 @@ struct TypedRaft {
     keep_logs: Option<u64>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TypedCache {
+    catalogue: Option<String>,
+    index: Option<String>,
+}
+
 impl Typed {
     fn check(self) -> Result<Config, ConfigError> {
         let credentials = self.credentials;
@@ -221,6 +233,7 @@ impl Typed {
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
             raft: self.raft.check()?,
+            cache: self.cache.check()?,
             bootstrap: None,
         })
     }
@@ -273,6 +286,25 @@ impl TypedRaft {
             keep_logs: self.keep_logs.unwrap_or(d.keep_logs),
             ..d
         })
+    }
+}
+
+impl TypedCache {
+    fn check(self) -> Result<KvCache, ConfigError> {
+        let d = KvCache::default();
+        Ok(KvCache {
+            catalogue: cache("cache.catalogue", self.catalogue, d.catalogue)?,
+            index: cache("cache.index", self.index, d.index)?,
+        })
+    }
+}
+
+fn cache(key: &'static str, text: Option<String>, default: u64) -> Result<u64, ConfigError> {
+    match text.map_or(Ok(default), |text| size(key, &text))? {
+        bytes if bytes < KV_CACHE_BYTES_MIN => {
+            Err(value(key, format!("must be at least {}", Bytes(KV_CACHE_BYTES_MIN))))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -373,6 +405,7 @@ mod tests {
         assert_eq!(config.capacity, 3 << 39);
         assert_eq!(config.timing, Timing { grace: Duration::from_secs(20), ..Timing::default() });
         assert_eq!(config.raft, RaftTuning::default());
+        assert_eq!(config.cache, KvCache::default());
         assert_eq!(config.peers[0].id, NodeId(0x0123_4567_89ab_cdef));
         assert_eq!(config.bootstrap, None);
     }
@@ -381,6 +414,17 @@ mod tests {
     fn a_witness_offers_nothing() {
         let text = GOOD.replace("capacity = \"1.5TiB\"", "role = \"witness\"");
         assert_eq!(Config::parse(&text).unwrap().capacity, 0);
+    }
+
+    #[test]
+    fn caches_are_set_one_by_one() {
+        let cache =
+            |text: &str| Config::parse(&format!("{GOOD}\n[cache]\n{text}")).map(|config| config.cache);
+        let default = KvCache::default();
+        assert_eq!(cache("catalogue = \"256M\""), Ok(KvCache { catalogue: 256 << 20, ..default }));
+        assert_eq!(cache("index = \"32MiB\""), Ok(KvCache { index: 32 << 20, ..default }));
+        assert!(cache("index = \"1k\"").unwrap_err().to_string().contains("`cache.index`"));
+        assert!(cache("indices = \"1M\"").is_err());
     }
 
     #[test]

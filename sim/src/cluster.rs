@@ -22,6 +22,7 @@ use farshore_core::topology::{Name, NodeState, Region};
 use farshore_node::Node;
 use farshore_node::catalogue::{PackUse, View};
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
+use farshore_node::kv::KvCache;
 use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
 use farshore_proto::profile::Profile;
@@ -619,6 +620,7 @@ fn config(
         peers: Vec::new(),
         timing: settings.timing,
         raft: settings.raft.clone(),
+        cache: KvCache::default(),
         bootstrap: None,
     })
 }

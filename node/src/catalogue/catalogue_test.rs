@@ -227,7 +227,7 @@ fn change() -> impl Strategy<Value = RepoChange> {
         6 => (ids(), any::<bool>()).prop_map(|(snapshots, bypass)| RepoChange::Forget { snapshots, bypass }),
         2 => ids().prop_map(|snapshots| RepoChange::Undelete { snapshots }),
         5 => (ids(), any::<bool>()).prop_map(|(snapshots, early)| RepoChange::Purge { snapshots, early }),
-        2 => ((0..5u8), lock, any::<bool>()).prop_map(|(s, lock, bypass)| {
+        4 => ((0..5u8), lock, any::<bool>()).prop_map(|(s, lock, bypass)| {
             RepoChange::LockSnapshot { snapshot: SnapshotId([s; 32]), lock, bypass }
         }),
         1 => (prop::option::of(repo_lock.prop_map(soft)), any::<bool>())
@@ -676,7 +676,7 @@ fn the_random_commands_reach_every_kind_of_reply() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..150 {
+    for _ in 0..400 {
         let wishes = prop::collection::vec((0..50u64, wish()), 60).new_tree(&mut runner).unwrap().current();
         for (_, reply) in run_model(wishes).0 {
             let word = format!("{:?}", kind(&reply));
