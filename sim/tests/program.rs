@@ -47,7 +47,7 @@ fn the_first_event_that_differs_between_two_processes_is_named() {
     let report = &lines(&output)[0];
     assert_eq!(report["invariant"], "deterministic");
     let said = report["violation"].as_str().unwrap();
-    assert!(said.contains("from event 20") && said.contains("disturbed by"), "{said}");
+    assert!(said.contains("from event 2") && said.contains("disturbed by"), "{said}");
     assert!(report["recent"].as_array().unwrap().len() > 5, "events before it are shown");
     assert_eq!(report["replay"], "farshore-sim run --profile day --seed 3 --twice");
 }

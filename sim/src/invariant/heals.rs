@@ -19,6 +19,10 @@ impl Invariant for Heals {
         if scene.moment != Moment::End {
             return Ok(0);
         }
-        scene.cluster.check_places().map(|()| scene.packs.len() as u64)
+        scene.cluster.check_places()?;
+        match scene.cluster.garbage()? {
+            Some(garbage) => Err(garbage),
+            None => Ok(scene.packs.len() as u64),
+        }
     }
 }

@@ -19,8 +19,8 @@ pub struct Catalogue {
     packs: PackTable,
     /// When each snapshot was committed, as far as anybody has ever been told.
     committed_ms: BTreeMap<SnapshotId, u64>,
-    /// Numbers that were said to be there, by session: they stay until it ends.
-    told: BTreeMap<SessionId, RoaringTreemap>,
+    /// Numbers that were said to be there, by session, and since when that is known: they stay until it ends.
+    told: BTreeMap<SessionId, BTreeMap<u64, u64>>,
     /// A session that was alive at some time is not ended for as long after, unless its client closes it.
     lease_us: u64,
 }
@@ -29,15 +29,21 @@ impl Catalogue {
     /// For the packs that some client has tried to commit.
     pub fn new<'a>(ops: impl Iterator<Item = &'a Op> + Clone, lease: Duration) -> Self {
         let mut committed_ms = BTreeMap::new();
-        let mut told = BTreeMap::<SessionId, RoaringTreemap>::new();
+        let mut told = BTreeMap::<SessionId, BTreeMap<u64, u64>>::new();
         for op in ops.clone() {
+            let mut tell = |session: &SessionId, ordinals: &mut dyn Iterator<Item = u64>| {
+                let Some(ended_us) = op.at_us.1 else { return };
+                for ordinal in ordinals {
+                    let since = told.entry(*session).or_default().entry(ordinal).or_insert(ended_us);
+                    *since = ended_us.min(*since);
+                }
+            };
             match (&op.call, &op.answer) {
                 (Call::Lookup { session, .. }, Some(Answer::Ordinals(found))) => {
-                    told.entry(*session).or_default().extend(found.iter().flatten().map(|o| o.0));
+                    tell(session, &mut found.iter().flatten().map(|o| o.0));
                 }
                 (Call::CommitPacks { session, .. }, Some(Answer::PacksCommitted(done))) => {
-                    let ordinals = done.iter().flat_map(|pack| pack.ordinals.iter().map(|o| o.0));
-                    told.entry(*session).or_default().extend(ordinals);
+                    tell(session, &mut done.iter().flat_map(|pack| pack.ordinals.iter().map(|o| o.0)));
                 }
                 (Call::CommitSnapshot { snapshot, .. }, Some(Answer::SnapshotCommitted(at))) => {
                     committed_ms.entry(snapshot.id).or_insert(*at);
@@ -236,7 +242,9 @@ impl Catalogue {
             (Call::CommitSnapshot { session, snapshot, .. }, Answer::ChunksGone(gone)) => {
                 let told = self.told.get(session);
                 state.open_session(*session).is_some_and(|open| open.repo == snapshot.repo)
-                    && !gone.iter().any(|ordinal| told.is_some_and(|told| told.contains(ordinal.0)))
+                    && !gone.iter().any(|ordinal| {
+                        told.and_then(|told| told.get(&ordinal.0)).is_some_and(|since| *since <= op.at_us.0)
+                    })
                     && state.lacks(snapshot, gone)
             }
             (Call::ListSnapshots { repo, after, trash }, Answer::Snapshots(page)) => {
