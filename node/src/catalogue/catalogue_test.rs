@@ -254,7 +254,15 @@ fn command() -> impl Strategy<Value = Command> {
     let holders = prop_oneof![3 => spread, 2 => prop::collection::vec(holder(), 6)];
     let any_pack = (0..6u8, holders, prop_oneof![4 => Just(0u8), 1 => 0..14u8]);
     let packs = prop::collection::vec(any_pack.prop_map(|(w, h, how)| damage(pack(w, &h), how)), 0..3);
-    let session = || (0..40u8).prop_map(|s| SessionId([s; 16]));
+    // Many, since an id that has ended is of no use any more; some few come again and again.
+    let session = || {
+        prop_oneof![1 => 0..8u16, 4 => 0..4_000u16].prop_map(|s| {
+            let [low, high] = s.to_le_bytes();
+            let mut id = [low; 16];
+            id[15] = high.max(if s < 256 { low } else { 0 });
+            SessionId(id)
+        })
+    };
     let repo_id = || (0..3u8).prop_map(|r| RepoId([r; 16]));
     let live = prop::collection::vec(prop_oneof![9 => 0..8u64, 1 => 0..100u64], 0..6);
     let snap = (0..4u8, 0..2u8, live, prop_oneof![6 => Just(0u8), 1 => 0..4u8]);

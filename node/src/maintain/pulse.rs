@@ -15,6 +15,7 @@ use farshore_proto::channel;
 use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::HeartbeatRequest as WireBeat;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,12 +33,18 @@ pub struct Pulse {
     taker: Option<NodeId>,
     /// Beats in a row for which nobody has led.
     leaderless: u32,
+    /// Addresses in the catalogue under which nobody came to lead. While the catalogue says nothing newer the configured ones
+    /// are used instead, also by whoever leads by them: the catalogue learns the new ones only then.
+    doubted: Doubted,
 }
+
+/// Addresses by node.
+type Doubted = BTreeMap<NodeId, String>;
 
 impl Pulse {
     /// A pulse that starts with the next unit.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Pulse { shared, leading: None, taker: None, leaderless: 0 }
+        Pulse { shared, leading: None, taker: None, leaderless: 0, doubted: Doubted::new() }
     }
 
     async fn load(&self) -> Result<Load, WorkFailed> {
@@ -142,11 +149,11 @@ impl Pulse {
 
 /// Notes where the nodes of the cluster listen, and which data directories they have. If most of them have moved while
 /// they were down, the catalogue knows none of it and there is no leader to tell it: then only the operator knows.
-fn update_book(shared: &Shared, view: &View, leaderless: u32) -> Result<(), CatalogueError> {
+fn update_book(shared: &Shared, view: &View, doubted: &Doubted) -> Result<(), CatalogueError> {
     let nodes = view.nodes()?;
-    let configured = leaderless / TURN_BEATS % 2 == 1;
     for node in nodes.iter().filter(|n| n.id != shared.own.id) {
-        let seed = shared.seeds.iter().find(|seed| configured && seed.id == node.id);
+        let is_doubted = doubted.get(&node.id) == Some(&node.addr);
+        let seed = shared.seeds.iter().find(|seed| is_doubted && seed.id == node.id);
         shared.peers.set(node.id, seed.map_or(&node.addr, |seed| &seed.addr));
     }
     let retired = nodes.iter().filter(|node| node.state == NodeState::Retired).map(|node| node.id);
@@ -164,7 +171,12 @@ impl Worker for Pulse {
         let view = self.shared.view()?;
         let led = self.shared.consensus.leader().is_some();
         self.leaderless = if led { 0 } else { self.leaderless.saturating_add(1) };
-        update_book(&self.shared, &view, self.leaderless)?;
+        if self.leaderless == TURN_BEATS {
+            self.leaderless = 0;
+            let known = || view.nodes().map(|nodes| nodes.into_iter().map(|n| (n.id, n.addr)).collect());
+            self.doubted = if self.doubted.is_empty() { known()? } else { Doubted::new() };
+        }
+        update_book(&self.shared, &view, &self.doubted)?;
         // A node whose disk has gone keeps still, so that its shards are rebuilt as those of a lost node: they count
         // again when the disk is back, which shards reported bad one by one would not.
         let load = self.load().await;
