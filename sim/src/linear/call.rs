@@ -11,6 +11,10 @@ use farshore_core::topology::Name;
 use std::fmt;
 use std::sync::Arc;
 
+/// A call that took longer may have needed a second attempt. Leaders change more slowly than this, so a first attempt
+/// that was given up sooner can hardly be under way for long.
+pub const SLOW_US: u64 = 500_000;
+
 /// A call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {

@@ -2,7 +2,7 @@
 //! `CatalogueApi` and not from the node's code. What maintenance does on its own shows as changes that may come at any
 //! time: sessions run out, shards move to other nodes, garbage and what lay in the trash for its time goes.
 
-use super::call::{Answer, Call, Op};
+use super::call::{Answer, Call, Op, SLOW_US};
 use super::packs::{Live, Needed, PackTable, Packs};
 use super::search::Spec;
 use farshore_core::catalogue::{RepoChange, RepoRecord, SnapshotRecord};
@@ -234,7 +234,9 @@ impl Catalogue {
                 state.commit_snapshot(*session, snapshot, *replaces, Some(*at))
             }
             (Call::Change { repo, change }, Answer::Changed(count)) => {
-                state.change(*repo, |repo| repo.change(change, Some(*count)))
+                // The attempt that was answered may have found done what an earlier one did.
+                let slow = op.at_us.1.is_some_and(|ended| ended - op.at_us.0 >= SLOW_US);
+                state.change(*repo, |repo| repo.change(change, Some(*count), slow))
             }
             (Call::Change { repo, change }, Answer::Refused) => {
                 state.repo(*repo).is_none_or(|repo| repo.may_refuse(change))
@@ -307,7 +309,7 @@ impl Catalogue {
                 let told = self.committed_ms.get(&snapshot.id).copied().filter(|_| !known);
                 state.commit_snapshot(*session, snapshot, *replaces, told)
             }
-            Call::Change { repo, change } => state.change(*repo, |repo| repo.change(change, None)),
+            Call::Change { repo, change } => state.change(*repo, |repo| repo.change(change, None, false)),
             _ => true,
         };
         if !done {
@@ -519,8 +521,8 @@ impl Repo {
         listed.map(|snapshot| snapshot.live.clone()).collect()
     }
 
-    /// Carries out a change of snapshots, if it can answer like this.
-    fn change(&mut self, change: &RepoChange, count: Option<u32>) -> bool {
+    /// Carries out a change of snapshots, if it can answer like this; `again` if an earlier attempt may have done it.
+    fn change(&mut self, change: &RepoChange, count: Option<u32>, again: bool) -> bool {
         let (mut concerned, mut unsure) = (0, 0);
         let (ids, from, to) = match change {
             RepoChange::Forget { snapshots, .. } => (snapshots, Place::Listed, Place::Trash),
@@ -558,7 +560,8 @@ impl Repo {
                 unsure += u32::from(known.record.label.partial);
             }
         }
-        count.is_none_or(|count| (concerned - unsure..=concerned).contains(&count))
+        let least = if again { 0 } else { concerned - unsure };
+        count.is_none_or(|count| (least..=concerned).contains(&count))
     }
 
     /// Whether the change can be refused here.

@@ -2,15 +2,11 @@
 //! (Herlihy and Wing 1990), and a search of several small parts is far shorter than one of the whole.
 //! Also says in the history what the cluster does not promise; see the module.
 
-use super::call::{Answer, Call, Op, Origin};
+use super::call::{Answer, Call, Op, Origin, SLOW_US};
 use super::search::Timed;
 use farshore_core::id::{RepoId, SessionId};
 use farshore_core::topology::Name;
 use std::collections::BTreeMap;
-
-/// A call that took longer may have needed a second attempt. Leaders change more slowly than this, so a first attempt
-/// that was given up sooner can hardly be under way for long.
-const SLOW_US: u64 = 500_000;
 
 /// The parts, ready to be searched.
 pub fn parts(mut history: Vec<Timed<Op>>) -> Vec<Vec<Timed<Op>>> {
@@ -55,7 +51,7 @@ fn echo(timed: &Timed<Op>) -> Option<Timed<Op>> {
     let (began, ended) = op.at_us;
     let slow = ended.is_some_and(|ended| ended - began >= SLOW_US);
     let again = match (&op.call, op.answer.as_ref()?) {
-        (Call::OpenSession { .. } | Call::CloseSession { .. }, _) => true,
+        (Call::OpenSession { .. } | Call::CloseSession { .. } | Call::Change { .. }, _) => true,
         (call, answer) => call.changes() && answer.is_refusal(),
     };
     let op = Op { at_us: (began, None), answer: None, origin: Origin::Echo, ..op.clone() };
