@@ -32,6 +32,10 @@ pub struct Global {
     /// The passphrase itself; only by environment, since arguments can be seen by others
     #[arg(long, hide = true, env = "FARSHORE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// Read whatever one replica of the catalogue knows, confirmed by nobody: for when no majority is left. Only for
+    /// commands that read
+    #[arg(long, global = true)]
+    pub stale: bool,
     /// Machine-readable output, one JSON object a line
     #[arg(long, global = true)]
     pub json: bool,
@@ -104,6 +108,32 @@ pub struct DevArgs {
 pub enum NodeCommand {
     /// Run a node until it is told to stop
     Run(NodeRunArgs),
+    /// Serve the shards and nothing else, so that a lost catalogue can be rebuilt from them
+    Recover(NodeRunArgs),
+    /// Go on from this stopped node's replica alone, because the majority of the voters is lost for good
+    RecoverQuorum(RecoverQuorumArgs),
+    /// Give up this stopped node's replica of the catalogue and learn it anew; the shards stay
+    Rejoin(RejoinArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RecoverQuorumArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Do it; without this the command only says where the replica stands
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub i_have_lost_the_other_voters: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RejoinArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Do it; without this the command only says what is there
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub i_give_up_this_replica: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -126,6 +156,17 @@ pub enum ClusterCommand {
     Nodes,
     /// Re-read every shard now, report and rebuild what is bad
     Scrub(ScrubArgs),
+    /// Export the whole catalogue into the shard stores now (it happens by itself, too)
+    Export,
+    /// Rebuild a catalogue that every node has lost from the exports among their shards
+    RebuildCatalogue(RebuildArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RebuildArgs {
+    /// Do it; without this the command only says what was found
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub yes_i_lost_the_catalogue: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 use crate::args::{ClusterCommand, ClusterInitArgs, Global, ScrubArgs, StatusArgs};
 use crate::exit::{self, Exit};
 use crate::health::{self, Report};
+use crate::recovery;
 use crate::setup::{self, NewNode, Placing};
 use farshore_client::Client;
 use farshore_core::topology::Name;
@@ -18,6 +19,8 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Status(args) => status(&args, global).await,
         ClusterCommand::Nodes => nodes(global).await,
         ClusterCommand::Scrub(args) => scrub(&args, global).await,
+        ClusterCommand::Export => recovery::export(global).await,
+        ClusterCommand::RebuildCatalogue(args) => recovery::rebuild(&args, global).await,
     }
 }
 

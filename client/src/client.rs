@@ -13,7 +13,8 @@ use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
 use crate::restore;
 use crate::session::conversation::Conversation;
-use crate::session::{GrpcCatalogue, ScrubResult, scrub};
+pub use crate::session::grpc::Freshness;
+use crate::session::{GrpcCatalogue, ScrubResult, export, scrub};
 use farshore_core::catalogue::RepoRecord;
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
@@ -58,12 +59,17 @@ impl SealedRepository {
 impl Client {
     /// Connects to the cluster of a profile: any node that answers will do.
     pub async fn connect(host: Host, profile: Profile) -> Result<Client> {
+        Self::connect_as(host, profile, Freshness::Confirmed).await
+    }
+
+    /// The same, and says how fresh the catalogue's answers must be.
+    pub async fn connect_as(host: Host, profile: Profile, freshness: Freshness) -> Result<Client> {
         let tls = Tls::new(&profile.credentials(), host.clock.clone());
         let tls = Arc::new(tls.map_err(|e| Error::Credential(e.to_string()))?);
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
         let conversation =
             Conversation::new(host.net.clone(), tls, host.entropy.clone(), &profile.endpoints)?;
-        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone()));
+        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone(), freshness));
         let topology = api.topology().await?;
         if topology.cluster != profile.cluster {
             return Err(Error::Credential("the profile belongs to another cluster".into()));
@@ -120,6 +126,15 @@ impl Client {
             .map(|n| n.id)
             .collect();
         Ok(scrub::scrub(peers, &asked).await)
+    }
+
+    /// Has the leader export the whole catalogue now, and waits.
+    pub async fn export_catalogue(&self) -> Result<farshore_proto::wire::ExportCatalogueReply> {
+        let peers = self.0.peers.as_ref();
+        let peers = peers.ok_or_else(|| Error::Invalid("this cluster cannot be asked to export".into()))?;
+        // From the topology the addresses are learnt.
+        self.topology().await?;
+        export::export(peers, &self.status().await?).await
     }
 
     /// Creates a repository. Refused if this cluster cannot meet the policy; the reason names the nearest it can.

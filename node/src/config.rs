@@ -65,6 +65,9 @@ pub struct Timing {
     pub session_lease: Duration,
     /// Pause between looks of the repair planner and the sweeper. Default 2 s.
     pub maintain_every: Duration,
+    /// Shortest time between two exports of the catalogue into the shard stores: what was acknowledged longer ago than
+    /// about this survives the loss of every replica. Default 10 s; 0 s turns exports off.
+    pub export_every: Duration,
 }
 
 impl Default for Timing {
@@ -77,6 +80,7 @@ impl Default for Timing {
             scrub_period: Duration::from_secs(14 * 86_400),
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             maintain_every: Duration::from_secs(2),
+            export_every: Duration::from_secs(10),
         }
     }
 }
@@ -168,6 +172,7 @@ struct TypedTiming {
     scrub_period: Option<String>,
     session_lease: Option<String>,
     maintain_every: Option<String>,
+    export_every: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -215,6 +220,10 @@ impl TypedTiming {
             scrub_period: duration("timing.scrub_period", self.scrub_period, d.scrub_period)?,
             session_lease: duration("timing.session_lease", self.session_lease, d.session_lease)?,
             maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
+            export_every: match self.export_every.as_deref() {
+                Some("0" | "0s") => Duration::ZERO,
+                _ => duration("timing.export_every", self.export_every, d.export_every)?,
+            },
         };
         longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
         longer("timing.down_after", timing.down_after, "timing.suspect_after", timing.suspect_after)?;

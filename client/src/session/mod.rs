@@ -2,8 +2,11 @@
 //! tonic in this crate.
 
 pub mod conversation;
+pub mod export;
 pub mod grpc;
+pub mod recovery;
 pub mod scrub;
 
 pub use grpc::GrpcCatalogue;
+pub use recovery::Recovery;
 pub use scrub::ScrubResult;

@@ -1,6 +1,7 @@
 //! Every change to the catalogue as one closed, versioned enum, and its reply. Ids, times and random values are
 //! inside, so that applying a command is deterministic.
 
+use super::export::ExportRecord;
 use super::record::{Condemned, PackCommit, RepoRecord, SnapshotRecord};
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
 use crate::topology::{NodeRecord, NodeState};
@@ -50,6 +51,11 @@ pub enum Command {
     Recheck { packs: Vec<PackNo> },
     /// A node has deleted condemned copies.
     Swept { copies: Vec<Condemned> },
+    /// An export of the catalogue is durable. A base condemns the exports that it makes useless.
+    RecordExport { export: ExportRecord },
+    /// The catalogue goes on from the replica of `node` alone, or from an export, because all else was lost. What was
+    /// acknowledged after it is not known here, so every session ends: its client asks again what is there.
+    BeginEra { era: u32, node: NodeId },
 }
 
 /// Ordinals of one committed pack's chunks, in table order. A chunk that was already known keeps its old ordinal.

@@ -182,7 +182,23 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Recheck { packs: p.into_iter().map(PackNo).collect() }
         }),
         1 => shard.prop_map(|shard| Command::Swept { copies: vec![Condemned { node: NodeId(1), shard }] }),
+        4 => export().prop_map(|export| Command::RecordExport { export }),
+        1 => (1..NODES).prop_map(|n| Command::BeginEra { era: n as u32, node: NodeId(n) }),
     ]
+}
+
+fn export() -> impl Strategy<Value = ExportRecord> {
+    let part =
+        (0..9u8, prop::collection::vec(prop::option::of(1..=NODES), 2..4)).prop_map(|(which, nodes)| {
+            let shard =
+                |node: &Option<u64>| ShardRecord { node: node.map(NodeId), hash: ShardHash([which; 32]) };
+            let shards = nodes.iter().map(shard).collect();
+            ExportPart { pack: PackId([which; 32]), len: 100, scheme: Scheme::new(1, 1, 1).unwrap(), shards }
+        });
+    (0..4u8, any::<bool>(), 0..9u64, prop::collection::vec(part, 0..3)).prop_map(|(id, base, to, parts)| {
+        let from = if base { 0 } else { u64::from(id) };
+        ExportRecord { id: ExportId([id; 16]), base, from, to, time_ms: 0, made_ms: 0, bytes: 100, parts }
+    })
 }
 
 fn resolve(wish: Wish, model: &Model) -> Command {
@@ -194,11 +210,14 @@ fn resolve(wish: Wish, model: &Model) -> Command {
             Command::PlaceShard { pack: PackNo(pack), generation, index, node: NodeId(node) }
         }
         Wish::Return { copy } => {
-            let Some(copy) = model.condemned.iter().nth(copy) else {
+            let Some(copy) = model.condemned.iter().nth(copy).copied() else {
                 return Command::Swept { copies: vec![] };
             };
             let pack = model.packs.iter().find(|pack| pack.stripe.id == copy.shard.stripe);
-            let (pack, generation) = pack.map(|pack| (pack.no, pack.stripe.generation)).unwrap();
+            // A condemned part of an export belongs to no pack.
+            let Some((pack, generation)) = pack.map(|pack| (pack.no, pack.stripe.generation)) else {
+                return Command::Swept { copies: vec![copy] };
+            };
             Command::PlaceShard { pack, generation, index: copy.shard.index, node: copy.node }
         }
         Wish::State { node, to } => {
@@ -262,6 +281,7 @@ fn compare(view: &View, model: &Model) {
         assert_eq!(held, model.held_by(id));
         condemned.extend(every(|at| view.condemned(id, at, 2).unwrap()));
     }
+    assert_eq!(view.exports().unwrap(), model.exports);
     assert_eq!(condemned, model.condemned.iter().copied().collect::<Vec<_>>());
     let counts = view.counts();
     assert_eq!(counts.packs, model.packs.len() as u64);

@@ -62,6 +62,7 @@ pub(crate) fn check_row(table: Table, key: &[u8], version: u8, payload: &[u8]) -
         14 => check::<UnderTargets>(key, version, payload),
         15 => check::<Condemneds>(key, version, payload),
         32 => check::<LiveSets>(key, version, payload),
+        40 => check::<Exports>(key, version, payload),
         _ => Err(CatalogueError::BadRow { table, what: "no such table" }),
     }
 }

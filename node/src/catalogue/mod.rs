@@ -5,6 +5,8 @@
 //! applied entry and does not change. A whole catalogue travels as an image (`image.rs`), staged beside the live rows
 //! under the next generation and installed by one batch.
 
+pub mod part;
+
 pub mod image;
 
 pub mod safety;
@@ -37,6 +39,7 @@ mod model;
 pub use error::CatalogueError;
 pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
 pub use live::LiveSet;
+pub use part::{Part, PartBuilder, PartHeader};
 pub use safety::{Safety, SafetyScan};
 pub use tables::{NoteKey, StateHash};
 pub use tx::Tx;

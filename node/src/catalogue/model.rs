@@ -20,6 +20,7 @@ pub(super) struct Model {
     pub snapshots: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
     pub under_target: BTreeSet<PackNo>,
     pub condemned: BTreeSet<Condemned>,
+    pub exports: Vec<ExportRecord>,
 }
 
 /// A reply without the wording of refusals.
@@ -126,6 +127,43 @@ impl Model {
             Command::Swept { copies } => {
                 self.condemned.retain(|copy| !copies.contains(copy));
                 Reply::Done
+            }
+            Command::RecordExport { export } => self.record_export(export),
+            Command::BeginEra { .. } => {
+                self.sessions.clear();
+                Reply::Done
+            }
+        }
+    }
+
+    fn record_export(&mut self, export: ExportRecord) -> Reply {
+        if export.parts.is_empty() || export.parts.iter().any(|p| p.shards.len() != p.scheme.n()) {
+            return malformed();
+        }
+        if export.to < export.from || (export.base && export.from > 0) {
+            return malformed();
+        }
+        self.exports.retain(|known| (known.to, known.id) != (export.to, export.id));
+        let base = export.base;
+        self.exports.push(export);
+        self.exports.sort_by_key(|known| (known.to, known.id));
+        while base && self.exports.iter().filter(|e| e.base).count() > 2 {
+            let oldest = self.exports.iter().position(|e| e.base).unwrap();
+            self.drop_export(oldest);
+        }
+        let kept = self.exports.iter().filter(|e| e.base).map(|e| e.to).collect::<Vec<_>>();
+        while let (true, [first, _]) = (base, kept.as_slice()) {
+            let Some(old) = self.exports.iter().position(|e| !e.base && e.to <= *first) else { break };
+            self.drop_export(old);
+        }
+        Reply::Done
+    }
+
+    fn drop_export(&mut self, at: usize) {
+        for part in self.exports.remove(at).parts {
+            for (index, shard) in (0u8..).zip(&part.shards) {
+                let shard_id = ShardId { stripe: part.stripe(), index };
+                shard.node.into_iter().for_each(|node| self.condemn(node, shard_id));
             }
         }
     }
@@ -289,7 +327,7 @@ impl Model {
     }
 
     fn condemn(&mut self, node: NodeId, shard: ShardId) {
-        if self.nodes[&node].state != NodeState::Retired {
+        if self.nodes.get(&node).is_some_and(|known| known.state != NodeState::Retired) {
             self.condemned.insert(Condemned { node, shard });
         }
     }

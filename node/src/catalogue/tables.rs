@@ -3,10 +3,13 @@
 //! Every stored key starts with the 4-byte big-endian generation of the catalogue it belongs to, so that an image can be
 //! staged beside the live rows (`image.rs`). The one exception is the root row, which names the live generation.
 
-use farshore_core::catalogue::{ChunkRecord, PackRecord, RepoRecord, SessionRecord, SnapshotRecord};
+use farshore_core::catalogue::{
+    ChunkRecord, ExportRecord, PackRecord, RepoRecord, SessionRecord, SnapshotRecord,
+};
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
-    ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
+    ChunkId, ClusterId, ExportId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId,
+    StripeId,
 };
 use farshore_core::topology::NodeRecord;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -83,10 +86,12 @@ tables! {
     Condemneds = 15, (NodeId, ShardId) => ();
     /// Live sets of snapshots, apart so that a listing does not load them.
     LiveSets = 32, (RepoId, SnapshotId) => Vec<u8>;
+    /// Exports of the catalogue that are not condemned.
+    Exports = 40, ExportKey => ExportRecord;
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32];
+pub(crate) const TABLES: [Table; 17] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 40];
 
 /// Hash over the state, and the last log entry that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -205,7 +210,7 @@ macro_rules! byte_keys {
         )*
     };
 }
-byte_keys!(ChunkId, PackId, StripeId, RepoId, SessionId, SnapshotId);
+byte_keys!(ExportId, ChunkId, PackId, StripeId, RepoId, SessionId, SnapshotId);
 
 macro_rules! number_keys {
     ($($id:ident),*) => {
@@ -252,6 +257,25 @@ impl<A: FixedKey, B: FixedKey> Key for (A, B) {
 }
 impl<A: FixedKey, B: FixedKey> FixedKey for (A, B) {
     const LEN: usize = A::LEN + B::LEN;
+}
+
+/// Key of [`Exports`]: the newest is the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ExportKey {
+    /// Last log entry in it.
+    pub to: u64,
+    pub id: ExportId,
+}
+
+impl Key for ExportKey {
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.to.to_be_bytes());
+        self.id.write(to);
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (to, id) = bytes.split_first_chunk::<8>()?;
+        Some(ExportKey { to: u64::from_be_bytes(*to), id: ExportId::read(id)? })
+    }
 }
 
 /// Key of [`RepoNames`]: the checked name itself.

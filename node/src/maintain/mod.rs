@@ -11,6 +11,8 @@ pub mod lead;
 
 pub mod execute;
 
+pub mod export;
+
 pub mod scrub;
 
 pub mod sweep;
@@ -65,6 +67,8 @@ pub struct Shared {
     pub surveyed: survey::Surveyed,
     /// What repair has been doing, if this node leads.
     pub repairs: lead::Repairs,
+    /// Keeps two exports of the catalogue from being made at once.
+    pub exports: export::Exports,
 }
 
 impl Shared {
@@ -111,5 +115,6 @@ impl Shared {
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));
         workers.start(sweep::Sweep(self.clone()));
+        workers.start(export::Exporter::new(self.clone()));
     }
 }

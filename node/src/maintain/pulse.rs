@@ -104,7 +104,8 @@ impl Pulse {
         let channel =
             channel.ok_or_else(|| ApiError::Unreachable(format!("no address is known for node {to}")))?;
         let Load { used, free, shards, bad_found } = load;
-        let beat = Heartbeat { node: self.shared.own.clone(), used, free, shards, bad_found };
+        let era = self.shared.consensus.era();
+        let beat = Heartbeat { node: self.shared.own.clone(), used, free, shards, bad_found, era };
         let mut client = channel::raft(channel);
         // Soon enough to try once more before the silence is noticed.
         match tokio::time::timeout(
@@ -113,7 +114,10 @@ impl Pulse {
         )
         .await
         {
-            Ok(answer) => answer.map(drop).map_err(ApiError::from_status),
+            Ok(answer) => {
+                let answer = answer.map(drop).map_err(ApiError::from_status);
+                answer.inspect_err(|error| self.shared.consensus.heard_of_era(error))
+            }
             Err(_) => Err(ApiError::Unreachable(format!("node {to} did not take the heartbeat"))),
         }
     }

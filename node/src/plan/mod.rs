@@ -5,6 +5,8 @@ pub mod look;
 
 pub mod repair;
 
+pub mod export;
+
 pub use look::RepairScan;
 pub use repair::{PlanView, RepairPlan, plan_repair};
 

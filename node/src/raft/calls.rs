@@ -10,6 +10,7 @@ use farshore_core::id::NodeId;
 use farshore_core::limits::COMMAND_BYTES_MAX;
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_proto::channel;
+use farshore_proto::convert::raft::era_to_wire;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::raft_client::RaftClient;
 use farshore_proto::wire::{RaftMessage, ReadIndexRequest};
@@ -207,8 +208,8 @@ impl Consensus {
 
     async fn propose_there(&self, leader: NodeId, body: Bytes, deadline: Instant) -> Result<Reply, Attempt> {
         let mut client = self.client(leader)?;
-        let answer =
-            self.while_led_by(leader, within(left(deadline), client.propose(RaftMessage { body }))).await?;
+        let message = RaftMessage { body, era_plus_one: era_to_wire(self.era()) };
+        let answer = self.while_led_by(leader, within(left(deadline), client.propose(message))).await?;
         open_message(MESSAGE_VERSION, &answer.body)
             .map_err(|e| Attempt::Give(ConsensusError::Invalid(format!("the leader's answer: {e}"))))
     }
@@ -232,8 +233,8 @@ impl Consensus {
 
     async fn confirm_there(&self, leader: NodeId, deadline: Instant) -> Result<u64, Attempt> {
         let mut client = self.client(leader)?;
-        let answer =
-            self.while_led_by(leader, within(left(deadline), client.read_index(ReadIndexRequest {}))).await?;
+        let request = ReadIndexRequest { era_plus_one: era_to_wire(self.era()) };
+        let answer = self.while_led_by(leader, within(left(deadline), client.read_index(request))).await?;
         Ok(answer.index)
     }
 
@@ -246,7 +247,10 @@ impl Consensus {
         let mut leadership = self.leadership();
         let answer = tokio::select! {
             biased;
-            answer = call => answer.map_err(Attempt::from_status)?,
+            answer = call => answer.map_err(|status| {
+                self.heard_of_era(&ApiError::from_status(status.clone()));
+                Attempt::from_status(status)
+            })?,
             _ = leadership.wait_for(|now| now.leader != Some(leader)) => {
                 return Err(Attempt::Again("the leader has changed".into()));
             }

@@ -67,10 +67,36 @@ pub fn plan(members: &Members, nodes: &[NodeRecord]) -> Option<Step> {
     if let Some(voters) = replace_lost_voter(members, nodes) {
         return Some(Step::SetVoters(voters));
     }
+    if let Some(voters) = raise_lone_voter(members, nodes) {
+        return Some(Step::SetVoters(voters));
+    }
     let retired = nodes.iter().filter(|n| n.state == NodeState::Retired).map(|n| n.id);
     let gone: BTreeSet<NodeId> =
         retired.filter(|id| members.nodes.contains_key(id) && !members.voters.contains(id)).collect();
     if gone.is_empty() { None } else { Some(Step::RemoveLearners(gone)) }
+}
+
+/// After a recovery one node votes alone, which is no state to stay in: as soon as those have caught up that a new
+/// cluster of these nodes would have as voters, they vote too. One region after the other, an odd number, at most five.
+fn raise_lone_voter(members: &Members, nodes: &[NodeRecord]) -> Option<BTreeSet<NodeId>> {
+    let voter = *members.voters.iter().next().filter(|_| members.voters.len() == 1)?;
+    let (mut up, mut rounds) = (Vec::new(), BTreeMap::<&str, usize>::new());
+    let able = nodes.iter().filter(|node| node.state == NodeState::Up || node.id == voter);
+    // The present voter is the first of its region.
+    let (first, rest): (Vec<_>, Vec<_>) = able.partition(|node| node.id == voter);
+    for node in first.into_iter().chain(rest) {
+        let round = rounds.entry(node.region.as_str()).or_default();
+        *round += 1;
+        up.push((*round, node.id != voter, node.id));
+    }
+    up.sort_unstable();
+    let wanted = match up.len().min(rounds.len().clamp(3, 5)) {
+        even if even % 2 == 0 => even.saturating_sub(1),
+        odd => odd,
+    };
+    let chosen: BTreeSet<NodeId> = up.into_iter().take(wanted).map(|(_, _, id)| id).collect();
+    let caught_up = chosen.iter().all(|id| *id == voter || members.fresh.contains(id));
+    (chosen.len() > 1 && chosen.contains(&voter) && caught_up).then_some(chosen)
 }
 
 /// The voters with one lost or retired member exchanged for an up-to-date learner of its region. One at a time, so
@@ -228,6 +254,27 @@ mod tests {
         assert_eq!(plan(&joint, &nodes), None);
         let joint = Members { joining: Some(last.clone()), ..joint };
         assert_eq!(plan(&joint, &nodes), Some(Step::SetVoters(last)));
+    }
+
+    #[test]
+    fn a_lone_voter_gets_company_from_other_regions_once_it_has_caught_up() {
+        let nodes = [
+            node(1, "a/a", Up),
+            node(2, "a/a", Up),
+            node(3, "a/b", Down),
+            node(4, "a/b", Up),
+            node(5, "a/c", Up),
+        ];
+        let all = [1, 2, 3, 4, 5];
+        let voters = BTreeSet::from([2, 4, 5].map(NodeId));
+        assert_eq!(plan(&members(&all, &[2], &[1, 4, 5]), &nodes), Some(Step::SetVoters(voters)));
+        assert_eq!(plan(&members(&all, &[2], &[1, 4]), &nodes), None, "one is behind");
+        assert_eq!(plan(&members(&all, &[1, 2], &all), &nodes), None, "two are no accident");
+        assert_eq!(
+            plan(&members(&[1, 2], &[1], &[1, 2]), &nodes[..2]),
+            None,
+            "two voters are worse than one"
+        );
     }
 
     #[test]

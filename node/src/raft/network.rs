@@ -4,12 +4,14 @@
 //! never get through a slow link that way, so an append runs in its own task: the next attempt that starts at the same
 //! entry joins it, and an empty append goes along so that the follower knows its leader lives.
 
+use super::era::{Behind, era_of};
 use super::image::{Image, Moved};
 use super::types::{LogId, MESSAGE_VERSION, Snapshot, Types, Vote, open_message, seal_message};
 use farshore_core::host::task::Owned;
 use farshore_core::id::NodeId;
 use farshore_core::limits::{RAFT_APPEND_MS, RAFT_IMAGE_STALL_MS};
 use farshore_proto::channel;
+use farshore_proto::convert::raft::era_to_wire;
 use farshore_proto::peers::Peers;
 use farshore_proto::wire::RaftMessage;
 use farshore_proto::wire::raft_client::RaftClient;
@@ -21,7 +23,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -59,6 +61,7 @@ impl Heard {
 pub struct Network {
     pub(super) peers: Arc<Peers>,
     pub(super) heard: Heard,
+    pub(super) behind: Behind,
     /// Pause before an unreachable node is tried again.
     pub(super) pause: Duration,
 }
@@ -72,7 +75,8 @@ impl RaftNetworkFactory<Types> for Network {
         if self.peers.addr(target).is_none() {
             self.peers.set(target, &node.addr);
         }
-        Link { target, peers: self.peers.clone(), heard: self.heard.clone(), pause: self.pause, flight: None }
+        let (peers, heard, behind) = (self.peers.clone(), self.heard.clone(), self.behind.clone());
+        Link { target, peers, heard, behind, pause: self.pause, flight: None }
     }
 }
 
@@ -81,6 +85,7 @@ pub struct Link {
     target: NodeId,
     peers: Arc<Peers>,
     heard: Heard,
+    behind: Behind,
     pause: Duration,
     flight: Option<Flight>,
 }
@@ -116,11 +121,13 @@ impl Link {
         ttl: Duration,
     ) -> impl Future<Output = Result<Appended, Status>> + Send + 'static {
         let client = self.client();
-        let body = seal_message(MESSAGE_VERSION, append);
-        let (heard, target) = (self.heard.clone(), self.target);
+        let message = message(append.vote, append);
+        let (heard, behind, target) = (self.heard.clone(), self.behind.clone(), self.target);
+        let era = era_of(append.vote.leader_id.term);
         async move {
             let mut client = client?;
-            let answer = within(ttl, client.append(RaftMessage { body })).await?;
+            let answer = within(ttl, client.append(message)).await;
+            let answer = answer.inspect_err(|status| behind.hear_status(era, status))?;
             heard.note(target);
             answered(answer)
         }
@@ -174,7 +181,7 @@ impl Link {
         let open = seal_message(MESSAGE_VERSION, &(vote, snapshot.meta));
         let moved = Moved::default();
         let (failed, failure) = oneshot::channel();
-        let parts = image.parts(open, moved.clone(), failed);
+        let parts = image.parts(open, era_of(vote.leader_id.term), moved.clone(), failed);
         let answer = tokio::select! {
             biased;
             answer = client.install_snapshot(parts) => answer,
@@ -210,6 +217,12 @@ async fn deposed(beat: impl Future<Output = Result<Appended, Status>>) -> Append
         Ok(higher @ Appended::HigherVote(_)) => higher,
         _ => std::future::pending().await,
     }
+}
+
+/// A message that speaks for the holder of `vote`.
+fn message<T: Serialize>(vote: Vote, body: &T) -> RaftMessage {
+    let era_plus_one = era_to_wire(Some(era_of(vote.leader_id.term)));
+    RaftMessage { body: seal_message(MESSAGE_VERSION, body), era_plus_one }
 }
 
 /// Bounds a call on our side too: the far side may never see the deadline in the header.
@@ -254,8 +267,9 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<VoteResponse<u64>, CallError> {
         let call = async {
             let mut client = self.client()?;
-            let body = seal_message(MESSAGE_VERSION, &vote);
-            let answer = within(option.hard_ttl(), client.vote(RaftMessage { body })).await?;
+            let answer = within(option.hard_ttl(), client.vote(message(vote.vote, &vote))).await;
+            let era = era_of(vote.vote.leader_id.term);
+            let answer = answer.inspect_err(|status| self.behind.hear_status(era, status))?;
             self.heard.note(self.target);
             answered(answer)
         };

@@ -5,7 +5,7 @@ use super::auth::{self, Right};
 use super::{answer, internal};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
-use crate::maintain::scrub;
+use crate::maintain::{export, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
 use farshore_core::id::NodeId;
@@ -15,7 +15,8 @@ use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    NodeStatus, RepairStatus, ScrubProgress, ScrubRequest, StatusReply, StatusRequest, admin_server,
+    ExportCatalogueReply, ExportCatalogueRequest, NodeStatus, RepairStatus, ScrubProgress, ScrubRequest,
+    StatusReply, StatusRequest, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -123,6 +124,24 @@ impl AdminService {
         }
     }
 
+    /// Asked of another node than the leader, the caller tries the next.
+    async fn export(&self) -> Result<ExportCatalogueReply, ApiError> {
+        if !self.shared.consensus.is_leader() {
+            return Err(ApiError::NoQuorum("this node does not lead".into()));
+        }
+        let made = export::export_now(&self.shared).await.map_err(internal)?;
+        let scheme = made.parts.first().map(|part| part.scheme);
+        Ok(ExportCatalogueReply {
+            id: Bytes::copy_from_slice(made.id.as_bytes()),
+            to: made.to,
+            catalogue_ms: made.time_ms,
+            bytes: made.bytes,
+            parts: made.parts.len() as u32,
+            k: scheme.map_or(0, |scheme| scheme.k() as u32),
+            n: scheme.map_or(0, |scheme| scheme.n() as u32),
+        })
+    }
+
     /// Runs a pass in its own task; hanging up ends it.
     fn scrub(&self) -> Progresses {
         let (send, receive) = mpsc::channel(PROGRESS_QUEUED_MAX);
@@ -153,6 +172,23 @@ pub async fn is_known(peer: Channel, id: NodeId) -> bool {
     reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
 }
 
+/// Whether a running node is at the other end, in whatever state.
+pub async fn answers(peer: Channel) -> bool {
+    let mut admin = channel::admin(peer);
+    let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
+    matches!(tokio::time::timeout(limit, admin.status(StatusRequest {})).await, Ok(Ok(_)))
+}
+
+/// Whether `id` has a vote, by the confirmed word of the leader at the other end; `None` from anybody else.
+pub async fn has_vote(peer: Channel, id: NodeId) -> Option<bool> {
+    let mut admin = channel::admin(peer);
+    let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
+    let answer = tokio::time::timeout(limit, admin.status(StatusRequest {})).await;
+    let reply = answer.ok()?.ok()?.into_inner();
+    let votes = |status: &NodeStatus| status.voter && status.node.as_ref().is_some_and(|n| n.id == id.0);
+    (!reply.stale).then(|| reply.nodes.iter().any(votes))
+}
+
 /// Progress messages waiting for a slow operator; a full queue skips some.
 const PROGRESS_QUEUED_MAX: usize = 4;
 
@@ -176,6 +212,14 @@ impl admin_server::Admin for AdminService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let caller = auth::allow(&request, Right::Status)?;
         answer(self.status(caller).await)
+    }
+
+    async fn export_catalogue(
+        &self,
+        request: Request<ExportCatalogueRequest>,
+    ) -> Result<Response<ExportCatalogueReply>, Status> {
+        auth::allow(&request, Right::Export)?;
+        answer(self.export().await)
     }
 
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {

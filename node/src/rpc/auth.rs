@@ -25,14 +25,22 @@ pub enum Right {
     Status,
     /// Has a node re-read what it holds.
     Scrub,
+    /// Has the catalogue exported.
+    Export,
+    /// Asks a node under recovery what it holds.
+    Inventory,
+    /// Has a lost catalogue rebuilt.
+    Recover,
 }
 
 fn may(caller: &Caller, right: Right) -> bool {
     match (caller, right) {
-        (_, Right::ReadShard | Right::Renew | Right::Status) => true,
+        (_, Right::ReadShard | Right::Renew | Right::Status | Right::Inventory) => true,
         (Caller::Node(_), Right::Consensus | Right::Rebuild) => true,
         (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub) => true,
+        (Caller::Client(_), Right::Export | Right::Recover) => true,
         (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub) => false,
+        (Caller::Node(_), Right::Export | Right::Recover) => false,
         (Caller::Client(_), Right::Consensus | Right::Rebuild) => false,
     }
 }
@@ -77,10 +85,10 @@ mod tests {
         for right in [Right::Consensus, Right::Rebuild] {
             assert!(asked(node(), right) && !asked(client(), right), "{right:?}");
         }
-        for right in [Right::Catalogue, Right::Upload, Right::Scrub] {
+        for right in [Right::Catalogue, Right::Upload, Right::Scrub, Right::Export, Right::Recover] {
             assert!(!asked(node(), right) && asked(client(), right), "{right:?}");
         }
-        for right in [Right::ReadShard, Right::Renew, Right::Status] {
+        for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Inventory] {
             assert!(asked(node(), right) && asked(client(), right) && !asked(None, right), "{right:?}");
         }
     }

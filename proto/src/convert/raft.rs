@@ -20,6 +20,8 @@ pub struct Heartbeat {
     pub shards: u64,
     /// Shards it has found missing or corrupt since it started.
     pub bad_found: u64,
+    /// Era of its log, if it has one.
+    pub era: Option<u32>,
 }
 
 impl From<Heartbeat> for wire::HeartbeatRequest {
@@ -30,6 +32,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             free: beat.free,
             shards: beat.shards,
             bad_found: beat.bad_found,
+            era_plus_one: era_to_wire(beat.era),
         }
     }
 }
@@ -38,8 +41,18 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
     fn try_from(beat: wire::HeartbeatRequest) -> Result<Self, ApiError> {
         let node = required(beat.node, "node")?.try_into()?;
         let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
-        Ok(Heartbeat { node, used, free, shards, bad_found })
+        let era = era_from_wire(beat.era_plus_one);
+        Ok(Heartbeat { node, used, free, shards, bad_found, era })
     }
+}
+
+/// An era as messages carry it: none is 0.
+pub fn era_to_wire(era: Option<u32>) -> u32 {
+    era.map_or(0, |era| era.saturating_add(1))
+}
+/// The era a message carries.
+pub fn era_from_wire(era_plus_one: u32) -> Option<u32> {
+    era_plus_one.checked_sub(1)
 }
 
 /// One row of a catalogue image, its key without the generation.

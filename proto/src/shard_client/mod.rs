@@ -135,6 +135,7 @@ impl At {
             | ApiError::BelowFloor(_)
             | ApiError::Denied(_)
             | ApiError::Invalid(_)
+            | ApiError::LeftBehind(_)
             | ApiError::Stale(_) => ShardError::Refused(self.node, error.to_string()),
         }
     }

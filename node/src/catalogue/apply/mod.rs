@@ -1,6 +1,8 @@
 //! Command in, rows changed, reply out. Deterministic: no clock, no randomness, no I/O but the tables of the
 //! transaction, and work bounded by the size of the command.
 
+mod exports;
+
 mod packs;
 
 mod snapshots;
@@ -11,7 +13,7 @@ use super::error::CatalogueError;
 use super::read::Read;
 use super::tables::*;
 use super::tx::Tx;
-use farshore_core::catalogue::{Command, Refusal, Reply, RepoRecord, SessionRecord};
+use farshore_core::catalogue::{Command, EXPORT_REPO, Refusal, Reply, RepoRecord, SessionRecord};
 use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId};
 use farshore_core::limits::{
     KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, REPO_CONFIG_BYTES_MAX,
@@ -65,6 +67,8 @@ fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
         Command::ShardBad { pack, index, node } => shards::bad(tx, *pack, *index, *node),
         Command::Recheck { packs } => shards::recheck(tx, packs),
         Command::Swept { copies } => shards::swept(tx, copies),
+        Command::RecordExport { export } => exports::record(tx, export),
+        Command::BeginEra { .. } => begin_era(tx),
     }
 }
 
@@ -115,6 +119,9 @@ fn set_node_state(tx: &mut Tx, id: NodeId, from: NodeState, to: NodeState) -> Ou
 
 fn create_repository(tx: &mut Tx, repo: &RepoRecord) -> Outcome {
     let slots_fit = repo.key_slots.iter().all(|slot| slot.len() <= KEY_SLOT_BYTES_MAX);
+    if repo.id == EXPORT_REPO {
+        return Err(Refusal::Malformed("this id belongs to exports of the catalogue".into()).into());
+    }
     if repo.sealed_config.len() > REPO_CONFIG_BYTES_MAX || repo.key_slots.len() > KEY_SLOTS_MAX || !slots_fit
     {
         return Err(Refusal::Malformed("repository configuration or key slots are too large".into()).into());
@@ -154,4 +161,11 @@ fn end_sessions(tx: &mut Tx, sessions: &[SessionId]) -> Outcome {
         tx.remove::<Sessions>(id)?;
     }
     Ok(Reply::Done)
+}
+
+/// Ends every session: ordinals that were acknowledged after what is known here will be given out once more, and no
+/// client may name the old ones.
+fn begin_era(tx: &mut Tx) -> Outcome {
+    let open = tx.scan::<Sessions>(&Span::all(), SESSIONS_OPEN_MAX as usize)?;
+    end_sessions(tx, &open.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
 }

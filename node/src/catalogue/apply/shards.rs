@@ -71,7 +71,7 @@ fn shard_of(pack: &PackRecord, index: u8) -> Result<ShardRecord, Stop> {
 }
 
 /// A retired node sweeps nothing any more, so its copies need no record.
-fn condemn(tx: &mut Tx, node: NodeId, shard: ShardId) -> Result<(), CatalogueError> {
+pub(super) fn condemn(tx: &mut Tx, node: NodeId, shard: ShardId) -> Result<(), CatalogueError> {
     match tx.get::<Nodes>(&node)? {
         Some(holder) if holder.state != NodeState::Retired => tx.put::<Condemneds>(&(node, shard), &()),
         _ => Ok(()),
