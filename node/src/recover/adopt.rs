@@ -1,17 +1,184 @@
 //! Packs that were committed, or only sent, after the last export: their shards say what they are, and each pack ends in
-//! its chunk table, so they are taken in as if they were committed now. Nothing that was acknowledged depends on it, since
-//! snapshots after the last export are lost: a client that backs up again finds most of its chunks there.
+//! its chunk table, so they are taken in as if they were committed now. No snapshot depends on it, since those that came
+//! after the last export are lost: the next backup finds most of its chunks there and need not send them again.
 
-use super::Ground;
-use crate::catalogue::{Catalogue, CatalogueError};
-use farshore_core::id::NodeId;
+use super::inventory::{Sighting, fetch, list, note};
+use super::{Ground, Sightings};
+use crate::catalogue::{Catalogue, CatalogueError, NoteKey, View};
+use crate::raft::image::open_note;
+use crate::raft::machine::Machine;
+use crate::raft::types::{Entry, EntryPayload, LogId, Payload};
+use bytes::Bytes;
+use farshore_core::catalogue::{ChunkSpan, Command, PackCommit, PackKind, Proposal, ShardRecord};
+use farshore_core::erasure::Codec;
+use farshore_core::host::{compute, random};
+use farshore_core::id::{ChunkId, NodeId, SessionId};
+use farshore_core::limits::{EXPORT_STRIPES_MAX, PACK_CHUNKS_MAX};
+use farshore_core::shard::{ShardHeader, hash_shard};
 
 /// Takes in what can be taken in. Answers how many packs were found that the catalogue did not know, and how many of
 /// them it knows now.
 pub async fn adopt(
-    _ground: &Ground,
-    _catalogue: &Catalogue,
-    _nodes: &[NodeId],
+    ground: &Ground,
+    catalogue: &Catalogue,
+    nodes: &[NodeId],
 ) -> Result<(u64, u64), CatalogueError> {
-    Ok((0, 0))
+    let view = catalogue.view()?;
+    let mut unknown = Sightings::new();
+    for node in nodes {
+        let mut failed = Ok(());
+        let listed = list(ground, *node, false, |header| match is_known(&view, &header) {
+            Ok(false) => drop(note(&mut unknown, *node, &header, EXPORT_STRIPES_MAX)),
+            Ok(true) => {}
+            Err(why) => failed = Err(why),
+        });
+        if let Err(why) = listed.await {
+            tracing::warn!(%node, why, "list shards");
+        }
+        failed?;
+    }
+    unknown.retain(|_, seen| seen.is_readable());
+    let mut adopted = 0;
+    for seen in unknown.values() {
+        match commit(ground, catalogue, seen).await {
+            Ok(()) => {
+                adopted += u64::from(catalogue.view()?.pack_by_id(seen.info.repo, seen.info.pack)?.is_some())
+            }
+            Err(why) => tracing::warn!(pack = %seen.info.pack, why, "pack not taken in"),
+        }
+    }
+    Ok((unknown.len() as u64, adopted))
+}
+
+/// Whether the catalogue has this pack, under whatever coding, or nothing to do with it.
+fn is_known(view: &View, header: &ShardHeader) -> Result<bool, CatalogueError> {
+    Ok(header.cluster != view.cluster().unwrap_or(header.cluster)
+        || view.repo(header.repo)?.is_none()
+        || view.pack_by_id(header.repo, header.pack)?.is_some())
+}
+
+/// Commits one pack under a session of its own. Whether it was refused shows in the catalogue.
+async fn commit(ground: &Ground, catalogue: &Catalogue, seen: &Sighting) -> Result<(), String> {
+    let bytes = fetch(ground, seen).await?;
+    let seen = seen.clone();
+    let repo = seen.info.repo;
+    let pack = compute(ground.host.compute.as_ref(), move || describe(&seen, bytes)).await;
+    let packs = vec![pack.ok_or("it does not end in a chunk table")?];
+    let session = SessionId(random(ground.host.entropy.as_ref()));
+    let commands = [
+        Command::OpenSession { session, repo },
+        Command::CommitPacks { session, packs },
+        Command::EndSessions { sessions: vec![session] },
+    ];
+    append(catalogue, commands)
+}
+
+/// Carries out commands as entries behind the last one that was replayed.
+fn append(catalogue: &Catalogue, commands: impl IntoIterator<Item = Command>) -> Result<(), String> {
+    let noted = catalogue.note(NoteKey::Applied).and_then(open_note::<Option<LogId>>);
+    let last = noted.map_err(|why| why.to_string())?.ok_or("the catalogue has applied nothing")?;
+    let time_ms = catalogue.view().map_err(|why| why.to_string())?.time_ms();
+    let mut entries = Vec::new();
+    for (command, index) in commands.into_iter().zip(last.index + 1..) {
+        let payload = Payload::seal(&Proposal { time_ms, command }).map_err(|why| why.to_string())?;
+        let log_id = LogId::new(last.leader_id, index);
+        entries.push(Entry { log_id, payload: EntryPayload::Normal(payload) });
+    }
+    Machine::replay(catalogue, &entries)
+}
+
+/// The pack as its client would have committed it. Shards that were not seen have hashes too: they are coded anew.
+fn describe(seen: &Sighting, bytes: Bytes) -> Option<PackCommit> {
+    let (kind, chunks) = table(&bytes)?;
+    let (info, record) = (seen.info, seen.record());
+    let shards = Codec::new(info.scheme).encode_pack(bytes.clone());
+    let shard = |((payload, index), seen): ((Bytes, u8), &ShardRecord)| {
+        let (hash, _) = hash_shard(info.shard(index), &payload);
+        // Who claims a shard with another hash holds something else.
+        ShardRecord { node: seen.node.filter(|_| seen.hash == hash), hash }
+    };
+    Some(PackCommit {
+        id: info.pack,
+        kind,
+        len: bytes.len() as u64,
+        chunks,
+        scheme: info.scheme,
+        shard_len: record.shard_len,
+        shards: shards.into_iter().zip(0u8..).zip(&record.shards).map(shard).collect(),
+    })
+}
+
+const MAGIC: &[u8; 8] = b"FarPack\0";
+const PACK_VERSION: u8 = 1;
+const ROW_BYTES: usize = 40;
+const TRAILER_BYTES: usize = 40;
+
+/// The chunk table at the end of a pack (docs/format.md, "Pack"). The bytes have been compared with the pack's id, so its
+/// own checksum would say nothing more.
+fn table(pack: &[u8]) -> Option<(PackKind, Vec<ChunkSpan>)> {
+    let (before, trailer) = pack.split_last_chunk::<TRAILER_BYTES>()?;
+    let number = |at: usize| Some(u32::from_le_bytes(*trailer.get(at..)?.first_chunk()?) as usize);
+    let (count, table_len) = (number(12)?, number(16)?);
+    if trailer[..8] != *MAGIC || trailer[8] != PACK_VERSION || count > PACK_CHUNKS_MAX {
+        return None;
+    }
+    let kind = match trailer[9] {
+        1 => PackKind::Data,
+        2 => PackKind::Tree,
+        _ => return None,
+    };
+    if table_len != count * ROW_BYTES {
+        return None;
+    }
+    let rows = before.get(before.len().checked_sub(table_len)?..)?;
+    let span = |row: &[u8]| {
+        let (id, rest) = row.split_first_chunk::<32>()?;
+        let (offset, len) = rest.split_first_chunk::<4>()?;
+        let number = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+        Some(ChunkSpan { id: ChunkId(*id), offset: number(offset), len: number(len.first_chunk()?) })
+    };
+    Some((kind, rows.chunks_exact(ROW_BYTES).map(span).collect::<Option<Vec<_>>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pack(kind: u8, rows: &[([u8; 32], u32, u32)]) -> Vec<u8> {
+        let mut bytes = b"sealed chunks".to_vec();
+        for (id, offset, len) in rows {
+            bytes.extend_from_slice(id);
+            bytes.extend_from_slice(&offset.to_le_bytes());
+            bytes.extend_from_slice(&len.to_le_bytes());
+        }
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&[PACK_VERSION, kind, 0, 0]);
+        bytes.extend_from_slice(&(rows.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&(rows.len() as u32 * 40).to_le_bytes());
+        bytes.extend_from_slice(&[0; 20]);
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_chunk_table_is_read_without_keys(rows: Vec<([u8; 32], u32, u32)>) {
+            let spans: Vec<ChunkSpan> = rows
+                .iter()
+                .map(|(id, offset, len)| ChunkSpan { id: ChunkId(*id), offset: *offset, len: *len })
+                .collect();
+            prop_assert_eq!(table(&pack(2, &rows)), Some((PackKind::Tree, spans)));
+            prop_assert_eq!(table(&pack(3, &rows)), None);
+        }
+
+        #[test]
+        fn rubbish_is_no_table(mut bytes: Vec<u8>, trailer: [u8; 28]) {
+            let _ = table(&bytes);
+            bytes.extend_from_slice(MAGIC);
+            bytes.extend_from_slice(&[PACK_VERSION, 1, 0, 0]);
+            bytes.extend_from_slice(&trailer);
+            let _ = table(&bytes);
+        }
+    }
 }
