@@ -11,17 +11,19 @@ use crate::raft::reseat::{self, Found, ReseatError, Seat};
 use crate::recover::{self, Ground};
 use crate::rpc;
 use crate::run::{Listening, StartError, check_cluster, listen, own_id, own_record};
-use crate::store::{ShardStore, StoreOptions};
+use crate::store::{ShardStore, StoreError, StoreOptions};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, KvError, KvRole};
 use farshore_core::id::{ClusterId, NodeId};
-use farshore_core::limits::DISK_RESERVE_BYTES;
+use farshore_core::limits::{DISK_RESERVE_BYTES, RECOVERY_CALL_MS};
 use farshore_proto::peers::Peers;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::{Credentials, Tls};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 /// A node that serves its shards and nothing else.
 pub struct Rescue {
@@ -34,7 +36,7 @@ impl Rescue {
     pub async fn start(host: Host, config: Config, credentials: Credentials) -> Result<Self, StartError> {
         let tls = Arc::new(Tls::new(&credentials, host.clock.clone())?);
         let id = own_id(&tls, &config)?;
-        Identity { cluster: config.cluster, node: id }.claim(host.disk.as_ref()).await?;
+        claim_what_is_there(&host, Identity { cluster: config.cluster, node: id }).await?;
         let options = StoreOptions { capacity: config.capacity, reserve: DISK_RESERVE_BYTES };
         let (store, audit) = ShardStore::open(&host, config.cluster, options).await?;
         tracing::info!(?audit, "shards audited");
@@ -77,6 +79,17 @@ impl Rescue {
     }
 }
 
+/// As at a start, but never for an empty directory: claimed here, it would no longer be noticed as emptied.
+async fn claim_what_is_there(host: &Host, identity: Identity) -> Result<(), StartError> {
+    let disk = host.disk.as_ref();
+    let claimed = Identity::is_claimed(disk).await?;
+    if !claimed && disk.list("shards").await.map_err(StoreError::Io)?.is_empty() {
+        return Err(StartError::NothingHere);
+    }
+    identity.claim(disk).await?;
+    Ok(())
+}
+
 /// Why a replica does not go on alone.
 #[derive(Debug, thiserror::Error)]
 pub enum QuorumError {
@@ -117,7 +130,7 @@ pub async fn recover_quorum(
     let tls = Arc::new(Tls::new(&credentials, host.clock.clone()).map_err(StartError::from)?);
     let id = own_id(&tls, &config)?;
     let identity = Identity { cluster: config.cluster, node: id };
-    identity.claim(host.disk.as_ref()).await.map_err(StartError::from)?;
+    claim_what_is_there(&host, identity).await?;
     let kv = host.kv.open(KvRole::Catalogue).await.map_err(StartError::from)?;
     let catalogue = Catalogue::open(kv.clone()).map_err(StartError::from)?;
     check_cluster(&catalogue, &config)?;
@@ -190,7 +203,7 @@ pub async fn may_rejoin(
     let tls = Arc::new(Tls::new(&credentials, host.clock.clone()).map_err(StartError::from)?);
     let id = own_id(&tls, &config)?;
     let identity = Identity { cluster: config.cluster, node: id };
-    identity.claim(host.disk.as_ref()).await.map_err(StartError::from)?;
+    claim_what_is_there(&host, identity).await?;
     if let Err(KvError::InUse) = host.kv.open(KvRole::Catalogue).await {
         return Err(RejoinError::Running);
     }
@@ -201,13 +214,22 @@ pub async fn may_rejoin(
     }
     let peers = Peers::new(host.net.clone(), tls);
     config.peers.iter().filter(|seed| seed.id != id).for_each(|seed| peers.set(seed.id, &seed.addr));
-    let asked = peers.known().into_iter().filter_map(|node| Some((node, peers.channel(node)?)));
-    let asked = asked.map(|(node, line)| async move { (node, rpc::admin::has_vote(line, id).await) });
-    let answers = futures_util::future::join_all(asked).await;
-    match answers.iter().find(|(_, vote)| *vote == Some(true)) {
-        Some((node, _)) => Err(RejoinError::Votes(*node)),
-        None if answers.iter().all(|(_, vote)| vote.is_none()) => Err(RejoinError::NobodyConfirms),
-        None => Ok(remains.words),
+    let deadline = Instant::now() + Duration::from_millis(REJOIN_WAIT_MS);
+    loop {
+        let asked = peers.known().into_iter().filter_map(|node| Some((node, peers.channel(node)?)));
+        let asked = asked.map(|(node, line)| async move { (node, rpc::admin::has_vote(line, id).await) });
+        let answers = futures_util::future::join_all(asked).await;
+        if let Some((node, _)) = answers.iter().find(|(_, vote)| *vote == Some(true)) {
+            return Err(RejoinError::Votes(*node));
+        }
+        if answers.iter().any(|(_, vote)| vote.is_some()) {
+            return Ok(remains.words);
+        }
+        // A leader that was started a moment ago is still to be elected.
+        if Instant::now() >= deadline {
+            return Err(RejoinError::NobodyConfirms);
+        }
+        tokio::time::sleep(Duration::from_millis(REJOIN_WAIT_MS / 20)).await;
     }
 }
 
@@ -215,6 +237,9 @@ pub async fn may_rejoin(
 pub async fn forget(host: &Host) -> std::io::Result<()> {
     reseat::forget_promises(host.disk.clone()).await
 }
+
+/// A leader that confirms is waited for this long.
+const REJOIN_WAIT_MS: u64 = 2 * RECOVERY_CALL_MS;
 
 /// Where a replica stands, for the operator who compares survivors.
 fn words(found: &Found) -> String {

@@ -67,6 +67,9 @@ pub enum StartError {
          anew; if every node has lost it, `farshore cluster rebuild-catalogue` (docs/operations.md)"
     )]
     NoReplica(u64),
+    /// A recovery was begun in an empty directory.
+    #[error("the data directory is empty: there is nothing to recover here; is a disk not mounted?")]
+    NothingHere,
     /// A recovery was interrupted here.
     #[error(
         "a recovery of the catalogue was interrupted here: repeat the command that was used \

@@ -282,12 +282,13 @@ impl Attempt {
 }
 
 /// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others
-/// hold. Where a rebuilt shard lies is the leader's own word and never passed on.
+/// hold. Where a rebuilt shard or an export lies is the leader's own word and never passed on, and an era begins by an
+/// operator's hand at a stopped node.
 fn may_pass_on(from: NodeId, command: &Command) -> bool {
     match command {
         Command::ShardBad { node, .. } => *node == from,
         Command::Swept { copies } => copies.iter().all(|copy| copy.node == from),
-        Command::PlaceShard { .. } => false,
+        Command::PlaceShard { .. } | Command::RecordExport { .. } | Command::BeginEra { .. } => false,
         _ => true,
     }
 }
@@ -325,5 +326,6 @@ mod tests {
         assert!(may_pass_on(own, &swept(&[own])) && !may_pass_on(own, &swept(&[own, other])));
         let place = Command::PlaceShard { pack: PackNo(0), generation: 0, index: 0, node: own };
         assert!(!may_pass_on(own, &place));
+        assert!(!may_pass_on(own, &Command::BeginEra { era: 1, node: own }));
     }
 }

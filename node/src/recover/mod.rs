@@ -47,6 +47,12 @@ pub enum RecoverError {
          `farshore node recover-quorum`; or, to give it up, move `catalogue` and `raft` out of its data directory"
     )]
     Alive(String, String),
+    /// The cluster is not as dead as it was said to be.
+    #[error(
+        "node {0} is running: a catalogue is rebuilt only when no node has one. Stop it and start it with \
+         `farshore node recover`; if the others have a leader, `farshore node rejoin` is what this node needs"
+    )]
+    Running(NodeId),
     /// Somebody takes this for another cluster.
     #[error("this node belongs to cluster {0}")]
     Foreign(ClusterId),
@@ -208,6 +214,7 @@ pub async fn rebuild(
             Err(why) => drop(silent.insert(*node, format!("{node}: {why}"))),
         }
     }
+    refuse_if_running(ground, silent.keys().copied()).await?;
     let answering: Vec<NodeId> =
         standing.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node).collect();
 
@@ -243,6 +250,11 @@ pub async fn rebuild(
     (result.unknown_packs, result.adopted_packs) = adopt::adopt(ground, &store.catalogue, &answering).await?;
     let view = store.catalogue.view()?;
     result.repos = view.counts().repos;
+    for node in view.nodes()?.iter().filter(|node| !answering.contains(&node.id)) {
+        ground.peers.set(node.id, &node.addr);
+    }
+    let others = ground.peers.known().into_iter().filter(|node| !answering.contains(node));
+    refuse_if_running(ground, others).await?;
     result.silent.extend(not_asked(&view, &answering, &result.silent)?);
     let noted: Option<LogId> = open_note(store.catalogue.note(crate::catalogue::NoteKey::Applied)?)?;
     highest_era = highest_era.max(noted.map_or(0, |id| era_of(id.leader_id.term)));
@@ -286,6 +298,19 @@ async fn ask_all(ground: &Ground) -> Vec<(NodeId, Result<wire::StandingReply, St
         (node, answer)
     });
     futures_util::future::join_all(asked).await
+}
+
+/// A node that takes part in a catalogue has a better one than any that is rebuilt, and would stop on hearing of it.
+async fn refuse_if_running(ground: &Ground, nodes: impl Iterator<Item = NodeId>) -> Result<(), RecoverError> {
+    let limit = Duration::from_millis(RECOVERY_CALL_MS);
+    let asked = nodes.filter_map(|node| Some((node, ground.peers.channel(node)?)));
+    let asked = asked.map(|(node, line)| async move {
+        let mut admin = channel::admin(line);
+        let answer = tokio::time::timeout(limit, admin.status(wire::StatusRequest {})).await;
+        matches!(answer, Ok(Ok(_))).then_some(node)
+    });
+    let running = futures_util::future::join_all(asked).await.into_iter().flatten().next();
+    running.map_or(Ok(()), |node| Err(RecoverError::Running(node)))
 }
 
 fn of(exports: &[Export], chain: &Chain) -> Rebuilt {

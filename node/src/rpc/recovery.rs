@@ -162,9 +162,10 @@ fn to_wire(rebuilt: Rebuilt) -> RebuildProgress {
 fn to_api(error: RecoverError) -> ApiError {
     let text = error.to_string();
     match error {
-        RecoverError::Alive(..) | RecoverError::Foreign(_) | RecoverError::Occupied(_) => {
-            ApiError::Invalid(text)
-        }
+        RecoverError::Alive(..)
+        | RecoverError::Running(_)
+        | RecoverError::Foreign(_)
+        | RecoverError::Occupied(_) => ApiError::Invalid(text),
         RecoverError::NoExport(..) => ApiError::NotFound(text),
         RecoverError::Busy => ApiError::TooBusy(text),
         RecoverError::Catalogue(_) | RecoverError::Reseat(_) | RecoverError::Io(_) => internal(text),
