@@ -182,7 +182,7 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Recheck { packs: p.into_iter().map(PackNo).collect() }
         }),
         1 => shard.prop_map(|shard| Command::Swept { copies: vec![Condemned { node: NodeId(1), shard }] }),
-        4 => export().prop_map(|export| Command::RecordExport { export }),
+        2 => export().prop_map(|export| Command::RecordExport { export }),
         1 => (1..NODES).prop_map(|n| Command::BeginEra { era: n as u32, node: NodeId(n) }),
     ]
 }
@@ -407,7 +407,7 @@ fn the_random_commands_reach_every_kind_of_reply() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..60 {
+    for _ in 0..120 {
         let wishes = prop::collection::vec((0..50u64, wish()), 60).new_tree(&mut runner).unwrap().current();
         for (_, reply) in run_model(wishes).0 {
             let word = format!("{:?}", kind(&reply));
