@@ -140,6 +140,8 @@ impl Cluster {
                 grace: Duration::from_millis(1_000),
                 maintain_every: Duration::from_millis(200),
                 session_lease: Duration::from_secs(6),
+                // These tests count shards.
+                export_every: Duration::ZERO,
                 ..Timing::default()
             },
             raft: RaftTuning {
