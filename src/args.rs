@@ -2,6 +2,7 @@
 //! together is decided in the command's own file.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use farshore_core::retention::{Count, Span};
 use std::path::PathBuf;
 
 /// Backups erasure-coded across clouds by a cluster that heals itself.
@@ -69,6 +70,14 @@ pub enum Command {
     Ls(LsArgs),
     /// Restore a snapshot, or a path in it
     Restore(RestoreArgs),
+    /// Remove snapshots, by id or by a retention policy; they can be brought back for a while
+    Forget(ForgetArgs),
+    /// Bring forgotten snapshots back; without ids, list what is in the trash
+    Undelete(UndeleteArgs),
+    /// Collect garbage now instead of soon
+    Prune(PruneArgs),
+    /// Keep snapshots from being removed, for a time and by anybody; without a time, show what is locked
+    Lock(LockArgs),
     /// Check that everything needed is there, and on request that all of it can be read
     Check(CheckArgs),
     /// Run the failure-injection simulator (the program farshore-sim beside this one)
@@ -108,12 +117,24 @@ pub struct DevArgs {
 pub enum NodeCommand {
     /// Run a node until it is told to stop
     Run(NodeRunArgs),
+    /// Empty this node and take it out of the cluster (with the operator's profile)
+    Leave(NodeLeaveArgs),
     /// Serve the shards and nothing else, so that a lost catalogue can be rebuilt from them
     Recover(NodeRunArgs),
     /// Go on from this stopped node's replica alone, because the majority of the voters is lost for good
     RecoverQuorum(RecoverQuorumArgs),
     /// Give up this stopped node's replica of the catalogue and learn it anew; the shards stay
     Rejoin(RejoinArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct NodeLeaveArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Wait until it is empty and retired, at most this long
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -156,10 +177,64 @@ pub enum ClusterCommand {
     Nodes,
     /// Re-read every shard now, report and rebuild what is bad
     Scrub(ScrubArgs),
+    /// Empty a node; it is retired when nothing is left on it
+    Drain(DrainArgs),
+    /// Take a node that is lost, or empty, out of the cluster for good
+    Remove(RemoveArgs),
+    /// Stage changes of the topology and show what they would do: moves, bytes, room, durability
+    Plan(PlanArgs),
+    /// Enact what is staged, if nothing has changed since it was shown
+    Apply(ApplyArgs),
     /// Export the whole catalogue into the shard stores now (it happens by itself, too)
     Export,
     /// Rebuild a catalogue that every node has lost from the exports among their shards
     RebuildCatalogue(RebuildArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct DrainArgs {
+    /// Name or id of the node
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Keep it after all
+    #[arg(long)]
+    pub cancel: bool,
+    /// Wait until it is empty and retired, at most this long
+    #[arg(long, value_name = "DURATION", conflicts_with = "cancel")]
+    pub wait: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    /// Name or id of the node
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// Stage the emptying of a node; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub drain: Vec<String>,
+    /// Stage the removal of a lost or empty node; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub remove: Vec<String>,
+    /// Stage that a node which is being emptied stays; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub keep: Vec<String>,
+    /// Think of one more node in this region, as PROVIDER/REGION or PROVIDER/REGION=SIZE; nothing of it is staged
+    #[arg(long = "with", value_name = "REGION")]
+    pub with: Vec<String>,
+    /// Unstage what was staged before
+    #[arg(long)]
+    pub clear: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    /// Epoch that `farshore cluster plan` has shown
+    #[arg(long)]
+    pub epoch: u64,
 }
 
 #[derive(Args, Debug)]
@@ -292,4 +367,151 @@ pub struct CheckArgs {
     /// Read every shard of every pack, decode and open every chunk
     #[arg(long)]
     pub read_data: bool,
+}
+
+/// Snapshots that a policy looks at. Without short forms, since -H is a rule there, as in restic.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Among {
+    /// Only snapshots of this host
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// Only snapshots with this label, or all of a comma-separated list of labels
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// Only snapshots of this path
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+}
+
+impl From<Among> for Filter {
+    fn from(among: Among) -> Self {
+        Filter { host: among.host, tag: among.tag, path: among.path }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct ForgetArgs {
+    /// Remove these snapshots, whatever any policy says
+    #[arg(conflicts_with_all = ["explain", "set_policy", "use_policy", "show_policy", "unset_policy"])]
+    pub snapshots: Vec<String>,
+    /// Keep the last N snapshots (or `unlimited`)
+    #[arg(short = 'l', long, value_name = "N", default_value = "0")]
+    pub keep_last: Count,
+    /// Keep the last N hourly snapshots
+    #[arg(short = 'H', long, value_name = "N", default_value = "0")]
+    pub keep_hourly: Count,
+    /// Keep the last N daily snapshots
+    #[arg(short = 'd', long, value_name = "N", default_value = "0")]
+    pub keep_daily: Count,
+    /// Keep the last N weekly snapshots
+    #[arg(short = 'w', long, value_name = "N", default_value = "0")]
+    pub keep_weekly: Count,
+    /// Keep the last N monthly snapshots
+    #[arg(short = 'm', long, value_name = "N", default_value = "0")]
+    pub keep_monthly: Count,
+    /// Keep the last N yearly snapshots
+    #[arg(short = 'y', long, value_name = "N", default_value = "0")]
+    pub keep_yearly: Count,
+    /// Keep snapshots newer than this before the newest, such as 1y5m7d2h
+    #[arg(long, value_name = "DURATION", default_value = "0h")]
+    pub keep_within: Span,
+    /// Keep hourly snapshots newer than this before the newest
+    #[arg(long, value_name = "DURATION", default_value = "0h")]
+    pub keep_within_hourly: Span,
+    /// Keep daily snapshots newer than this before the newest
+    #[arg(long, value_name = "DURATION", default_value = "0h")]
+    pub keep_within_daily: Span,
+    /// Keep weekly snapshots newer than this before the newest
+    #[arg(long, value_name = "DURATION", default_value = "0h")]
+    pub keep_within_weekly: Span,
+    /// Keep monthly snapshots newer than this before the newest
+    #[arg(long, value_name = "DURATION", default_value = "0h")]
+    pub keep_within_monthly: Span,
+    /// Keep yearly snapshots newer than this before the newest
+    #[arg(long, value_name = "DURATION", default_value = "0h")]
+    pub keep_within_yearly: Span,
+    /// Keep snapshots with all of these comma-separated labels; may be repeated
+    #[arg(long, value_name = "TAGLIST")]
+    pub keep_tag: Vec<String>,
+    #[command(flatten)]
+    pub filter: Among,
+    /// Group by host, paths and/or tags, separated by commas; '' is one group
+    #[arg(short, long, value_name = "GROUP", default_value = "host,paths")]
+    pub group_by: String,
+    /// One line a snapshot
+    #[arg(short, long)]
+    pub compact: bool,
+    /// Say for each snapshot what keeps it and what has to happen before it goes
+    #[arg(long)]
+    pub explain: bool,
+    /// Remove nothing, say what would be removed
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Collect garbage afterwards
+    #[arg(long)]
+    pub prune: bool,
+    /// Remove for good, not to the trash
+    #[arg(long)]
+    pub purge: bool,
+    /// Allow a policy to remove every snapshot of a group, and no policy to remove all that the filter names
+    #[arg(long)]
+    pub unsafe_allow_remove_all: bool,
+    /// Remove also what is locked in governance mode
+    #[arg(long)]
+    pub bypass_governance: bool,
+    /// Store what the --keep-… flags say in the repository, where it runs by itself; removes nothing now
+    #[arg(long, conflicts_with_all = ["use_policy", "show_policy", "unset_policy"])]
+    pub set_policy: bool,
+    /// Show the stored policy
+    #[arg(long, conflicts_with_all = ["use_policy", "unset_policy"])]
+    pub show_policy: bool,
+    /// Take the stored policy away
+    #[arg(long, conflicts_with = "use_policy")]
+    pub unset_policy: bool,
+    /// Apply the stored policy now
+    #[arg(long)]
+    pub use_policy: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct UndeleteArgs {
+    /// Which snapshots
+    pub snapshots: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct PruneArgs {
+    /// Remove nothing, say what there is
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// How hard a lock is.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Gives way to --bypass-governance
+    Governance,
+    /// Gives way to nobody and nothing before its time
+    Compliance,
+}
+
+#[derive(Args, Debug)]
+pub struct LockArgs {
+    /// Lock these snapshots; without any, every snapshot of the repository from its commit on
+    pub snapshots: Vec<String>,
+    /// How hard
+    #[arg(long, value_enum, default_value_t = Mode::Governance)]
+    pub mode: Mode,
+    /// For how long, such as 30d: from now for a snapshot, from each commit on for a repository
+    #[arg(long = "for", value_name = "DURATION", conflicts_with_all = ["until", "lift"])]
+    pub for_time: Option<String>,
+    /// Until the beginning of this day in UTC, such as 2030-01-31
+    #[arg(long, value_name = "DATE", conflicts_with = "lift")]
+    pub until: Option<String>,
+    /// Take the lock away; governance mode only, and only with --bypass-governance
+    #[arg(long)]
+    pub lift: bool,
+    /// Allow to shorten or to lift a lock in governance mode
+    #[arg(long)]
+    pub bypass_governance: bool,
 }

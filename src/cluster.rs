@@ -5,6 +5,7 @@ use crate::exit::{self, Exit};
 use crate::health::{self, Report};
 use crate::recovery;
 use crate::setup::{self, NewNode, Placing};
+use crate::topology;
 use farshore_client::Client;
 use farshore_core::topology::Name;
 use farshore_core::units::parse_duration;
@@ -19,6 +20,10 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Status(args) => status(&args, global).await,
         ClusterCommand::Nodes => nodes(global).await,
         ClusterCommand::Scrub(args) => scrub(&args, global).await,
+        ClusterCommand::Drain(args) => topology::drain(&args, global).await,
+        ClusterCommand::Remove(args) => topology::remove(&args, global).await,
+        ClusterCommand::Plan(args) => topology::plan(&args, global).await,
+        ClusterCommand::Apply(args) => topology::apply(&args, global).await,
         ClusterCommand::Export => recovery::export(global).await,
         ClusterCommand::RebuildCatalogue(args) => recovery::rebuild(&args, global).await,
     }

@@ -185,6 +185,7 @@ async fn save(repository: &Repository, tree: &Path, kind: SnapshotKind) -> Resul
         tags: Vec::new(),
         utc_offset_min: None,
         compression: None,
+        checkpoint_ms: None,
     };
     let source = Arc::new(RealSource::new(repository.host().compute.clone()));
     Ok(repository.backup(&options, source, Arc::new(Silent)).await?)

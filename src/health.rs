@@ -107,7 +107,10 @@ pub fn report(status: ClusterStatus) -> Report {
                     "node {name} in {} is lost; its shards are being rebuilt elsewhere",
                     node.node.region
                 );
-                find("NODE_LOST", Severity::Warn, text, "start it again, or put a new node into its region");
+                let next = format!(
+                    "start it again, or put a new node into its region; if it is gone for good: farshore cluster remove {name}"
+                );
+                find("NODE_LOST", Severity::Warn, text, &next);
             }
             _ => {}
         }
@@ -262,7 +265,8 @@ impl Report {
             "{:<12} {:<16} {:<20} {:<9} {:<7} {:>12} {:>8}  {}\n",
             "NAME", "ID", "REGION", "STATE", "RAFT", "USED", "SHARDS", "ADDRESS"
         );
-        for n in &self.status.nodes {
+        // Those that are gone for good are only in the JSON form.
+        for n in self.status.nodes.iter().filter(|n| n.node.state != NodeState::Retired) {
             let role = match (self.status.leader == Some(n.node.id), n.voter) {
                 (true, _) => "leader",
                 (false, true) => "voter",

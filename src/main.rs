@@ -11,15 +11,20 @@ mod cluster;
 mod demo;
 mod dev;
 mod exit;
+mod forget;
 mod health;
+mod lock;
 mod memory;
 mod node;
 mod print;
 mod profile;
+mod prune;
 mod recovery;
 mod repository;
 mod setup;
+mod topology;
 mod trees;
+mod zone;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -39,7 +44,7 @@ fn main() -> ExitCode {
         }
         Err(wrong) => return fail(&Exit::failure(one_line(&wrong))),
     };
-    start_log(cli.global.verbose, matches!(cli.command, Command::Node(_)));
+    start_log(cli.global.verbose, matches!(cli.command, Command::Node(args::NodeCommand::Run(_))));
     if !matches!(cli.command, Command::Node(_)) {
         memory::keep_small();
     }
@@ -99,13 +104,17 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
     let result = match cli.command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
-        Command::Node(command) => node::run(command).await,
+        Command::Node(command) => node::run(command, &global).await,
         Command::Cluster(command) => cluster::run(command, &global).await,
         Command::Init(args) => repository::init(args, &global).await,
         Command::Backup(args) => repository::backup(args, &global).await,
         Command::Snapshots(args) => repository::snapshots(args, &global).await,
         Command::Ls(args) => repository::ls(args, &global).await,
         Command::Restore(args) => repository::restore(args, &global).await,
+        Command::Forget(args) => forget::forget(args, &global).await,
+        Command::Undelete(args) => forget::undelete(args, &global).await,
+        Command::Prune(args) => prune::run(args, &global).await,
+        Command::Lock(args) => lock::run(args, &global).await,
         Command::Check(args) => repository::check(args, &global).await,
         Command::Sim { args } => simulate(args),
     };

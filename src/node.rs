@@ -1,6 +1,6 @@
-//! `farshore node run`: reads the configuration and keys, builds the real seams, and runs the node until told to stop.
+//! `farshore node`: run one, or have it leave. `run` reads the configuration and keys, builds the real seams, and runs the node until told to stop.
 
-use crate::args::{NodeCommand, NodeRunArgs};
+use crate::args::{DrainArgs, Global, NodeCommand, NodeLeaveArgs, NodeRunArgs};
 use crate::exit::Exit;
 use crate::recovery;
 use crate::setup::{BOOTSTRAP, Founder};
@@ -14,13 +14,23 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the sub-command.
-pub async fn run(command: NodeCommand) -> Result<u8, Exit> {
+pub async fn run(command: NodeCommand, global: &Global) -> Result<u8, Exit> {
     match command {
         NodeCommand::Run(args) => run_node(args).await,
+        NodeCommand::Leave(args) => leave(args, global).await,
         NodeCommand::Recover(args) => recovery::serve_shards(args).await,
         NodeCommand::RecoverQuorum(args) => recovery::recover_quorum(args).await,
         NodeCommand::Rejoin(args) => recovery::rejoin(args).await,
     }
+}
+
+/// The operator's order to drain, for whoever sits at the node's own machine.
+async fn leave(args: NodeLeaveArgs, global: &Global) -> Result<u8, Exit> {
+    let text = read(&args.config)?;
+    let config =
+        Config::parse(&text).map_err(|e| Exit::failure(format!("{}: {e}", args.config.display())))?;
+    let drain = DrainArgs { node: config.name.to_string(), cancel: false, wait: args.wait };
+    crate::topology::drain(&drain, global).await
 }
 
 /// What every command about a node on this machine begins with.

@@ -7,6 +7,7 @@ use crate::args::{
 use crate::exit::{self, Exit};
 use crate::print::{self, Meter, shown};
 use crate::profile;
+use crate::zone;
 use farshore_client::api::ClusterStatus;
 use farshore_client::backup;
 use farshore_client::check;
@@ -89,8 +90,9 @@ pub async fn backup(args: BackupArgs, global: &Global) -> Result<u8, Exit> {
         host_name: args.host.unwrap_or_else(this_host),
         user: this_user(),
         tags: args.tag,
-        utc_offset_min: None,
+        utc_offset_min: zone::utc_offset_min(repository.host().clock.now_ms()),
         compression: None,
+        checkpoint_ms: None,
     };
     let source = Arc::new(RealSource::new(repository.host().compute.clone()));
     let meter = Arc::new(Meter::new(global, "backup"));
@@ -208,7 +210,8 @@ async fn interruptible<T>(work: impl Future<Output = farshore_client::error::Res
     }
 }
 
-fn filter(args: FilterArgs) -> Result<Filter, Exit> {
+/// Which snapshots the flags mean.
+pub fn filter(args: FilterArgs) -> Result<Filter, Exit> {
     Ok(Filter {
         hosts: args.host,
         tags: args.tag.iter().map(|all| all.split(',').map(str::to_owned).collect()).collect(),
@@ -250,12 +253,15 @@ pub async fn snapshots(args: SnapshotsArgs, global: &Global) -> Result<u8, Exit>
     Ok(exit::OK)
 }
 
-fn snapshot_json(s: &Snapshot) -> Value {
+/// A snapshot with restic's field names, and ours after them.
+pub fn snapshot_json(s: &Snapshot) -> Value {
     json!({
         "time": rfc3339(s.info.time_ms), "parent": s.info.parent.map(|p| p.to_string()),
         "tree": s.info.root.to_string(), "paths": s.info.paths.iter().map(|p| shown(p)).collect::<Vec<_>>(),
         "hostname": s.info.host, "username": s.info.user, "tags": s.info.tags, "program_version": s.info.program,
         "kind": s.info.kind.word(), "committed": rfc3339(s.committed_ms),
+        "verified": s.marks.verified_ms.map(rfc3339),
+        "lock": s.marks.lock.map(|lock| json!({"mode": lock.mode.word(), "until": rfc3339(lock.until_ms)})),
         "summary": {
             "files_new": s.info.stats.files_new, "files_changed": s.info.stats.files_changed,
             "files_unmodified": s.info.stats.files_unmodified,

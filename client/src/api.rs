@@ -4,7 +4,9 @@
 use crate::error::Result;
 use async_trait::async_trait;
 use farshore_core::catalogue::command::PackCommitted;
-use farshore_core::catalogue::{PackCommit, PackRecord, RepoRecord, SnapshotRecord};
+use farshore_core::catalogue::{
+    PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotMarks, SnapshotRecord,
+};
 use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::topology::{Name, NodeRecord};
 use std::collections::BTreeMap;
@@ -52,6 +54,8 @@ pub struct SnapshotCommitted {
 pub struct SnapshotPage {
     /// In the order of their ids.
     pub snapshots: Vec<SnapshotRecord>,
+    /// What is kept beside each of them, in the same order.
+    pub marks: Vec<SnapshotMarks>,
     /// Ask again after the last id.
     pub more: bool,
 }
@@ -160,6 +164,45 @@ pub struct ClusterStatus {
     pub state_hash: Vec<u8>,
 }
 
+/// What garbage there is in a repository. Packs, and their bytes before coding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GarbageReport {
+    /// All packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs without a live chunk that are not condemned yet.
+    pub dead: u64,
+    /// Their bytes.
+    pub dead_bytes: u64,
+    /// Packs condemned and not deleted yet.
+    pub condemned: u64,
+    /// Their bytes.
+    pub condemned_bytes: u64,
+    /// Of those, packs that wait for a session opened before their condemnation.
+    pub waiting: u64,
+    /// Packs without a live chunk that may belong to an open session.
+    pub in_use: u64,
+    /// Their bytes.
+    pub in_use_bytes: u64,
+    /// Packs that are mostly garbage.
+    pub sparse: u64,
+    /// Bytes of garbage in them.
+    pub sparse_bytes: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Snapshots in the trash.
+    pub trash: u64,
+    /// Packs deleted by this call.
+    pub dropped: u64,
+    /// Their bytes.
+    pub dropped_bytes: u64,
+    /// Packs emptied into others by this call.
+    pub compacted: u64,
+    /// Copies of shards, of all repositories, that their nodes have not deleted yet.
+    pub unswept: u64,
+}
+
 /// Calls to the catalogue. All are idempotent by the ids inside, so an implementation may repeat them; lists longer
 /// than the limits of `farshore_core::limits` are the caller's mistake. Cancel-safe: dropping a call abandons it.
 #[async_trait]
@@ -170,8 +213,9 @@ pub trait CatalogueApi: Send + Sync {
     async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord>;
     /// Finds a repository by name.
     async fn get_repository(&self, name: &Name) -> Result<RepoRecord>;
-    /// Opens a write lease under an id the caller has drawn at random.
-    async fn open_session(&self, session: SessionId, repo: RepoId) -> Result<OpenedSession>;
+    /// Opens a write lease under an id the caller has drawn at random. `seen` is the applied index of a topology the
+    /// caller was told; an id that has ended is not opened again.
+    async fn open_session(&self, session: SessionId, repo: RepoId, seen: u64) -> Result<OpenedSession>;
     /// Keeps a lease alive.
     async fn renew_session(&self, session: SessionId) -> Result<()>;
     /// Ends a lease.
@@ -181,14 +225,26 @@ pub trait CatalogueApi: Send + Sync {
     -> Result<Vec<Option<Ordinal>>>;
     /// Records uploaded packs (at most `COMMIT_PACKS_MAX`), all or none; one answer per pack, in order.
     async fn commit_packs(&self, session: SessionId, packs: Vec<PackCommit>) -> Result<Vec<PackCommitted>>;
-    /// Records a snapshot.
+    /// Records a snapshot. The checkpoint it replaces, if any, goes in the same step.
     async fn commit_snapshot(
         &self,
         session: SessionId,
         snapshot: SnapshotRecord,
+        replaces: Option<SnapshotId>,
     ) -> Result<SnapshotCommitted>;
-    /// Snapshots of a repository after an id, by id.
-    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage>;
+    /// Snapshots of a repository after an id, by id; or those in its trash.
+    async fn list_snapshots(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        trash: bool,
+    ) -> Result<SnapshotPage>;
+    /// Changes snapshots or settings of a repository; how many snapshots were concerned.
+    async fn change_repository(&self, repo: RepoId, change: RepoChange) -> Result<u32>;
+    /// Settings of a repository, and catalogue time, Unix milliseconds.
+    async fn settings(&self, repo: RepoId) -> Result<(RepoSettings, u64)>;
+    /// What garbage there is; unless `dry_run`, what can be collected at once is collected first.
+    async fn collect_garbage(&self, repo: RepoId, dry_run: bool) -> Result<GarbageReport>;
     /// Where these chunks (at most `LOOKUP_CHUNKS_MAX`) lie.
     async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located>;
     /// Packs of a repository from a number on.

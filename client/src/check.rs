@@ -7,9 +7,8 @@ use crate::error::{Error, Result};
 use crate::fetch::unknown;
 use crate::files::RelPath;
 use crate::format::content::ContentIter;
-use crate::format::pack::{read_table, tail_len};
 use crate::format::{ChunkSource, Node, Opener};
-use crate::list::{Filter, Snapshot, absolute, snapshots};
+use crate::list::{Filter, Snapshot, absolute, records, snapshots};
 use crate::progress::{Event, Progress};
 use crate::walk::{Step, Walk};
 use bytes::{Bytes, BytesMut};
@@ -19,6 +18,7 @@ use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute};
 use farshore_core::id::{ChunkId, NodeId, PackId, PackNo, SnapshotId};
 use farshore_core::limits::{CHECK_PACKS_IN_FLIGHT, LOOKUP_CHUNKS_MAX};
+use farshore_core::pack::{read_table, tail_len};
 use farshore_core::peer::{ShardError, ShardIo};
 use farshore_core::shard::ShardRange;
 use futures_util::StreamExt;
@@ -173,6 +173,12 @@ async fn structure(context: &Context, report: &mut Report, progress: &dyn Progre
             sound.extend(visited);
             continue;
         }
+        // Forgotten meanwhile, it needs nothing any more.
+        let listed = records(context.api.as_ref(), &context.keys, false).await?;
+        if !listed.iter().any(|(record, _)| record.id == snapshot.id) {
+            report.snapshots -= 1;
+            continue;
+        }
         for (path, why) in &found {
             progress.event(Event::Problem { path, why });
         }
@@ -310,10 +316,20 @@ async fn packs(
             report.chunks += chunks;
             report.bytes += bytes;
             progress.event(Event::Bytes { bytes });
-            report.damaged.extend(damage);
+            if let Some(damage) = damage
+                && is_there(context, damage.no).await?
+            {
+                report.damaged.push(damage);
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a pack has not been collected as garbage since it was listed.
+async fn is_there(context: &Context, no: PackNo) -> Result<bool> {
+    let page = context.api.list_packs(context.keys.repo(), no).await?;
+    Ok(page.packs.first().is_some_and(|pack| pack.no == no))
 }
 
 /// What one pack showed.

@@ -1,7 +1,7 @@
 //! `Client` and `Repository`: what the command line, the agent and the simulator call. Wiring only; the work is in the
 //! modules below. Both are cheap to clone and may be used from several tasks at a time. Nothing here prints.
 
-use crate::api::{CatalogueApi, ClusterStatus, Topology};
+use crate::api::{CatalogueApi, ClusterStatus, GarbageReport, Topology};
 use crate::backup;
 use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
@@ -12,13 +12,15 @@ use crate::format::RepoConfig;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
 use crate::restore;
+use crate::retention::{self, ForgetPlan, Keep};
 use crate::session::conversation::Conversation;
 pub use crate::session::grpc::Freshness;
-use crate::session::{GrpcCatalogue, ScrubResult, export, scrub};
-use farshore_core::catalogue::RepoRecord;
+use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
+use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
-use farshore_core::id::RepoId;
+use farshore_core::id::{RepoId, SnapshotId};
+use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::peer::ShardIo;
 use farshore_core::policy::{self, Policy};
 use farshore_core::topology::{Name, NodeState};
@@ -38,7 +40,14 @@ struct Parts {
     shards: Arc<dyn ShardIo>,
     health: Arc<NodeHealth>,
     /// Direct lines to the nodes; none when the cluster is not reached by gRPC.
-    peers: Option<Arc<Peers>>,
+    direct: Option<Direct>,
+}
+
+/// What goes past the catalogue's own calls.
+#[derive(Clone)]
+struct Direct {
+    peers: Arc<Peers>,
+    operator: Arc<Operator>,
 }
 
 /// A repository that was found but not opened.
@@ -69,13 +78,15 @@ impl Client {
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
         let conversation =
             Conversation::new(host.net.clone(), tls, host.entropy.clone(), &profile.endpoints)?;
+        let conversation = Arc::new(conversation);
+        let operator = Arc::new(Operator::new(conversation.clone(), host.entropy.clone()));
         let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone(), freshness));
         let topology = api.topology().await?;
         if topology.cluster != profile.cluster {
             return Err(Error::Credential("the profile belongs to another cluster".into()));
         }
         let shards = Arc::new(GrpcShards::new(peers.clone()));
-        Ok(Self::assemble(host, api, shards, Some(peers)))
+        Ok(Self::assemble(host, api, shards, Some(Direct { peers, operator })))
     }
 
     /// A client over any catalogue and shards, such as those of a test.
@@ -90,19 +101,19 @@ impl Client {
         &self,
         wrap: impl FnOnce(Arc<dyn CatalogueApi>) -> Arc<dyn CatalogueApi>,
     ) -> Client {
-        let Parts { host, api, shards, health, peers } = self.0.as_ref();
+        let Parts { host, api, shards, health, direct } = self.0.as_ref();
         let api = wrap(api.clone());
         let (host, shards, health) = (host.clone(), shards.clone(), health.clone());
-        Client(Arc::new(Parts { host, api, shards, health, peers: peers.clone() }))
+        Client(Arc::new(Parts { host, api, shards, health, direct: direct.clone() }))
     }
 
     fn assemble(
         host: Host,
         api: Arc<dyn CatalogueApi>,
         shards: Arc<dyn ShardIo>,
-        peers: Option<Arc<Peers>>,
+        direct: Option<Direct>,
     ) -> Client {
-        Client(Arc::new(Parts { host, api, shards, health: Arc::new(NodeHealth::new()), peers }))
+        Client(Arc::new(Parts { host, api, shards, health: Arc::new(NodeHealth::new()), direct }))
     }
 
     /// The whole picture of the cluster.
@@ -117,24 +128,30 @@ impl Client {
 
     /// Has every node that is not gone re-read all its shards, and waits.
     pub async fn scrub(&self) -> Result<ScrubResult> {
-        let peers = self.0.peers.as_ref();
-        let peers = peers.ok_or_else(|| Error::Invalid("this cluster cannot be asked to scrub".into()))?;
+        let direct = self.0.direct.as_ref();
+        let direct = direct.ok_or_else(|| Error::Invalid("this cluster cannot be asked to scrub".into()))?;
         let nodes = self.topology().await?.nodes;
         let asked: Vec<_> = nodes
             .iter()
             .filter(|n| matches!(n.state, NodeState::Up | NodeState::Suspect | NodeState::Draining))
             .map(|n| n.id)
             .collect();
-        Ok(scrub::scrub(peers, &asked).await)
+        Ok(scrub::scrub(&direct.peers, &asked).await)
+    }
+
+    /// To look at the topology and to change it.
+    pub fn operator(&self) -> Result<&Operator> {
+        let direct = self.0.direct.as_ref().map(|direct| direct.operator.as_ref());
+        direct.ok_or_else(|| Error::Invalid("the topology of this cluster cannot be changed".into()))
     }
 
     /// Has the leader export the whole catalogue now, and waits.
     pub async fn export_catalogue(&self) -> Result<farshore_proto::wire::ExportCatalogueReply> {
-        let peers = self.0.peers.as_ref();
-        let peers = peers.ok_or_else(|| Error::Invalid("this cluster cannot be asked to export".into()))?;
+        let direct = self.0.direct.as_ref();
+        let direct = direct.ok_or_else(|| Error::Invalid("this cluster cannot be asked to export".into()))?;
         // From the topology the addresses are learnt.
         self.topology().await?;
-        export::export(peers, &self.status().await?).await
+        export::export(&direct.peers, &self.status().await?).await
     }
 
     /// Creates a repository. Refused if this cluster cannot meet the policy; the reason names the nearest it can.
@@ -288,6 +305,104 @@ impl Repository {
         each: &mut (dyn FnMut(ListedEntry) + Send),
     ) -> Result<()> {
         list::ls(self.0.trees.clone(), snapshot, path, recursive, each).await
+    }
+
+    /// Snapshots in the trash, oldest first.
+    pub async fn trash(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
+        list::trash(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+    }
+
+    /// Moves snapshots to the trash, all or none: refused if a lock keeps one. `bypass` ignores locks in governance mode.
+    /// Says how many were moved; those that are not there are passed over.
+    pub async fn forget(&self, snapshots: &[SnapshotId], bypass: bool) -> Result<u32> {
+        let change = |snapshots| RepoChange::Forget { snapshots, bypass };
+        self.change_each(snapshots, change).await
+    }
+
+    /// What a retention policy would forget among the snapshots the filter admits.
+    pub async fn plan_forget(&self, keep: &Keep, filter: &Filter) -> Result<ForgetPlan> {
+        let snapshots = self.snapshots(filter).await?;
+        let (settings, now_ms) = self.settings().await?;
+        Ok(retention::plan(&self.0.keys, keep, snapshots, &settings, now_ms))
+    }
+
+    /// Stores a policy that then runs by itself, on groups of host and paths; or takes it away.
+    pub async fn store_policy(&self, keep: Option<&Keep>) -> Result<()> {
+        let policy = keep.map(|keep| keep.hashed(&self.0.keys));
+        if let Some(policy) = &policy {
+            policy.check().map_err(|e| Error::Invalid(e.to_string()))?;
+        }
+        self.set_retention(policy.map(|policy| policy.to_string())).await
+    }
+
+    /// The policy that runs by itself, if there is one.
+    pub async fn stored_policy(&self) -> Result<Option<farshore_core::retention::Policy>> {
+        let text = self.settings().await?.0.retention;
+        let parse = |text: String| text.parse().map_err(|e| Error::corrupt("stored retention policy", e));
+        text.map(parse).transpose()
+    }
+
+    /// Takes snapshots out of the trash.
+    pub async fn undelete(&self, snapshots: &[SnapshotId]) -> Result<u32> {
+        self.change_each(snapshots, |snapshots| RepoChange::Undelete { snapshots }).await
+    }
+
+    /// Removes snapshots from the trash for good; `early` also those whose time in it is not over.
+    pub async fn purge(&self, snapshots: &[SnapshotId], early: bool) -> Result<u32> {
+        self.change_each(snapshots, |snapshots| RepoChange::Purge { snapshots, early }).await
+    }
+
+    /// Locks a snapshot or extends its lock. `bypass` allows to shorten one in governance mode.
+    pub async fn lock_snapshot(&self, snapshot: SnapshotId, lock: Lock, bypass: bool) -> Result<()> {
+        self.change(RepoChange::LockSnapshot { snapshot, lock, bypass }).await.map(drop)
+    }
+
+    /// Locks every snapshot from its commit on, or extends that. `bypass` allows to shorten or lift a lock in governance
+    /// mode.
+    pub async fn lock(&self, lock: Option<RepoLock>, bypass: bool) -> Result<()> {
+        self.change(RepoChange::Lock { lock, bypass }).await.map(drop)
+    }
+
+    /// Sets how long forgotten snapshots stay in the trash, milliseconds; `None` for the default.
+    pub async fn set_trash(&self, trash_ms: Option<u64>) -> Result<()> {
+        self.change(RepoChange::SetTrash { trash_ms }).await.map(drop)
+    }
+
+    /// Sets the retention policy that runs by itself, in its readable form; `None` for none.
+    pub async fn set_retention(&self, policy: Option<String>) -> Result<()> {
+        self.change(RepoChange::SetRetention { policy }).await.map(drop)
+    }
+
+    /// Notes that all data of a snapshot was read and found right just now.
+    pub async fn mark_verified(&self, snapshot: SnapshotId) -> Result<()> {
+        self.change(RepoChange::MarkVerified { snapshot }).await.map(drop)
+    }
+
+    /// What an operator has set, and catalogue time, Unix milliseconds.
+    pub async fn settings(&self) -> Result<(RepoSettings, u64)> {
+        self.0.client.0.api.settings(self.id()).await
+    }
+
+    /// What garbage there is; unless `dry_run`, what can be collected at once is collected first.
+    pub async fn prune(&self, dry_run: bool) -> Result<GarbageReport> {
+        self.0.client.0.api.collect_garbage(self.id(), dry_run).await
+    }
+
+    async fn change(&self, change: RepoChange) -> Result<u32> {
+        self.0.client.0.api.change_repository(self.id(), change).await
+    }
+
+    /// In as many commands as it takes; each is all or none.
+    async fn change_each(
+        &self,
+        snapshots: &[SnapshotId],
+        change: impl Fn(Vec<SnapshotId>) -> RepoChange,
+    ) -> Result<u32> {
+        let mut count = 0;
+        for some in snapshots.chunks(SNAPSHOTS_PER_COMMAND_MAX) {
+            count += self.change(change(some.to_vec())).await?;
+        }
+        Ok(count)
     }
 
     /// Backs a tree up. Cancelling it leaves at most packs that no snapshot needs; the cluster removes them.

@@ -11,6 +11,8 @@ pub mod restore;
 
 pub mod backup;
 
+pub mod retention;
+
 pub mod list;
 
 pub mod walk;

@@ -7,7 +7,7 @@ use crate::files::{Meta, RelPath};
 use crate::format::tree::{Entry, Node, lookup};
 use crate::format::{ChunkSource, SnapshotInfo};
 use crate::walk::{Step, Walk};
-use farshore_core::catalogue::SnapshotRecord;
+use farshore_core::catalogue::{SnapshotMarks, SnapshotRecord};
 use farshore_core::id::{ChunkId, SnapshotId};
 use std::sync::Arc;
 
@@ -23,6 +23,10 @@ pub struct Snapshot {
     pub id: SnapshotId,
     /// Catalogue time of its commit, Unix milliseconds; what retention and order rest on.
     pub committed_ms: u64,
+    /// Keyed hash of host and paths.
+    pub group: [u8; 16],
+    /// Lock, verification, and whether it lies in the trash.
+    pub marks: SnapshotMarks,
     /// What the client that made it recorded.
     pub info: SnapshotInfo,
 }
@@ -51,9 +55,23 @@ impl Filter {
 /// Every snapshot of the repository that the filter admits, oldest first. A description that does not open is an
 /// error: leaving a snapshot out silently would look like its loss.
 pub async fn snapshots(api: &dyn CatalogueApi, keys: &RepoKeys, filter: &Filter) -> Result<Vec<Snapshot>> {
+    let listed = records(api, keys, false).await?.into_iter().filter(|listed| !listed.0.label.partial);
+    opened(keys, listed, filter)
+}
+
+/// Every snapshot in the trash that the filter admits, oldest first.
+pub async fn trash(api: &dyn CatalogueApi, keys: &RepoKeys, filter: &Filter) -> Result<Vec<Snapshot>> {
+    opened(keys, records(api, keys, true).await?, filter)
+}
+
+fn opened(
+    keys: &RepoKeys,
+    listed: impl IntoIterator<Item = Listed>,
+    filter: &Filter,
+) -> Result<Vec<Snapshot>> {
     let mut all = Vec::new();
-    for record in records(api, keys).await? {
-        all.push(open(keys, &record)?);
+    for listed in listed {
+        all.push(open(keys, &listed)?);
     }
     all.retain(|s| filter.admits(&s.info));
     // Two snapshots of one millisecond keep a stable order.
@@ -74,29 +92,35 @@ pub async fn resolve(
     }
     let prefix = id_prefix(name)?;
     let mut fits = Vec::new();
-    for record in records(api, keys).await?.iter().filter(|r| r.id.to_string().starts_with(&prefix)) {
-        fits.push(open(keys, record)?);
+    let listed = records(api, keys, false).await?;
+    for listed in listed.iter().filter(|(record, _)| record.id.to_string().starts_with(&prefix)) {
+        fits.push(open(keys, listed)?);
     }
     fits.retain(|s| filter.admits(&s.info));
     pick(&fits, name).cloned()
 }
 
-fn open(keys: &RepoKeys, record: &SnapshotRecord) -> Result<Snapshot> {
+/// A record and what is kept beside it.
+pub type Listed = (SnapshotRecord, SnapshotMarks);
+
+fn open(keys: &RepoKeys, (record, marks): &Listed) -> Result<Snapshot> {
     let info = SnapshotInfo::open(keys, &record.id, &record.sealed)?;
-    Ok(Snapshot { id: record.id, committed_ms: record.committed_ms, info })
+    let SnapshotRecord { id, committed_ms, group, .. } = *record;
+    Ok(Snapshot { id, committed_ms, group, marks: *marks, info })
 }
 
-/// All records, by id, their bitmaps left out.
-async fn records(api: &dyn CatalogueApi, keys: &RepoKeys) -> Result<Vec<SnapshotRecord>> {
-    let mut all = Vec::<SnapshotRecord>::new();
+/// All records, by id, their bitmaps left out; or those in the trash.
+pub async fn records(api: &dyn CatalogueApi, keys: &RepoKeys, trash: bool) -> Result<Vec<Listed>> {
+    let mut all = Vec::<Listed>::new();
     loop {
-        let after = all.last().map(|record| record.id);
-        let page = api.list_snapshots(keys.repo(), after).await?;
+        let after = all.last().map(|(record, _)| record.id);
+        let page = api.list_snapshots(keys.repo(), after, trash).await?;
         if page.snapshots.first().is_some_and(|first| after.is_some_and(|after| first.id <= after)) {
             return Err(Error::Protocol("a page of snapshots does not continue the one before".into()));
         }
         let more = page.more && !page.snapshots.is_empty();
-        all.extend(page.snapshots);
+        let marks = page.marks.into_iter().chain(std::iter::repeat(SnapshotMarks::default()));
+        all.extend(page.snapshots.into_iter().zip(marks));
         if !more {
             return Ok(all);
         }
@@ -259,7 +283,13 @@ mod tests {
             stats: SnapshotStats::default(),
             unreadable: vec![],
         };
-        Snapshot { id: SnapshotId(id), committed_ms: time, info }
+        Snapshot {
+            id: SnapshotId(id),
+            committed_ms: time,
+            group: [0; 16],
+            marks: SnapshotMarks::default(),
+            info,
+        }
     }
 
     #[test]

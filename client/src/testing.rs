@@ -8,19 +8,20 @@ use crate::crypto::{KdfParams, MasterKey, RepoKeys, wrap};
 use crate::error::{Error, Result};
 use crate::files::{FileTime, Meta};
 use crate::format::{
-    Compression, Content, ContentBuilder, ContentChunk, DirBuilder, Entry, NewChunk, Node, PackBuilder,
-    RepoConfig, Sealer, SnapshotInfo, SnapshotStats,
+    Compression, Content, ContentBuilder, ContentChunk, DirBuilder, Entry, NewChunk, Node, RepoConfig,
+    Sealer, SnapshotInfo, SnapshotStats,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    ChunkRecord, PackCommit, PackKind, PackRecord, RepoRecord, ShardRecord, SnapshotKind, SnapshotRecord,
-    StripeRecord,
+    ChunkRecord, PackCommit, PackKind, PackRecord, RepoChange, RepoRecord, RepoSettings, ShardRecord,
+    SnapshotKind, SnapshotLabel, SnapshotRecord, StripeRecord,
 };
 use farshore_core::erasure::{CODEC_RS, Codec, Scheme};
 use farshore_core::host::{Host, real};
 use farshore_core::id::*;
+use farshore_core::pack::PackBuilder;
 use farshore_core::peer::{Receipt, ShardError, ShardIo, ShardPut, ShardRef};
 use farshore_core::policy::Policy;
 use farshore_core::shard::{ShardRange, hash_shard};
@@ -56,6 +57,8 @@ pub struct State {
     /// Calls to `get` that a node answered, and to nodes that are down.
     pub gets: u64,
     pub dead_gets: u64,
+    /// Checkpoints committed.
+    pub partial_commits: u64,
 }
 
 impl MemoryCluster {
@@ -172,7 +175,7 @@ impl CatalogueApi for MemoryCluster {
         let repo = self.state().repos.get(name.as_str()).cloned();
         repo.ok_or_else(|| Error::RepositoryMissing(name.to_string()))
     }
-    async fn open_session(&self, id: SessionId, repo: RepoId) -> Result<OpenedSession> {
+    async fn open_session(&self, id: SessionId, repo: RepoId, _: u64) -> Result<OpenedSession> {
         self.state().sessions.insert(id, repo);
         Ok(OpenedSession { id, opened: 1 })
     }
@@ -205,6 +208,7 @@ impl CatalogueApi for MemoryCluster {
         &self,
         session: SessionId,
         mut snapshot: SnapshotRecord,
+        replaces: Option<SnapshotId>,
     ) -> Result<SnapshotCommitted> {
         let mut state = self.state();
         state.alive(session)?;
@@ -217,15 +221,41 @@ impl CatalogueApi for MemoryCluster {
         state.clock_ms += 1_000;
         snapshot.committed_ms = state.clock_ms;
         let committed_ms = snapshot.committed_ms;
+        if let Some(replaced) = replaces {
+            state.snapshots.remove(&(snapshot.repo, replaced));
+        }
+        state.partial_commits += u64::from(snapshot.label.partial);
         state.snapshots.insert((snapshot.repo, snapshot.id), snapshot);
         Ok(SnapshotCommitted { committed_ms, under_target: 0 })
     }
-    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
+    async fn list_snapshots(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        trash: bool,
+    ) -> Result<SnapshotPage> {
+        if trash {
+            return Ok(SnapshotPage::default());
+        }
         // Pages of two, so that every listing in a test turns a page.
         let state = self.state();
         let mut rest = state.snapshots.values().filter(|s| s.repo == repo && after.is_none_or(|a| s.id > a));
         let snapshots = rest.by_ref().take(2).map(|s| SnapshotRecord { live: vec![], ..s.clone() }).collect();
-        Ok(SnapshotPage { snapshots, more: rest.next().is_some() })
+        Ok(SnapshotPage { snapshots, marks: vec![], more: rest.next().is_some() })
+    }
+    async fn change_repository(&self, repo: RepoId, change: RepoChange) -> Result<u32> {
+        let RepoChange::Forget { snapshots, .. } = change else {
+            return Err(Error::Protocol("a cluster in memory has neither trash nor locks".into()));
+        };
+        let mut state = self.state();
+        let gone = snapshots.into_iter().filter(|id| state.snapshots.remove(&(repo, *id)).is_some());
+        Ok(gone.count() as u32)
+    }
+    async fn settings(&self, _: RepoId) -> Result<(RepoSettings, u64)> {
+        Ok((RepoSettings::default(), self.state().clock_ms))
+    }
+    async fn collect_garbage(&self, _: RepoId, _: bool) -> Result<GarbageReport> {
+        Err(Error::Protocol("a cluster in memory keeps everything".into()))
     }
     async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {
         let state = self.state();
@@ -332,7 +362,7 @@ impl Planter {
             key_slots: vec![wrap(&master, b"secret", KdfParams::CHEAPEST, &real::OsEntropy).unwrap()],
         };
         cluster.create_repository(record).await.unwrap();
-        let session = cluster.open_session(SessionId([1; 16]), id).await.unwrap().id;
+        let session = cluster.open_session(SessionId([1; 16]), id, 0).await.unwrap().id;
         Planter {
             cluster,
             master,
@@ -466,10 +496,11 @@ impl Planter {
             parent: None,
             group: [0; 16],
             committed_ms: 0,
+            label: SnapshotLabel::default(),
             sealed: info.seal(&self.keys, &id, &real::OsEntropy).unwrap(),
             live,
         };
-        self.cluster.commit_snapshot(self.session, record).await.unwrap();
+        self.cluster.commit_snapshot(self.session, record, None).await.unwrap();
         id
     }
 }

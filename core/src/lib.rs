@@ -8,9 +8,15 @@ pub mod scatter;
 
 pub mod gather;
 
+pub mod stripe;
+
+pub mod pack;
+
 pub mod placement;
 
 pub mod catalogue;
+
+pub mod retention;
 
 pub mod policy;
 

@@ -63,6 +63,29 @@ pub const NODE_ADDR_BYTES_MAX: usize = 280;
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Rows of packs under target that one snapshot commit looks at; beyond it the reply is a lower bound.
 pub const UNDER_TARGET_LOOKS_MAX: usize = 16_384;
+/// Forgotten snapshots stay in the trash this long unless the repository says otherwise: a week is enough to come back
+/// from a holiday weekend and notice.
+pub const TRASH_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
+/// Most packs in one command of garbage collection.
+pub const GARBAGE_PACKS_MAX: usize = 256;
+/// Chunks of the packs dropped by one command; each is a row to be removed while nothing else is applied.
+pub const GARBAGE_CHUNKS_MAX: usize = 8_192;
+/// Packs that a round of garbage collection makes of others at most.
+pub const COMPACTIONS_PER_ROUND: usize = 4;
+/// Packs of which less than this is needed are worth copying, in percent of their chunks.
+pub const SPARSE_PERCENT_DEFAULT: u64 = 60;
+/// A long backup names what it has stored so far this often, so that it need not be sent again after a crash.
+pub const CHECKPOINT_MS: u64 = 180_000;
+/// A checkpoint that no later run has replaced goes after this long, milliseconds of catalogue time.
+pub const CHECKPOINT_KEEP_MS: u64 = 30 * 24 * 3_600_000;
+/// Most snapshots in one command.
+pub const SNAPSHOTS_PER_COMMAND_MAX: usize = 1_024;
+/// Most orphans in one command.
+pub const ORPHANS_MAX: usize = 256;
+/// Longest retention policy in its readable form, in bytes.
+pub const RETENTION_BYTES_MAX: usize = 1_024;
+/// Most tags of a snapshot that retention knows.
+pub const SNAPSHOT_TAGS_MAX: usize = 64;
 /// Most packs in one recheck.
 pub const RECHECK_PACKS_MAX: usize = 1_024;
 /// A page of a catalogue image ends after this many bytes.
@@ -159,6 +182,8 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 1_024;
 pub const PUTS_IN_FLIGHT_MAX: usize = 64;
 /// Most nodes of one cluster; bounds the address book, the health table and the topology answer.
 pub const NODES_MAX: usize = 1_024;
+/// Most changes of the topology in one plan.
+pub const TOPOLOGY_CHANGES_MAX: usize = 64;
 /// Bad shards waiting to be reported to the catalogue; more are found again by the next scrub.
 pub const REPORTS_QUEUED_MAX: usize = 4_096;
 /// Shards rebuilt at a time by the leader.
@@ -174,6 +199,26 @@ pub const SWEEP_COPIES_MAX: usize = 256;
 pub const CHAIN_STATES_MAX: usize = 2_048;
 /// Most steps of time a reliability model is followed for.
 pub const CHAIN_STEPS_MAX: f64 = 1e7;
+
+/// A client's clock ahead of catalogue time by more than this makes its snapshot suspect. A clock that runs on local time
+/// is up to 14 hours off, which is a nuisance and no sign of anything.
+pub const SUSPECT_AHEAD_MS: u64 = 24 * 3_600_000;
+/// The same for a clock that is behind. The label is from the beginning of a run, and the first backup of a large tree
+/// over a slow line takes weeks.
+pub const SUSPECT_BEHIND_MS: u64 = 30 * 86_400_000;
+/// A snapshot smaller than this part of the usual size is suspect: half of the tree is gone.
+pub const SUSPECT_SHRUNK: u64 = 2;
+/// A snapshot larger than this multiple of the usual size is suspect. A tree copied beside itself is not.
+pub const SUSPECT_GROWN: u64 = 4;
+/// Changes smaller than this are never suspect, unless nothing is left at all.
+pub const SUSPECT_BYTES_MIN: u64 = 1 << 20;
+/// The usual size is the median of so many trusted snapshots before.
+pub const SUSPECT_LEVEL_SNAPSHOTS: usize = 5;
+/// The usual size is forgotten when no snapshot has had it for this long: so long an operator has to notice.
+pub const SUSPECT_LEVEL_MS: u64 = 30 * 86_400_000;
+
+/// A repository's own retention policy is looked at again after this long, news or not: locks end by time alone.
+pub const RETAIN_AGAIN_MS: u64 = 3_600_000;
 
 /// Bytes of a node's disk that shards never take, so that catalogue, index and logs can go on when it is full.
 pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
@@ -203,6 +248,8 @@ pub const RAFT_IMAGE_STALL_MS: u64 = 60_000;
 pub const RAFT_INSTALL_MS: u64 = 30_000;
 /// Open sessions of a cluster; each is a row, and all are looked at each second.
 pub const SESSIONS_OPEN_MAX: u64 = 4_096;
+/// Ended sessions that are remembered; beyond it the older half is forgotten.
+pub const SESSIONS_ENDED_MAX: u64 = 8_192;
 /// A part of a catalogue export is closed at this size, so that whoever makes or reads one holds little.
 pub const EXPORT_PART_BYTES: usize = 8 << 20;
 /// Most parts of one export.
@@ -219,12 +266,19 @@ pub const EXPORT_BASE_AGE_MS: u64 = 24 * 3_600 * 1_000;
 pub const EXPORT_INCREMENT_BYTES_MIN: u64 = 16 << 20;
 /// An operator waits this long for an export.
 pub const EXPORT_CALL_MS: u64 = 30 * 60 * 1_000;
+/// Making an export is given up after this time.
+pub const EXPORT_MAKE_MS: u64 = EXPORT_CALL_MS;
+/// A part of an export that is not recorded for this long never will be: longer than an export may take.
+pub const EXPORT_LEFT_OVER_MS: u64 = 2 * EXPORT_MAKE_MS;
 /// Shards listed in one answer of a node under recovery; each is a header of 176 bytes.
 pub const LISTED_SHARDS_MAX: usize = 4_096;
 /// Stripes of exports that a rebuild looks at.
 pub const EXPORT_STRIPES_MAX: usize = 65_536;
 /// A node asked about its state during a recovery answers within this time.
 pub const RECOVERY_CALL_MS: u64 = 5_000;
+/// For so long after a recovery nothing is deleted by itself: packs that were taken in from their chunk tables wait for the
+/// next backup, and an operator who has chosen the wrong replica can choose again.
+pub const RECOVERY_REST_MS: u64 = 24 * 3_600 * 1_000;
 /// A rebuild of the catalogue reports that it is still at work at least this often.
 pub const REBUILD_SILENCE_MS: u64 = 60_000;
 /// Commands one node has under way at a time; more wait.

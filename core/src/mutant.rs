@@ -138,6 +138,18 @@ mutants! {
         "A leader renews a session although its end is in the log already.";
     GiveUpAtOnce, "give-up-at-once", "copy-before-condemn",
         "A node calls its shard bad after a single look.";
+    DropUnderSession, "drop-under-session", "delete-last",
+        "A condemned pack is deleted although a session is open that was told its chunks are there.";
+    TakeGone, "take-gone", "durable",
+        "No session is waited for, and a snapshot is recorded although chunks it names have been deleted.";
+    DropFirstLook, "drop-first-look", "durable",
+        "A pack is condemned and deleted by one look, which may be a while ago.";
+    OfferCondemned, "offer-condemned", "delete-last",
+        "Condemned chunks are offered to deduplication, and a snapshot does not revive what it names.";
+    ReopenEnded, "reopen-ended", "delete-last",
+        "A session that has ended is opened again by a call that comes late.";
+    IgnoreLock, "ignore-lock", "locked",
+        "Snapshots are forgotten although a lock holds.";
     SpoiltStays, "spoilt-stays", "heals",
         "A spoilt shard that the catalogue does not know is found by every scrub for ever.";
 }

@@ -9,7 +9,7 @@ use crate::erasure::Scheme;
 use crate::host::task::splitmix;
 use crate::id::{NodeId, StripeId};
 use crate::mutant::{Mutant, mutant};
-use crate::topology::Region;
+use crate::topology::{NodeRecord, Region};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +26,12 @@ pub struct Candidate {
     pub region: Region,
     /// Its weight: bytes it offers. A node with 0 is drawn last.
     pub capacity: u64,
+}
+
+/// Nodes that take shards.
+pub fn candidates<'a>(nodes: impl IntoIterator<Item = &'a NodeRecord>) -> Vec<Candidate> {
+    let up = nodes.into_iter().filter(|node| node.takes_shards());
+    up.map(|node| Candidate { id: node.id, region: node.region.clone(), capacity: node.capacity }).collect()
 }
 
 /// The strictest constraints that could be kept, best first.

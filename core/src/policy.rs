@@ -175,6 +175,11 @@ fn count(number: usize, word: &str) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Shards may be placed there, now or when it is back.
+fn stays(node: &NodeRecord) -> bool {
+    node.state.counts() && node.state != NodeState::Draining && !node.is_witness()
+}
+
 /// A scheme in the making.
 #[derive(Clone, Copy)]
 struct Code {
@@ -193,7 +198,7 @@ struct Map<'a> {
 impl<'a> Map<'a> {
     fn of(nodes: &'a [NodeRecord]) -> Self {
         let mut map = Map { regions: BTreeMap::new(), providers: BTreeMap::new() };
-        for node in nodes.iter().filter(|n| n.state.counts() && n.state != NodeState::Draining) {
+        for node in nodes.iter().filter(|n| stays(n)) {
             *map.regions.entry(node.region.as_str()).or_default() += 1;
         }
         for (region, size) in &map.regions {

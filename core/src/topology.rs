@@ -3,6 +3,7 @@
 use crate::id::NodeId;
 use crate::limits::NAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -172,10 +173,66 @@ pub struct NodeRecord {
     pub zone: Option<Name>,
     /// `host:port` of its gRPC listener as others reach it.
     pub addr: String,
-    /// Bytes it offers for shards; its weight in placement.
+    /// Bytes it offers for shards; its weight in placement. 0 makes it a witness.
     pub capacity: u64,
     /// Where it is in its life.
     pub state: NodeState,
+}
+
+impl NodeRecord {
+    /// Votes and holds the catalogue, and offers no room for shards.
+    pub fn is_witness(&self) -> bool {
+        self.capacity == 0
+    }
+    /// New shards may be placed here.
+    pub fn takes_shards(&self) -> bool {
+        self.state.takes_shards() && !self.is_witness()
+    }
+}
+
+/// What an operator wants to become of a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// Its shards move to others; it is retired once it is empty.
+    Drain(NodeId),
+    /// It is not to be emptied after all.
+    Keep(NodeId),
+    /// It is gone for good: lost, or empty.
+    Remove(NodeId),
+}
+
+impl Change {
+    /// Whom it concerns.
+    pub fn node(self) -> NodeId {
+        match self {
+            Change::Drain(node) | Change::Keep(node) | Change::Remove(node) => node,
+        }
+    }
+    /// Lower-case word used on the wire and in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Change::Drain(_) => "drain",
+            Change::Keep(_) => "keep",
+            Change::Remove(_) => "remove",
+        }
+    }
+    /// What [`Change::word`] named.
+    pub fn of(word: &str, node: NodeId) -> Option<Self> {
+        [Change::Drain(node), Change::Keep(node), Change::Remove(node)].into_iter().find(|c| c.word() == word)
+    }
+}
+
+/// What operators have decided about the topology, and what they are about to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Intent {
+    /// Raised by every accepted change of the topology or of what is staged, so that nobody enacts what they have not seen.
+    pub epoch: u64,
+    /// Changes that were proposed and not enacted; at most one for each node.
+    pub staged: Vec<Change>,
+    /// Nodes that an operator wants emptied. One that was silent for long takes it up again when it is back.
+    pub leaving: BTreeSet<NodeId>,
+    /// Who raised the epoch last, as a number drawn by the caller: asking again is harmless.
+    pub request: [u8; 16],
 }
 
 #[cfg(test)]

@@ -77,18 +77,48 @@ pub fn clock(seconds: u64) -> String {
     if h > 0 { format!("{h}:{m:02}:{s:02}") } else { format!("{m}:{s:02}") }
 }
 
-/// Writes a Unix time in milliseconds as RFC 3339 in UTC (proleptic Gregorian calendar; Hinnant's civil-from-days).
-pub fn rfc3339(unix_ms: u64) -> String {
-    let (days, rest) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    let z = days as i64 + 719_468;
+/// The calendar date (year, month, day) of a day counted from 1970-01-01 (proleptic Gregorian calendar; Hinnant's
+/// civil-from-days).
+pub fn civil(day: i64) -> (i64, i64, i64) {
+    let z = day + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);
     let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+/// The day, counted from 1970-01-01, of the first of a month: the inverse of [`civil`].
+pub fn first_of_month(year: i64, month: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, yoe) = (year.div_euclid(400), year.rem_euclid(400));
+    let doy = (153 * ((month + 9) % 12) + 2) / 5;
+    era * 146_097 + 365 * yoe + yoe / 4 - yoe / 100 + doy - 719_468
+}
+
+/// Reads a date such as `2027-01-31` as Unix milliseconds of its beginning in UTC.
+pub fn parse_date(text: &str) -> Result<u64, BadUnit> {
+    let bad = || BadUnit { text: text.into(), expected: "a date such as 2027-01-31" };
+    let parts: Vec<&str> = text.split('-').collect();
+    let [year, month, day] = parts[..] else { return Err(bad()) };
+    let number = |text: &str, digits: usize| -> Option<i64> {
+        let plain = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| plain)
+    };
+    let fields = (number(year, 4), number(month, 2), number(day, 2));
+    let (Some(year), Some(month @ 1..=12), Some(day)) = fields else { return Err(bad()) };
+    let days = first_of_month(year, month) + day - 1;
+    let ms = u64::try_from(days).ok().map(|days| days * 86_400_000);
+    // Such as the 30th of February.
+    ms.filter(|_| civil(days) == (year, month, day)).ok_or_else(bad)
+}
+
+/// Writes a Unix time in milliseconds as RFC 3339 in UTC.
+pub fn rfc3339(unix_ms: u64) -> String {
+    let (days, rest) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let (year, month, day) = civil(days as i64);
     let (h, m, s, ms) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1_000 % 60, rest % 1_000);
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
 }
@@ -113,6 +143,21 @@ mod tests {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(rfc3339(1_795_190_399_999), "2026-11-20T15:59:59.999Z");
+        let mut dates = (-800_000..800_000).map(civil);
+        let mut before = dates.next().unwrap();
+        for (day, date) in (-799_999..).zip(dates) {
+            let (year, month, day_of_month) = date;
+            assert_eq!(first_of_month(year, month) + day_of_month - 1, day);
+            assert!(date > before, "{date:?}");
+            before = date;
+        }
+        assert_eq!(parse_date("2026-11-20").map(rfc3339).unwrap(), "2026-11-20T00:00:00.000Z");
+        assert_eq!(parse_date("1970-01-01"), Ok(0));
+        for bad in
+            ["", "2026", "2026-13-01", "2026-02-30", "2026-2-3", "1969-12-31", "2026-01-+1", "2026-01-01T"]
+        {
+            assert!(parse_date(bad).is_err(), "{bad}");
+        }
         assert_eq!(clock(8103), "2:15:03");
         assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
         assert!(parse_duration("15").is_err());

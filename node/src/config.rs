@@ -65,6 +65,8 @@ pub struct Timing {
     pub session_lease: Duration,
     /// Pause between looks of the repair planner and the sweeper. Default 2 s.
     pub maintain_every: Duration,
+    /// Least pause between looks for garbage. Default 1 min: nothing waits for it.
+    pub collect_every: Duration,
     /// Shortest time between two exports of the catalogue into the shard stores: what was acknowledged longer ago than
     /// about this survives the loss of every replica. Default 10 s; 0 s turns exports off.
     pub export_every: Duration,
@@ -80,6 +82,7 @@ impl Default for Timing {
             scrub_period: Duration::from_secs(14 * 86_400),
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             maintain_every: Duration::from_secs(2),
+            collect_every: Duration::from_secs(60),
             export_every: Duration::from_secs(10),
         }
     }
@@ -102,7 +105,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Everything the node keeps; the caller opens the disk and the stores below it.
     pub data_dir: PathBuf,
-    /// Bytes offered for shards; also the node's weight in placement.
+    /// Bytes offered for shards; also the node's weight in placement. 0 for a witness, which votes and holds the catalogue
+    /// and nothing else.
     pub capacity: u64,
     /// Where the caller finds the PEM files.
     pub credentials: CredentialFiles,
@@ -137,7 +141,9 @@ struct Typed {
     listen: String,
     advertise: Option<String>,
     data_dir: PathBuf,
-    capacity: String,
+    #[serde(default)]
+    role: Role,
+    capacity: Option<String>,
     credentials: TypedCredentials,
     #[serde(default)]
     peers: Vec<TypedSeed>,
@@ -145,6 +151,17 @@ struct Typed {
     timing: TypedTiming,
     #[serde(default)]
     raft: TypedRaft,
+}
+
+/// What a node is for.
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "kebab-case")]
+enum Role {
+    /// It keeps shards.
+    #[default]
+    Storage,
+    /// It votes.
+    Witness,
 }
 
 #[derive(Deserialize)]
@@ -172,6 +189,7 @@ struct TypedTiming {
     scrub_period: Option<String>,
     session_lease: Option<String>,
     maintain_every: Option<String>,
+    collect_every: Option<String>,
     export_every: Option<String>,
 }
 
@@ -199,7 +217,7 @@ impl Typed {
             listen: address("listen", self.listen, true)?,
             advertise: self.advertise.map(|a| address("advertise", a, false)).transpose()?,
             data_dir: self.data_dir,
-            capacity: capacity(&self.capacity)?,
+            capacity: capacity(self.role, self.capacity.as_deref())?,
             credentials: CredentialFiles { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
@@ -220,6 +238,7 @@ impl TypedTiming {
             scrub_period: duration("timing.scrub_period", self.scrub_period, d.scrub_period)?,
             session_lease: duration("timing.session_lease", self.session_lease, d.session_lease)?,
             maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
+            collect_every: duration("timing.collect_every", self.collect_every, d.collect_every)?,
             export_every: match self.export_every.as_deref() {
                 Some("0" | "0s") => Duration::ZERO,
                 _ => duration("timing.export_every", self.export_every, d.export_every)?,
@@ -267,10 +286,18 @@ fn size(key: &'static str, text: &str) -> Result<u64, ConfigError> {
     read::<Bytes>(key, text).map(|bytes| bytes.0)
 }
 
-fn capacity(text: &str) -> Result<u64, ConfigError> {
-    match size("capacity", text)? {
-        0 => Err(value("capacity", "must be more than nothing")),
-        bytes => Ok(bytes),
+fn capacity(role: Role, text: Option<&str>) -> Result<u64, ConfigError> {
+    match (role, text) {
+        (Role::Witness, None) => Ok(0),
+        (Role::Witness, Some(_)) => Err(value("capacity", "a witness keeps no shards; leave it out")),
+        (Role::Storage, None) => Err(value("capacity", "is needed: bytes offered for shards, such as 500G")),
+        (Role::Storage, Some(text)) => match size("capacity", text)? {
+            0 => Err(value(
+                "capacity",
+                "must be more than nothing; a node that only votes has role = \"witness\"",
+            )),
+            bytes => Ok(bytes),
+        },
     }
 }
 
@@ -349,6 +376,12 @@ mod tests {
     }
 
     #[test]
+    fn a_witness_offers_nothing() {
+        let text = GOOD.replace("capacity = \"1.5TiB\"", "role = \"witness\"");
+        assert_eq!(Config::parse(&text).unwrap().capacity, 0);
+    }
+
+    #[test]
     fn every_complaint_names_its_key() {
         let wrong = |from: &str, to: &str| {
             assert!(GOOD.contains(from));
@@ -356,6 +389,9 @@ mod tests {
         };
         assert!(wrong("1.5TiB", "much").contains("`capacity`"));
         assert!(wrong("1.5TiB", "0").contains("`capacity`"));
+        assert!(wrong("capacity = \"1.5TiB\"", "").contains("`capacity`"));
+        assert!(wrong("name = \"a1\"", "name = \"a1\"\nrole = \"witness\"").contains("`capacity`"));
+        assert!(wrong("name = \"a1\"", "name = \"a1\"\nrole = \"king\"").contains("role"));
         assert!(wrong("aws/eu-west-1", "aws").contains("`region`"));
         assert!(wrong("10.0.0.2:7400", "10.0.0.2:0").contains("`peers.addr`"));
         assert!(wrong("127.0.0.1:0", ":7").contains("`listen`"));

@@ -8,6 +8,8 @@ pub mod rescue;
 
 pub mod run;
 
+pub mod form;
+
 pub mod rpc;
 
 pub mod recover;

@@ -86,7 +86,7 @@ async fn claim_what_is_there(host: &Host, identity: Identity) -> Result<(), Star
     if !claimed && disk.list("shards").await.map_err(StoreError::Io)?.is_empty() {
         return Err(StartError::NothingHere);
     }
-    identity.claim(disk).await?;
+    identity.claim(disk, host.entropy.as_ref()).await?;
     Ok(())
 }
 

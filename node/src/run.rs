@@ -2,31 +2,31 @@
 //! them from the last to the first.
 
 use crate::catalogue::{Catalogue, CatalogueError, View};
-use crate::config::{Config, Seed};
+use crate::config::Config;
+use crate::form;
 use crate::identity::{Identity, IdentityError};
+use crate::maintain::collect;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
 use crate::maintain::report::Reports;
 use crate::maintain::{Shared, export, lead, survey};
-use crate::raft::membership::MembershipError;
+use crate::raft::passport::Passport;
 use crate::raft::reseat;
-use crate::raft::{Consensus, ConsensusError, RaftStoreError};
+use crate::raft::{Consensus, RaftStoreError};
 use crate::rpc;
 use crate::store::{ShardStore, StoreError, StoreOptions};
 use crate::worker::{WorkerStatus, Workers};
-use farshore_core::catalogue::{Command, Refusal, Reply};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::task::{self, Owned};
 use farshore_core::host::{Host, Kv, KvError, KvRole};
 use farshore_core::id::NodeId;
 use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
-use farshore_core::retry::Budget;
 use farshore_core::topology::{NodeRecord, NodeState};
 use farshore_proto::peers::Peers;
 use farshore_proto::serve;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::{Credentials, Tls, TlsError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -82,9 +82,6 @@ pub enum StartError {
     /// The log lacks what this node has promised, or is damaged.
     #[error("open the catalogue's log: {0}")]
     Raft(#[from] RaftStoreError),
-    /// The cluster cannot be formed.
-    #[error("form the cluster: {0}")]
-    Form(#[from] MembershipError),
     /// The address cannot be listened on.
     #[error("listen on {0}: {1}")]
     Listen(String, io::Error),
@@ -130,10 +127,11 @@ impl Node {
         let id = own_id(&tls, &config)?;
         tracing::info!(node = %id, name = %config.name, region = %config.region, "starting");
 
-        if config.bootstrap.is_none() && !Identity::is_claimed(host.disk.as_ref()).await? {
+        if !Identity::is_claimed(host.disk.as_ref()).await? {
             refuse_if_known(&host, &tls, &config, id).await?;
         }
-        let opened = Identity { cluster: config.cluster, node: id }.claim(host.disk.as_ref()).await?;
+        let owner = Identity { cluster: config.cluster, node: id };
+        let (claim, opened) = owner.claim(host.disk.as_ref(), host.entropy.as_ref()).await?;
         tracing::info!(?opened, "data directory is ours");
 
         let state = host.kv.open(KvRole::Catalogue).await?;
@@ -157,8 +155,10 @@ impl Node {
 
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
         fill_book(&peers, &config, &catalogue.view()?, &own)?;
-        let consensus =
-            Consensus::start(&host, id, catalogue, state, peers.clone(), config.raft.clone()).await?;
+        let passport = Passport::new(claim, host.disk.clone());
+        passport.learn(catalogue.view()?.incarnations()?, retired(&catalogue.view()?)?);
+        let raft = config.raft.clone();
+        let consensus = Consensus::start(&host, id, catalogue, state, peers.clone(), passport, raft).await?;
         tracing::info!(known = peers.known().len(), "consensus takes part");
 
         let shared = Arc::new(Shared {
@@ -169,19 +169,21 @@ impl Node {
             store,
             shards: Arc::new(GrpcShards::new(peers.clone())),
             peers,
+            seeds: config.peers.clone(),
             reached: NodeHealth::new(),
             reports,
             health: Health::new(config.timing),
             leases: Leases::new(config.timing.session_lease),
             surveyed: survey::Surveyed::default(),
             repairs: lead::Repairs::default(),
+            collecting: collect::Collecting::default(),
             exports: export::Exports::default(),
             host,
         });
         let listening = listen(listener, tls, rpc::routes(&shared));
         tracing::info!("answering");
 
-        let forming = form(&shared, config.bootstrap.as_deref()).await?;
+        let forming = config.bootstrap.map(|founders| form::start(shared.clone(), founders, config.peers));
         let mut workers = Workers::default();
         shared.start_workers(&mut workers);
         tracing::info!("workers started");
@@ -217,6 +219,7 @@ impl Node {
     pub async fn failed(&self) -> String {
         tokio::select! {
             biased;
+            why = self.shared.consensus.passport().ousted() => why,
             why = self.shared.consensus.stopped() => format!("the catalogue replica stopped: {why}"),
             why = self.shared.store.failed() => why,
         }
@@ -325,6 +328,12 @@ pub(crate) fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<()
     }
 }
 
+/// Who does not belong to the cluster any more.
+fn retired(view: &View) -> Result<BTreeSet<NodeId>, CatalogueError> {
+    let nodes = view.nodes()?.into_iter();
+    Ok(nodes.filter(|node| node.state == NodeState::Retired).map(|node| node.id).collect())
+}
+
 /// This node as it describes itself to the leader. The state is the leader's to judge.
 pub(crate) fn own_record(id: NodeId, config: &Config, addr: &str) -> NodeRecord {
     NodeRecord {
@@ -362,37 +371,4 @@ pub(crate) fn listen(
     Listening { stop, task: Some(task) }
 }
 
-/// Makes the seeds the first voters of a new cluster and names it, once there is a leader to name it to. Does nothing
-/// on a node that has state: a cluster is formed once.
-async fn form(shared: &Arc<Shared>, seeds: Option<&[Seed]>) -> Result<Option<Owned>, StartError> {
-    let Some(seeds) = seeds else { return Ok(None) };
-    let voters: Vec<(NodeId, String)> = seeds.iter().map(|seed| (seed.id, seed.addr.clone())).collect();
-    let fresh = shared.consensus.bootstrap(&voters).await?;
-    if !fresh && shared.view()?.cluster().is_some() {
-        tracing::info!("the cluster is formed already");
-        return Ok(None);
-    }
-    tracing::info!(voters = voters.len(), "forming the cluster");
-    let shared = shared.clone();
-    Ok(Some(Owned::spawn(async move { name_cluster(&shared).await })))
-}
-
-/// Repeats until it is done: the other voters may be started much later.
-async fn name_cluster(shared: &Shared) {
-    loop {
-        let mut budget = Budget::new(FORM_ROUND);
-        let error: ConsensusError =
-            match shared.consensus.propose(Command::FormCluster { cluster: shared.cluster }).await {
-                Ok(Reply::Done | Reply::Refused(Refusal::AlreadyFormed)) => {
-                    return tracing::info!("cluster formed");
-                }
-                Ok(reply) => return tracing::error!(?reply, "form the cluster"),
-                Err(error) => error,
-            };
-        tracing::info!(%error, "waiting for a majority to form the cluster");
-        budget.pause(shared.host.entropy.as_ref()).await;
-    }
-}
-
-const FORM_ROUND: Duration = Duration::from_secs(60);
 const FORMED_POLL: Duration = Duration::from_millis(200);

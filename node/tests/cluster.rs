@@ -4,7 +4,10 @@
 #[path = "support/harness.rs"]
 mod harness;
 
-use farshore_core::catalogue::{SnapshotKind, SnapshotRecord};
+#[path = "support/membership.rs"]
+mod membership;
+
+use farshore_core::catalogue::{SnapshotKind, SnapshotLabel, SnapshotRecord};
 use farshore_core::id::{RepoId, SessionId, SnapshotId};
 use farshore_core::peer::{ShardError, ShardIo, ShardPut};
 use farshore_core::shard::{PackInfo, hash_shard};
@@ -73,10 +76,15 @@ fn snapshot(repo: RepoId, ordinals: &[u64]) -> wire::CommitSnapshotRequest {
         parent: None,
         group: [0; 16],
         committed_ms: 0,
+        label: SnapshotLabel::default(),
         sealed: b"sealed".to_vec(),
         live,
     };
-    wire::CommitSnapshotRequest { session: raw(SESSION.as_bytes()), snapshot: Some(record.into()) }
+    wire::CommitSnapshotRequest {
+        session: raw(SESSION.as_bytes()),
+        snapshot: Some(record.into()),
+        ..Default::default()
+    }
 }
 
 /// The pack of this chunk is whole, spread as it should be, and reads back.

@@ -47,6 +47,9 @@ pub enum ApiError {
     /// The caller may not do this.
     #[error("{0}")]
     Denied(String),
+    /// A retention lock forbids it.
+    #[error("{0}")]
+    Locked(String),
     /// The request itself is wrong, too large or unknown to this node.
     #[error("{0}")]
     Invalid(String),
@@ -82,7 +85,7 @@ impl ApiError {
         use ApiError::*;
         match self {
             NotFound(_) | Exists(_) | NoSession(_) | ChunksGone(_) | BelowFloor(_) | Denied(_)
-            | Invalid(_) | Stale(_) | LeftBehind(_) => Retry::Never,
+            | Locked(_) | Invalid(_) | Stale(_) | LeftBehind(_) => Retry::Never,
             TooBusy(_) => Retry::Later,
             NoQuorum(_) | Missing(_) | Corrupt(_) | Full(_) | Unreachable(_) | Internal(_) => {
                 Retry::Elsewhere
@@ -101,6 +104,7 @@ impl ApiError {
             BelowFloor(_) => "below-floor",
             NoQuorum(_) => "no-quorum",
             Denied(_) => "denied",
+            Locked(_) => "locked",
             Invalid(_) => "invalid",
             Stale(_) => "stale",
             LeftBehind(_) => "left-behind",
@@ -126,7 +130,7 @@ impl ApiError {
             Exists(_) => Code::AlreadyExists,
             NoSession(_) | ChunksGone(_) | BelowFloor(_) => Code::FailedPrecondition,
             NoQuorum(_) | Unreachable(_) => Code::Unavailable,
-            Denied(_) => Code::PermissionDenied,
+            Denied(_) | Locked(_) => Code::PermissionDenied,
             Invalid(_) => Code::InvalidArgument,
             Stale(_) | LeftBehind(_) => Code::Aborted,
             TooBusy(_) | Full(_) => Code::ResourceExhausted,
@@ -171,10 +175,15 @@ impl From<Refusal> for ApiError {
             Refusal::AlreadyFormed | Refusal::RepoExists(_) | Refusal::SnapshotExists(_) => {
                 ApiError::Exists(text)
             }
-            Refusal::NoNode(_) | Refusal::NoRepo | Refusal::NoPack | Refusal::NoChunk(_) => {
-                ApiError::NotFound(text)
-            }
+            Refusal::NoNode(_)
+            | Refusal::NoRepo
+            | Refusal::NoPack
+            | Refusal::NoChunk(_)
+            | Refusal::NoSnapshot(_) => ApiError::NotFound(text),
+            Refusal::Locked(..) | Refusal::LockShortened(_) => ApiError::Locked(text),
             Refusal::BadTransition(..) | Refusal::Malformed(_) => ApiError::Invalid(text),
+            Refusal::Emptied(_) => ApiError::Denied(text),
+            Refusal::StaleTopology(_) => ApiError::Exists(text),
             Refusal::NoSession(_) => ApiError::NoSession(text),
             Refusal::ChunksGone(gone) => ApiError::ChunksGone(gone),
             Refusal::BelowFloor(..) => ApiError::BelowFloor(text),
@@ -210,6 +219,7 @@ fn from_detail(detail: &ErrorDetail, message: &str) -> Option<ApiError> {
         "below-floor" => ApiError::BelowFloor(text),
         "no-quorum" => ApiError::NoQuorum(text),
         "denied" => ApiError::Denied(text),
+        "locked" => ApiError::Locked(text),
         "invalid" => ApiError::Invalid(text),
         "stale" => ApiError::Stale(detail.number),
         "left-behind" => ApiError::LeftBehind(detail.number.try_into().ok()?),

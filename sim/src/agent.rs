@@ -25,6 +25,8 @@ use tokio::time::Instant;
 
 /// One operation ends by then, whatever happens around it.
 const OPERATION: Duration = Duration::from_secs(400);
+/// Backups are short here, and so is the time between their checkpoints.
+const CHECKPOINT_MS: u64 = 700;
 /// What every repository opens with.
 pub const PASSPHRASE: &str = "far from the shore, 1 light";
 /// Pause between two looks at the cluster.
@@ -238,6 +240,7 @@ impl Agent {
             tags: Vec::new(),
             utc_offset_min: None,
             compression: None,
+            checkpoint_ms: Some(CHECKPOINT_MS),
         };
         let task = self.spawn(async move { repository.backup(&options, source, witness).await });
         Backup { world: self.world.clone(), label: self.label, repository: number, task, tree: tree.clone() }

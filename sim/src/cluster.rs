@@ -9,6 +9,7 @@ use crate::kv::SimStores;
 use crate::linear::History;
 use crate::net::{Hub, Label};
 use crate::plan::Layout;
+use crate::truth::is_shard;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
@@ -17,10 +18,10 @@ use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
-use farshore_core::limits::PAGE_ROWS_MAX;
-use farshore_core::topology::{Name, Region};
+use farshore_core::limits::{PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT};
+use farshore_core::topology::{Name, NodeState, Region};
 use farshore_node::Node;
-use farshore_node::catalogue::View;
+use farshore_node::catalogue::{PackUse, View};
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
 use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
@@ -64,6 +65,8 @@ pub struct Machine {
     config: Config,
     incarnation: u64,
     process: Option<Process>,
+    /// The cluster has retired its node: it is switched off for good, or until it is set up anew.
+    retired: bool,
 }
 
 /// What runs on a machine.
@@ -177,6 +180,9 @@ pub struct Cluster {
     ends: Ends,
 }
 
+/// Pause between looks for garbage: short, so that a short world sees many.
+pub const COLLECT_EVERY: Duration = Duration::from_secs(3);
+
 /// Settings that all nodes of a world share.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -190,7 +196,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let timing = Timing { grace: GRACE, ..Timing::default() };
+        let timing = Timing { grace: GRACE, collect_every: COLLECT_EVERY, ..Timing::default() };
         Settings { timing, raft: RaftTuning::default(), near_us: None }
     }
 }
@@ -238,6 +244,7 @@ impl Cluster {
             config: config(self.authority.cluster(), label, name, &self.settings)?,
             incarnation: 0,
             process: None,
+            retired: false,
         };
         self.machines.push(machine);
         self.introduce(at);
@@ -259,6 +266,7 @@ impl Cluster {
         machine.disk.wipe();
         machine.stores.wipe();
         (machine.id, machine.credentials, machine.config.bootstrap) = (id, credentials, None);
+        machine.retired = false;
         self.introduce(at);
         Ok(())
     }
@@ -282,6 +290,9 @@ impl Cluster {
     /// Starts a machine: its node runs, and is started again when it ends by itself, as a service manager does.
     pub fn start(&mut self, at: usize) {
         let machine = &mut self.machines[at];
+        if machine.retired {
+            return;
+        }
         assert!(machine.process.is_none(), "a machine runs one node at a time");
         event!(self.world, machine.label, "starts");
         self.world.name_lane(machine.label, &format!("node {} in {}", machine.label, machine.region));
@@ -326,6 +337,30 @@ impl Cluster {
             machine.stores.crash();
             machine.disk.crash();
         }
+    }
+
+    /// The cluster has retired the machine's node: operators switch it off.
+    pub fn decommission(&mut self, at: usize) {
+        if !self.machines[at].retired {
+            event!(self.world, self.machines[at].label, "is retired and switched off");
+            self.crash(at, false);
+            self.machines[at].retired = true;
+        }
+    }
+
+    /// Whether the machine's node was retired.
+    pub fn retired(&self, at: usize) -> bool {
+        self.machines[at].retired
+    }
+
+    /// A machine whose node should run and does not.
+    pub fn one_not_running(&self) -> Option<usize> {
+        self.in_service().find(|at| self.node(*at).is_none())
+    }
+
+    /// Machines that should run.
+    pub fn in_service(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.machines.len()).filter(|at| !self.machines[*at].retired)
     }
 
     /// Power fails on a machine whose process has ended before; on a running one as well.
@@ -439,9 +474,66 @@ impl Cluster {
         if let Some((label, file)) = wanted.difference(&found).next() {
             return Err(format!("places: p{label} does not have {file}, which the catalogue says it has"));
         }
-        let garbage = found.difference(&wanted).count();
-        event!(self.world, 0, "{} shards in place, {garbage} files too many", wanted.len());
-        Ok(())
+        event!(self.world, 0, "{} shards in place", wanted.len());
+        match self.garbage()? {
+            Some(file) => Err(format!("garbage: {file}")),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that the catalogue does not count on, or a pack that no snapshot needs much of, if there is any. Nodes that have
+    /// retired keep what they have.
+    pub fn garbage(&self) -> Result<Option<String>, Violation> {
+        let view = self.furthest().ok_or("no node runs")?;
+        let failed = |e: farshore_node::catalogue::CatalogueError| e.to_string();
+        let mut wanted = BTreeSet::new();
+        let mut from = Some(PackNo(0));
+        while let Some(start) = from {
+            let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(failed)?;
+            for pack in &page.rows {
+                let held = pack.stripe.shards.iter().enumerate().filter_map(|(index, shard)| {
+                    Some((shard.node?, format!("{}-{index}.shard", pack.stripe.id)))
+                });
+                wanted.extend(held);
+            }
+            from = page.next;
+        }
+        for part in view.exports().map_err(failed)?.iter().flat_map(|export| &export.parts) {
+            let held = part.shards.iter().enumerate();
+            let file = |index: usize| format!("{}-{index}.shard", part.stripe());
+            wanted.extend(held.filter_map(|(index, shard)| Some((shard.node?, file(index)))));
+        }
+        for machine in &self.machines {
+            let known = view.node(machine.id).map_err(failed)?;
+            if known.is_none_or(|node| node.state == NodeState::Retired) {
+                continue;
+            }
+            for path in machine.disk.names("shards/").iter().filter(|path| is_shard(path)) {
+                if !wanted.contains(&(machine.id, file_of(path).to_string())) {
+                    return Ok(Some(format!("p{} keeps {path} for nothing", machine.label)));
+                }
+            }
+        }
+        self.dead_pack(&view)
+    }
+
+    /// A pack of which the snapshots name nothing or little.
+    fn dead_pack(&self, view: &View) -> Result<Option<String>, Violation> {
+        let failed = |e: farshore_node::catalogue::CatalogueError| e.to_string();
+        for repo in view.repos(None, PAGE_ROWS_MAX).map_err(failed)?.rows {
+            let of = view.repo_use(repo.id).map_err(failed)?;
+            let mut from = Some(PackNo(0));
+            while let Some(start) = from {
+                let page = view.pack_uses(&of, start, PAGE_ROWS_MAX).map_err(failed)?;
+                let sparse = |pack: &PackUse| pack.live * 100 < pack.chunks * SPARSE_PERCENT_DEFAULT;
+                let garbage = |pack: &&PackUse| sparse(pack) || pack.condemned.is_some();
+                if let Some(pack) = page.rows.iter().find(garbage) {
+                    return Ok(Some(format!("pack {} of {}: {pack:?}", pack.no.0, repo.name)));
+                }
+                from = page.next;
+            }
+        }
+        Ok(None)
     }
 
     /// Every shard that the replica furthest ahead says is held: the machine's label and the file's name.
@@ -479,7 +571,7 @@ impl Cluster {
 /// than its scheme allows.
 pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
     let mut usable = BTreeMap::<String, usize>::new();
-    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.state.takes_shards()) {
+    for node in view.nodes().unwrap_or_default().into_iter().filter(|n| n.takes_shards()) {
         *usable.entry(node.region.to_string()).or_default() += 1;
     }
     let spread = usize::from(pack.stripe.scheme.spread());

@@ -18,10 +18,11 @@ pub async fn half_a_commit(client: Client, repository: Repository) -> Result<boo
     let _ = client.with_catalogue(|inner| api.insert(inner).clone());
     let Some(api) = api else { return Ok(false) };
     let entropy = repository.host().entropy.as_ref();
-    let nodes = api.topology().await?.nodes;
+    let topology = api.topology().await?;
+    let nodes = topology.nodes;
     let scheme = policy::compile(&repository.policy(), &nodes).map_err(|e| Error::Policy(e.to_string()))?;
     let session = SessionId(random(entropy));
-    api.open_session(session, repository.id()).await?;
+    api.open_session(session, repository.id(), topology.applied).await?;
     let sense =
         pack(entropy, scheme, |index| nodes.get(index % nodes.len()).map(|node: &NodeRecord| node.id));
     let stranger = NodeId(u64::from_le_bytes(random(entropy)));

@@ -72,8 +72,12 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::RecordFirst
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
+        | Mutant::ReopenEnded
+        | Mutant::IgnoreLock
         | Mutant::RepairGivesUp => storm(20),
         Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
+        Mutant::DropUnderSession | Mutant::TakeGone | Mutant::OfferCondemned => storm(100),
+        Mutant::DropFirstLook => storm(300),
         Mutant::RenameBeforeSync | Mutant::StaleRead | Mutant::IgnoreExpiry => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::FailedStays => (Place::Pinned("failed-index"), 60),

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::PackKind;
 use farshore_core::host::task::splitmix;
-use farshore_core::id::RepoId;
+use farshore_core::id::{Ordinal, RepoId};
 use farshore_core::policy::Policy;
 use std::collections::BTreeMap;
 use std::io;
@@ -215,7 +215,10 @@ fn bench() -> Bench {
 
 impl Bench {
     async fn backup_paths(&self, kind: SnapshotKind, paths: &[&str]) -> Result<Summary> {
-        let options = Options {
+        run(&self.ctx, &self.options(kind, paths)).await
+    }
+    fn options(&self, kind: SnapshotKind, paths: &[&str]) -> Options {
+        Options {
             paths: paths.iter().map(|p| p.as_bytes().to_vec()).collect(),
             kind,
             host_name: "here".into(),
@@ -223,8 +226,8 @@ impl Bench {
             tags: Vec::new(),
             utc_offset_min: None,
             compression: None,
-        };
-        run(&self.ctx, &options).await
+            checkpoint_ms: None,
+        }
     }
     async fn backup(&self) -> Summary {
         self.backup_paths(SnapshotKind::Incremental, &["/src"]).await.unwrap()
@@ -552,4 +555,42 @@ async fn a_further_name_is_read_if_the_first_reading_was_no_good() {
     assert_eq!(bench.tree.take_opened(), ["/src/a", "/src/a", "/src/b"]);
     let found = bench.contents(&summary).await;
     assert_eq!(found["/src/a"].1, found["/src/b"].1);
+}
+
+#[tokio::test]
+async fn a_run_that_dies_leaves_one_checkpoint_and_the_next_run_removes_it() {
+    let bench = bench();
+    bench.tree.file("/src/a", noise(1, 5_000));
+    let done = bench.backup().await;
+    let options = bench.options(SnapshotKind::Incremental, &["/src"]);
+    let (ctx, group) = (&bench.ctx, bench.ctx.keys.group("here", &options.paths));
+    let left = || async { base::choose(ctx, SnapshotKind::Incremental, group).await.unwrap() };
+    let session = SessionId([9; 16]);
+    ctx.catalogue.open_session(session, ctx.repo.id, 0).await.unwrap();
+    let (ledger, checkpoints) = (Ledger::default(), Checkpoints::new(ctx, session, group, &options));
+    ledger.claim(ChunkId([1; 32]));
+    ledger.present(ChunkId([1; 32]), Ordinal(0));
+    checkpoints.make(&ledger).await.unwrap();
+    let first = left().await.checkpoints;
+    assert_eq!(first, Vec::from_iter(checkpoints.last()));
+    ledger.present(ChunkId([2; 32]), Ordinal(1));
+    checkpoints.make(&ledger).await.unwrap();
+    let second = left().await;
+    assert_eq!(second.checkpoints, Vec::from_iter(checkpoints.last()), "each replaces the one before");
+    assert_ne!(second.checkpoints, first);
+    assert_eq!(second.base.unwrap().id, done.snapshot, "a checkpoint is nobody's parent");
+    bench.backup().await;
+    assert!(left().await.checkpoints.is_empty());
+}
+
+#[tokio::test]
+async fn a_long_run_makes_checkpoints_and_its_snapshot_replaces_the_last() {
+    let bench = bench();
+    bench.tree.file("/src/a", noise(3, 900_000));
+    let options = Options { checkpoint_ms: Some(1), ..bench.options(SnapshotKind::Full, &["/src"]) };
+    run(&bench.ctx, &options).await.unwrap();
+    assert!(bench.cluster.state().partial_commits > 0);
+    let group = bench.ctx.keys.group("here", &options.paths);
+    let left = base::choose(&bench.ctx, SnapshotKind::Incremental, group).await.unwrap();
+    assert!(left.checkpoints.is_empty() && left.base.is_some());
 }

@@ -38,21 +38,36 @@ impl Base {
     }
 }
 
+/// What earlier runs of the group have left.
+pub struct Chosen {
+    /// The parent, if there is one.
+    pub base: Option<Base>,
+    /// Checkpoints of runs that died.
+    pub checkpoints: Vec<SnapshotId>,
+}
+
 /// Finds the parent: none for a full run, else the newest snapshot of the group, for a differential run the newest full
 /// one. A snapshot whose description does not open is passed over.
-pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Result<Option<Base>> {
-    if kind == SnapshotKind::Full {
-        return Ok(None);
-    }
-    let fits = |s: &SnapshotRecord| {
-        s.group == group && (kind != SnapshotKind::Differential || s.kind == SnapshotKind::Full)
+pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Result<Chosen> {
+    let fits = |s: &SnapshotRecord| match kind {
+        _ if s.label.partial => false,
+        SnapshotKind::Full => false,
+        SnapshotKind::Incremental => true,
+        SnapshotKind::Differential => s.kind == SnapshotKind::Full,
     };
+    let mut checkpoints = Vec::new();
     let mut newest: Option<SnapshotRecord> = None;
     let mut after = None;
     loop {
-        let page = ctx.catalogue.list_snapshots(ctx.repo.id, after).await?;
+        let page = ctx.catalogue.list_snapshots(ctx.repo.id, after, false).await?;
         after = page.snapshots.last().map(|s| s.id);
-        for snapshot in page.snapshots.into_iter().filter(fits) {
+        for snapshot in page.snapshots.into_iter().filter(|s| s.group == group) {
+            if snapshot.label.partial {
+                checkpoints.push(snapshot.id);
+            }
+            if !fits(&snapshot) {
+                continue;
+            }
             let key = |s: &SnapshotRecord| (s.committed_ms, s.id);
             if newest.as_ref().is_none_or(|n| key(n) < key(&snapshot)) {
                 newest = Some(snapshot);
@@ -62,14 +77,15 @@ pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Resul
             break;
         }
     }
-    let Some(newest) = newest else { return Ok(None) };
-    match SnapshotInfo::open(&ctx.keys, &newest.id, &newest.sealed) {
-        Ok(info) => Ok(Some(Base { id: newest.id, info })),
+    let Some(newest) = newest else { return Ok(Chosen { base: None, checkpoints }) };
+    let base = match SnapshotInfo::open(&ctx.keys, &newest.id, &newest.sealed) {
+        Ok(info) => Some(Base { id: newest.id, info }),
         Err(error) => {
             tracing::warn!(snapshot = %newest.id.short(), %error, "parent passed over, everything is read");
-            Ok(None)
+            None
         }
-    }
+    };
+    Ok(Chosen { base, checkpoints })
 }
 
 /// Whether what the parent says about a file must still hold: size, times and inode are the same, and its times are

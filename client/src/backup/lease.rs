@@ -21,16 +21,17 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Opens a session and keeps it alive.
+    /// Opens a session and keeps it alive. `seen` is the applied index of a topology read just before.
     pub async fn open(
         catalogue: &Arc<dyn CatalogueApi>,
         entropy: &dyn Entropy,
         repo: RepoId,
+        seen: u64,
     ) -> Result<Self> {
         // Drawn once, so that a repeated attempt opens no second session.
         let drawn = random(entropy);
         let id = SessionId(if mutant(Mutant::SessionReused) { [1; 16] } else { drawn });
-        catalogue.open_session(id, repo).await?;
+        catalogue.open_session(id, repo, seen).await?;
         let renewed = catalogue.clone();
         let renewal = Owned::spawn(async move {
             loop {
@@ -68,7 +69,7 @@ mod tests {
     async fn a_cluster_that_is_gone_does_not_hold_up_the_end() {
         let cluster = MemoryCluster::new(3, 2);
         let catalogue: Arc<dyn CatalogueApi> = cluster.clone();
-        let lease = Lease::open(&catalogue, &real::OsEntropy, RepoId([1; 16])).await.unwrap();
+        let lease = Lease::open(&catalogue, &real::OsEntropy, RepoId([1; 16]), 1).await.unwrap();
         cluster.state().closing_hangs = true;
         let done = tokio::time::timeout(Duration::from_secs(5), lease.close()).await;
         done.expect("the session expires by itself");

@@ -48,6 +48,10 @@ impl Ledger {
     pub fn pending(&self) -> usize {
         self.lock().pending.len()
     }
+    /// The bitmap of what is there by now, while more is on its way.
+    pub fn live_so_far(&self) -> Live {
+        self.lock().live.clone()
+    }
     /// The bitmap, once nothing is pending.
     pub fn take_live(&self) -> Live {
         std::mem::take(&mut self.lock().live)

@@ -7,6 +7,7 @@
 
 pub mod ahead;
 pub mod base;
+pub mod checkpoint;
 pub mod chunk;
 pub mod commit;
 pub mod dedup;
@@ -18,7 +19,6 @@ pub mod read;
 pub mod report;
 pub mod scan;
 pub mod seal;
-pub mod stripe;
 pub mod tree;
 pub mod twins;
 pub mod upload;
@@ -34,16 +34,19 @@ use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo, Spare};
 use crate::progress::Progress;
 use ahead::Opener;
 use base::{Base, Keep};
+use checkpoint::Checkpoints;
 use chunk::Chunker;
 use commit::Commit;
 use dedup::Dedup;
-use farshore_core::catalogue::{RepoRecord, SnapshotKind, SnapshotRecord};
+use farshore_core::catalogue::{RepoRecord, SnapshotKind, SnapshotLabel, SnapshotRecord};
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, random};
 use farshore_core::id::{ChunkId, SessionId, SnapshotId};
+use farshore_core::limits::SNAPSHOT_TAGS_MAX;
 use farshore_core::peer::ShardIo;
 use farshore_core::policy;
+use farshore_core::stripe::Coding;
 use lease::Lease;
 use ledger::Ledger;
 use pack::Fill;
@@ -51,8 +54,8 @@ use read::Read;
 use report::Report;
 use scan::Scan;
 use seal::Seal;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use stripe::Coding;
 use tokio::sync::{Semaphore, mpsc};
 use tree::Tree;
 use twins::Twins;
@@ -119,6 +122,8 @@ pub struct Options {
     pub utc_offset_min: Option<i16>,
     /// Compression, if not the repository's own.
     pub compression: Option<Compression>,
+    /// What is stored is named by a checkpoint this often; [`farshore_core::limits::CHECKPOINT_MS`] if not said.
+    pub checkpoint_ms: Option<u64>,
 }
 
 /// What a run did.
@@ -159,7 +164,7 @@ async fn attempt(ctx: &Context, options: &Options) -> Result<Summary> {
     let topology = ctx.catalogue.topology().await?;
     let scheme =
         policy::compile(&ctx.repo.policy, &topology.nodes).map_err(|e| Error::Policy(e.to_string()))?;
-    let lease = Lease::open(&ctx.catalogue, ctx.host.entropy.as_ref(), ctx.repo.id).await?;
+    let lease = Lease::open(&ctx.catalogue, ctx.host.entropy.as_ref(), ctx.repo.id, topology.applied).await?;
     let run = Run {
         ctx,
         options,
@@ -187,13 +192,18 @@ impl Run<'_> {
     async fn snapshot(&self) -> Result<Summary> {
         let Options { kind, host_name, paths, .. } = self.options;
         let group = self.ctx.keys.group(host_name, paths);
-        let base = base::choose(self.ctx, *kind, group).await?;
+        let base::Chosen { base, checkpoints: earlier } = base::choose(self.ctx, *kind, group).await?;
         let ledger = Ledger::default();
         let scan_start_ms = self.ctx.host.clock.now_ms();
-        let root = self.flow(base.as_ref(), &ledger).await?;
+        let checkpoints = Checkpoints::new(self.ctx, self.session, group, self.options);
+        let root = tokio::select! {
+            root = self.flow(base.as_ref(), &ledger) => root?,
+            () = checkpoints.run(&ledger) => unreachable!("checkpoints are made until the flow ends"),
+        };
         let id = SnapshotId(random(&*self.ctx.host.entropy));
         let (info, degraded_packs) = self.describe(root, base.as_ref(), scan_start_ms);
-        let committed = self.commit(id, &info, group, &ledger).await?;
+        let committed = self.commit(id, &info, group, &ledger, checkpoints.last()).await?;
+        checkpoints.clear(&earlier).await;
         let SnapshotCommitted { committed_ms, under_target } = committed;
         Ok(Summary { snapshot: id, info, committed_ms, scheme: self.scheme, degraded_packs, under_target })
     }
@@ -246,7 +256,8 @@ impl Run<'_> {
         let memory = Arc::new(Spare::default());
         let fill =
             Fill { target: ctx.config.pack_bytes as usize, slots, memory: memory.clone(), out: full_in };
-        let coding = Coding { cluster: self.topology.cluster, repo, session: *session, scheme: self.scheme };
+        let coding =
+            Coding { cluster: self.topology.cluster, repo, session: Some(*session), scheme: self.scheme };
         let upload = Upload { ctx, topology: &self.topology, coding, memory, out: uploaded_in };
         let commit = Commit { catalogue, session: *session, ledger, report };
 
@@ -295,6 +306,7 @@ impl Run<'_> {
         info: &SnapshotInfo,
         group: [u8; 16],
         ledger: &Ledger,
+        replaces: Option<SnapshotId>,
     ) -> Result<SnapshotCommitted> {
         let record = SnapshotRecord {
             id,
@@ -303,9 +315,22 @@ impl Run<'_> {
             parent: info.parent,
             group,
             committed_ms: 0,
+            label: SnapshotLabel {
+                time_ms: info.time_ms,
+                utc_offset_min: info.utc_offset_min,
+                bytes: info.stats.total_bytes,
+                tags: tag_hashes(&self.ctx.keys, &info.tags),
+                partial: false,
+            },
             sealed: info.seal(&self.ctx.keys, &id, &*self.ctx.host.entropy)?,
             live: ledger.take_live().encode()?,
         };
-        self.ctx.catalogue.commit_snapshot(self.session, record).await
+        self.ctx.catalogue.commit_snapshot(self.session, record, replaces).await
     }
+}
+
+/// What nodes may know of tags: enough to tell equal ones.
+fn tag_hashes(keys: &RepoKeys, tags: &[String]) -> Vec<[u8; 8]> {
+    let hashes: BTreeSet<[u8; 8]> = tags.iter().map(|tag| keys.tag(tag)).collect();
+    hashes.into_iter().take(SNAPSHOT_TAGS_MAX).collect()
 }

@@ -2,8 +2,9 @@
 
 use super::seal::SealedChunk;
 use crate::error::Result;
-use crate::format::{PackBuilder, Spare};
+use crate::format::Spare;
 use farshore_core::catalogue::PackKind;
+use farshore_core::pack::PackBuilder;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

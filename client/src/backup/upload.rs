@@ -3,14 +3,14 @@
 
 use super::Context;
 use super::pack::FullPack;
-use super::stripe::{Coding, Stripe, encode};
 use crate::api::Topology;
 use crate::error::{Error, Result};
 use crate::format::Spare;
 use farshore_core::catalogue::PackCommit;
 use farshore_core::host::compute;
-use farshore_core::placement::{Candidate, Level};
+use farshore_core::placement::{Candidate, Level, candidates};
 use farshore_core::scatter::{Scattered, floor_holds, scatter};
+use farshore_core::stripe::{Coding, Stripe, encode};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ pub struct Upload<'a> {
 impl Upload<'_> {
     /// Runs until the last pack is full. How many are on their way at once is bounded by their slots.
     pub async fn run(self, mut packs: Receiver<FullPack>) -> Result<()> {
-        let candidates = candidates(self.topology);
+        let candidates = candidates(&self.topology.nodes);
         let mut flying = FuturesUnordered::new();
         let mut open = true;
         while open || !flying.is_empty() {
@@ -69,7 +69,8 @@ impl Upload<'_> {
     async fn upload(&self, full: FullPack, candidates: &[Candidate]) -> Result<Uploaded> {
         let FullPack { pack, slot } = full;
         let coding = self.coding;
-        let stripe = compute(&*self.ctx.host.compute, move || encode(coding, pack)).await?;
+        let stripe = compute(&*self.ctx.host.compute, move || encode(coding, pack)).await;
+        let stripe = stripe.map_err(|e| Error::corrupt("stripe", e))?;
         let scattered = scatter(&*self.ctx.shards, &self.ctx.health, candidates, &stripe.puts).await;
         if !floor_holds(&scattered.shards, coding.scheme, self.ctx.repo.policy.floor_nodes) {
             return Err(self.below_floor(&scattered));
@@ -100,24 +101,9 @@ impl Upload<'_> {
     }
 }
 
-/// Nodes that take shards.
-fn candidates(topology: &Topology) -> Vec<Candidate> {
-    let up = topology.nodes.iter().filter(|node| node.state.takes_shards());
-    up.map(|node| Candidate { id: node.id, region: node.region.clone(), capacity: node.capacity }).collect()
-}
-
 fn describe(stripe: &Stripe, scattered: Scattered) -> Uploaded {
     let held = scattered.shards.iter().filter(|shard| shard.node.is_some()).count();
-    let header = &stripe.puts.first().expect("a stripe has at least two shards").header;
     let degraded = held < stripe.puts.len() || scattered.level != Level::Full;
-    let pack = PackCommit {
-        id: stripe.pack.id,
-        kind: stripe.pack.kind,
-        len: stripe.pack.bytes.len() as u64,
-        chunks: stripe.pack.chunks.clone(),
-        scheme: header.scheme,
-        shard_len: header.payload_len,
-        shards: scattered.shards,
-    };
+    let pack = stripe.to_commit(scattered.shards);
     Uploaded { sent: held as u64 * pack.shard_len, pack, degraded }
 }

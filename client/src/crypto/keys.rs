@@ -102,6 +102,15 @@ impl RepoKeys {
         first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
         u64::from_le_bytes(first)
     }
+    /// A tag, as nodes see it.
+    pub fn tag(&self, tag: &str) -> [u8; 8] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.group);
+        // No group is hashed from so long a host, so that tags and groups never meet.
+        hasher.update(&u64::MAX.to_le_bytes()).update(tag.as_bytes());
+        let mut hash = [0u8; 8];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        hash
+    }
     /// Group of snapshots of one host and set of paths, as nodes see it. The order of the paths does not matter.
     pub fn group(&self, host: &str, paths: &[Vec<u8>]) -> [u8; 16] {
         let mut sorted: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();

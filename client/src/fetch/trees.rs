@@ -3,7 +3,6 @@
 
 use super::{ChunkReader, unknown};
 use crate::error::Result;
-use crate::format::pack::{read_table, tail_len};
 use crate::format::{ChunkSource, Opener};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use farshore_core::gather::PackRange;
 use farshore_core::host::compute;
 use farshore_core::id::{ChunkId, PackNo};
 use farshore_core::limits::{TREE_BLOCK_BYTES, TREE_CACHE_BYTES};
+use farshore_core::pack::{read_table, tail_len};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 

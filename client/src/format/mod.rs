@@ -12,8 +12,6 @@ pub mod content;
 
 pub mod nodes;
 
-pub mod pack;
-
 pub mod sealed;
 
 pub mod spare;
@@ -24,7 +22,6 @@ mod tree_test;
 pub use config::RepoConfig;
 pub use content::{Content, ContentBuilder, ContentChunk, ContentIter, Placed};
 pub use nodes::{ChunkSource, NewChunk};
-pub use pack::{Pack, PackBuilder};
 pub use sealed::{Compression, Opener, Sealer, unseal};
 pub use snapshot::{SnapshotInfo, SnapshotStats, UnreadablePath};
 pub use spare::Spare;

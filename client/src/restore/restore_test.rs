@@ -502,6 +502,7 @@ async fn a_backup_of_a_real_tree_restores_the_same() {
         tags: vec![],
         utc_offset_min: None,
         compression: None,
+        checkpoint_ms: None,
     };
     let source = Arc::new(RealSource::new(host().compute));
     let saved = repo.backup(&options, source, Arc::new(Silent)).await.unwrap();

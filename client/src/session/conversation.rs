@@ -207,7 +207,7 @@ fn answered(answer: ApiError) -> Error {
     match answer {
         ApiError::ChunksGone(ordinals) => Error::ChunksGone(ordinals),
         ApiError::BelowFloor(why) => Error::BelowFloor(why),
-        ApiError::Denied(why) => Error::Refused(why),
+        ApiError::Denied(why) | ApiError::Locked(why) => Error::Refused(why),
         ApiError::Exists(why) | ApiError::NotFound(why) | ApiError::Invalid(why) => Error::Invalid(why),
         ApiError::NoSession(why) => Error::Invalid(why),
         other => Error::Protocol(other.to_string()),

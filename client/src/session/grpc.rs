@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::command::PackCommitted;
-use farshore_core::catalogue::{PackCommit, PackRecord, RepoRecord, SnapshotRecord};
+use farshore_core::catalogue::{
+    PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotRecord,
+};
 use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::limits::{COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX};
 use farshore_core::topology::{Name, NodeRecord};
@@ -21,7 +23,7 @@ use tonic::metadata::MetadataValue;
 
 /// The catalogue of a cluster, asked through whichever of its nodes answers.
 pub struct GrpcCatalogue {
-    conversation: Conversation,
+    conversation: Arc<Conversation>,
     peers: Arc<Peers>,
     freshness: Freshness,
 }
@@ -38,7 +40,7 @@ pub enum Freshness {
 
 impl GrpcCatalogue {
     /// `peers` learns every node's address from each topology that comes in.
-    pub fn new(conversation: Conversation, peers: Arc<Peers>, freshness: Freshness) -> Self {
+    pub fn new(conversation: Arc<Conversation>, peers: Arc<Peers>, freshness: Freshness) -> Self {
         GrpcCatalogue { conversation, peers, freshness }
     }
 
@@ -134,9 +136,9 @@ impl CatalogueApi for GrpcCatalogue {
         reply.try_into().map_err(odd)
     }
 
-    async fn open_session(&self, id: SessionId, repo: RepoId) -> Result<OpenedSession> {
-        let request =
-            wire::OpenSessionRequest { session: bytes(id.as_bytes()), repo: bytes(repo.as_bytes()) };
+    async fn open_session(&self, id: SessionId, repo: RepoId, seen: u64) -> Result<OpenedSession> {
+        let (session, repo) = (bytes(id.as_bytes()), bytes(repo.as_bytes()));
+        let request = wire::OpenSessionRequest { session, repo, seen };
         let reply = ask!(self, catalogue.open_session, request).await.map_err(in_session(id))?;
         Ok(OpenedSession { id, opened: reply.opened })
     }
@@ -188,20 +190,47 @@ impl CatalogueApi for GrpcCatalogue {
         &self,
         session: SessionId,
         snapshot: SnapshotRecord,
+        replaces: Option<SnapshotId>,
     ) -> Result<SnapshotCommitted> {
         let session_id = bytes(session.as_bytes());
-        let request = wire::CommitSnapshotRequest { session: session_id, snapshot: Some(snapshot.into()) };
+        let replaces = replaces.map(|id| bytes(id.as_bytes())).unwrap_or_default();
+        let snapshot = Some(snapshot.into());
+        let request = wire::CommitSnapshotRequest { session: session_id, snapshot, replaces };
         let reply = ask!(self, catalogue.commit_snapshot, request).await.map_err(in_session(session))?;
         Ok(SnapshotCommitted { committed_ms: reply.committed_ms, under_target: reply.under_target })
     }
 
-    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
+    async fn list_snapshots(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        trash: bool,
+    ) -> Result<SnapshotPage> {
         let after = after.map(|id| bytes(id.as_bytes())).unwrap_or_default();
-        let request = wire::ListSnapshotsRequest { repo: bytes(repo.as_bytes()), after };
+        let request = wire::ListSnapshotsRequest { repo: bytes(repo.as_bytes()), after, trash };
         let reply = ask!(self, catalogue.list_snapshots, request).await?;
+        let marks = reply.snapshots.iter().map(|s| s.marks.map(Into::into).unwrap_or_default()).collect();
         let snapshots =
             list(reply.snapshots, PAGE_ROWS_MAX, "snapshots", SnapshotRecord::try_from).map_err(odd)?;
-        Ok(SnapshotPage { more: reply.more && !snapshots.is_empty(), snapshots })
+        Ok(SnapshotPage { more: reply.more && !snapshots.is_empty(), snapshots, marks })
+    }
+
+    async fn change_repository(&self, repo: RepoId, change: RepoChange) -> Result<u32> {
+        let request =
+            wire::ChangeRepositoryRequest { repo: bytes(repo.as_bytes()), change: Some(change.into()) };
+        Ok(ask!(self, catalogue.change_repository, request).await?.count)
+    }
+
+    async fn settings(&self, repo: RepoId) -> Result<(RepoSettings, u64)> {
+        let request = wire::GetSettingsRequest { repo: bytes(repo.as_bytes()) };
+        let reply = ask!(self, catalogue.get_settings, request).await?;
+        let now_ms = reply.catalogue_ms;
+        Ok((reply.try_into().map_err(odd)?, now_ms))
+    }
+
+    async fn collect_garbage(&self, repo: RepoId, dry_run: bool) -> Result<GarbageReport> {
+        let request = wire::CollectGarbageRequest { repo: bytes(repo.as_bytes()), dry_run };
+        Ok(garbage_of(ask!(self, admin.collect_garbage, request).await?))
     }
 
     async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {
@@ -232,6 +261,28 @@ impl CatalogueApi for GrpcCatalogue {
     async fn status(&self) -> Result<ClusterStatus> {
         let reply = ask!(self, admin.status, wire::StatusRequest {}).await?;
         status_of(reply).map_err(odd)
+    }
+}
+
+fn garbage_of(reply: wire::GarbageReport) -> GarbageReport {
+    GarbageReport {
+        packs: reply.packs,
+        bytes: reply.bytes,
+        dead: reply.dead,
+        dead_bytes: reply.dead_bytes,
+        condemned: reply.condemned,
+        condemned_bytes: reply.condemned_bytes,
+        waiting: reply.waiting,
+        in_use: reply.in_use,
+        in_use_bytes: reply.in_use_bytes,
+        sparse: reply.sparse,
+        sparse_bytes: reply.sparse_bytes,
+        sessions: reply.sessions,
+        trash: reply.trash,
+        dropped: reply.dropped,
+        dropped_bytes: reply.dropped_bytes,
+        compacted: reply.compacted,
+        unswept: reply.unswept,
     }
 }
 

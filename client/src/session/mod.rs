@@ -6,7 +6,9 @@ pub mod export;
 pub mod grpc;
 pub mod recovery;
 pub mod scrub;
+pub mod topology;
 
 pub use grpc::GrpcCatalogue;
 pub use recovery::Recovery;
 pub use scrub::ScrubResult;
+pub use topology::{Operator, TopologyPlan};

@@ -2,9 +2,12 @@
 //! inside, so that applying a command is deterministic.
 
 use super::export::ExportRecord;
-use super::record::{Condemned, PackCommit, RepoRecord, SnapshotRecord};
+use super::record::{
+    Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
+};
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
-use crate::topology::{NodeRecord, NodeState};
+use crate::topology::{Change, NodeRecord, NodeState};
+use crate::units::rfc3339;
 use serde::{Deserialize, Serialize};
 
 /// Version byte in front of an encoded [`Proposal`].
@@ -32,14 +35,17 @@ pub enum Command {
     SetNodeState { node: NodeId, from: NodeState, to: NodeState },
     /// Creates a repository; refused if the name or the id is taken by a different one.
     CreateRepository { repo: RepoRecord },
-    /// Opens a session; repeating it with the same id is harmless.
-    OpenSession { session: SessionId, repo: RepoId },
+    /// Opens a session; repeating it with the same id is harmless. An id that has ended is never opened again, so that
+    /// a call that comes late cannot bring back what was waited for: ended ids are remembered, and where they have
+    /// been forgotten nothing is opened by a client that has `seen` only an older index.
+    OpenSession { session: SessionId, repo: RepoId, seen: u64 },
     /// Ends sessions: closed by their client, or expired by the leader.
     EndSessions { sessions: Vec<SessionId> },
     /// Records uploaded packs. All or none; repeating it is harmless.
     CommitPacks { session: SessionId, packs: Vec<PackCommit> },
-    /// Records a snapshot whose every ordinal is present. Repeating it is harmless.
-    CommitSnapshot { session: SessionId, snapshot: SnapshotRecord },
+    /// Records a snapshot whose every ordinal is present or condemned; condemned packs it needs are revived. The
+    /// checkpoint it `replaces`, if there is one, goes in the same step. Repeating it is harmless.
+    CommitSnapshot { session: SessionId, snapshot: SnapshotRecord, replaces: Option<SnapshotId> },
     /// Repair has made shard `index` durable on `node`: compare-and-set on the stripe's generation. The former
     /// holder's copy, if any, becomes condemned.
     PlaceShard { pack: PackNo, generation: u64, index: u8, node: NodeId },
@@ -51,11 +57,59 @@ pub enum Command {
     Recheck { packs: Vec<PackNo> },
     /// A node has deleted condemned copies.
     Swept { copies: Vec<Condemned> },
+    /// These packs were found to have no live chunk: they are no longer offered to deduplication. Those that are
+    /// condemned already, are gone, or may belong to an open session are passed over.
+    CondemnPacks { packs: Vec<PackNo> },
+    /// These condemned packs are needed after all.
+    RevivePacks { packs: Vec<PackNo> },
+    /// A second look at the catalogue as of index `looked` found these packs dead still: their shards are to be deleted.
+    /// Passed over are those not condemned at the very index named, or after `looked`, or while a session is open
+    /// that was opened before.
+    DropPacks { packs: Vec<CondemnedPack>, looked: u64 },
+    /// Copies on a node that no committed stripe names there are condemned, unless one does, or a session is open that
+    /// may have a receipt for it.
+    CondemnOrphans { node: NodeId, copies: Vec<Orphan> },
+    /// An operator's change of a repository or its snapshots.
+    ChangeRepository { repo: RepoId, change: RepoChange },
+    /// Some chunks of packs that are mostly garbage were copied, sealed as they are, into a new pack: they keep their
+    /// ordinals and live there from now on. Refused if one of them has moved since it was looked at.
+    CompactPacks { repo: RepoId, pack: Box<PackCommit>, from: Vec<PackNo> },
+    /// Makes a node known or refreshes it, like [`Command::PutNode`], under the number that its data directory drew when
+    /// it was new. Refused for ever if the node is known under another: its memory is gone.
+    AdmitNode { node: NodeRecord, incarnation: u64 },
+    /// Replaces what is staged, if the topology's epoch is this. Repeating it under the same number is harmless.
+    StageTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
+    /// Enacts changes, all or none, if the topology's epoch is this. Repeating it under the same number is harmless.
+    ChangeTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
     /// An export of the catalogue is durable. A base condemns the exports that it makes useless.
     RecordExport { export: ExportRecord },
     /// The catalogue goes on from the replica of `node` alone, or from an export, because all else was lost. What was
     /// acknowledged after it is not known here, so every session ends: its client asks again what is there.
     BeginEra { era: u32, node: NodeId },
+}
+
+/// What an operator changes in a repository.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the variant's sentence names its fields")]
+pub enum RepoChange {
+    /// Moves snapshots to the trash, all or none; those that are not there are passed over. `bypass` ignores locks in
+    /// governance mode.
+    Forget { snapshots: Vec<SnapshotId>, bypass: bool },
+    /// Takes snapshots out of the trash, all or none.
+    Undelete { snapshots: Vec<SnapshotId> },
+    /// Removes snapshots from the trash for good. Those whose time in it is not over are passed over unless `early`.
+    Purge { snapshots: Vec<SnapshotId>, early: bool },
+    /// Locks a snapshot, or extends its lock. `bypass` allows to shorten one in governance mode.
+    LockSnapshot { snapshot: SnapshotId, lock: Lock, bypass: bool },
+    /// Locks all snapshots from their commit on, or extends that. `bypass` allows to shorten or lift a lock in
+    /// governance mode.
+    Lock { lock: Option<RepoLock>, bypass: bool },
+    /// Sets how long forgotten snapshots stay in the trash, milliseconds; `None` for the default.
+    SetTrash { trash_ms: Option<u64> },
+    /// Sets the retention policy that runs by itself; `None` for none.
+    SetRetention { policy: Option<String> },
+    /// All data of a snapshot was read and found right just now.
+    MarkVerified { snapshot: SnapshotId },
 }
 
 /// Ordinals of one committed pack's chunks, in table order. A chunk that was already known keeps its old ordinal.
@@ -84,6 +138,8 @@ pub enum Reply {
     SnapshotCommitted { committed_ms: u64, under_target: u32 },
     /// Nothing was changed.
     Refused(Refusal),
+    /// So many of those named were concerned; the others were passed over.
+    Changed { count: u32 },
 }
 
 /// Why a command changed nothing.
@@ -131,7 +187,24 @@ pub enum Refusal {
     /// The snapshot exists with other contents.
     #[error("snapshot {0} exists with other contents")]
     SnapshotExists(SnapshotId),
+    /// A lock keeps the snapshot.
+    #[error("snapshot {0} is locked in {mode} mode until {until}", mode = .1.word(), until = rfc3339(*.2))]
+    Locked(SnapshotId, LockMode, u64),
+    /// The lock that is there may be extended only.
+    #[error("the lock in {} mode that is there may be extended only", .0.word())]
+    LockShortened(LockMode),
+    /// No such snapshot, or it is in the trash where it should not be, or the other way round.
+    #[error("there is no such snapshot: {0}")]
+    NoSnapshot(SnapshotId),
     /// A chunk id that the reply names as unknown.
     #[error("chunk {0} is unknown")]
     NoChunk(ChunkId),
+    /// The node's data directory is not the one it had.
+    #[error("node {0} is known with another data directory; it has to join as a new node, with a new key")]
+    Emptied(NodeId),
+    /// Somebody else has changed the topology meanwhile.
+    #[error(
+        "the topology has changed since you looked: it is at epoch {0}; look again with `farshore cluster plan`"
+    )]
+    StaleTopology(u64),
 }

@@ -4,6 +4,6 @@ pub mod command;
 pub mod export;
 pub mod record;
 
-pub use command::{Command, Proposal, Refusal, Reply};
+pub use command::{Command, Proposal, Refusal, Reply, RepoChange};
 pub use export::{EXPORT_REPO, ExportPart, ExportRecord};
 pub use record::*;

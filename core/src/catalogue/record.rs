@@ -36,6 +36,9 @@ pub struct SessionRecord {
     pub opened: u64,
     /// Catalogue time of opening.
     pub opened_ms: u64,
+    /// Number of the next pack when it was opened: packs from here on may be the session's own and are never garbage
+    /// while it is open.
+    pub first_pack: PackNo,
 }
 
 /// What a pack is filled with; kinds never mix in a pack.
@@ -124,6 +127,11 @@ impl StripeRecord {
         }
         true
     }
+    /// Whether fewer shards than needed are held by nodes that count.
+    pub fn is_lost(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+        let held = self.shards.iter().filter_map(|shard| shard.node).filter(|node| counts(*node));
+        held.count() < self.scheme.k()
+    }
     /// How many shards would remain if any single node more were lost; compare with k for the write floor.
     pub fn left_after_worst_node(&self) -> usize {
         let mut nodes = BTreeMap::<NodeId, usize>::new();
@@ -196,6 +204,22 @@ impl SnapshotKind {
     }
 }
 
+/// What a client says of its snapshot in the clear, so that retention can be decided without keys. Nothing but the
+/// client's word: order and age rest on catalogue time.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SnapshotLabel {
+    /// Client's clock when the run began, Unix milliseconds.
+    pub time_ms: u64,
+    /// Offset of the client's local time from UTC in minutes, if known; days and weeks of retention are those there.
+    pub utc_offset_min: Option<i16>,
+    /// Length of all files, bytes.
+    pub bytes: u64,
+    /// Keyed hashes of its tags, ascending.
+    pub tags: Vec<[u8; 8]>,
+    /// A checkpoint of a run that has not ended: not listed, and replaced by the next one of the run.
+    pub partial: bool,
+}
+
 /// A snapshot as nodes see it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -209,12 +233,126 @@ pub struct SnapshotRecord {
     pub parent: Option<SnapshotId>,
     /// Keyed hash of host and paths, so that retention can group without knowing them.
     pub group: [u8; 16],
-    /// Catalogue time of the commit; 0 in a command, stamped by `apply`.
+    /// Catalogue time of the commit, and later than that of every earlier commit of the repository; 0 in a command,
+    /// stamped by `apply`.
     pub committed_ms: u64,
+    /// What retention may know.
+    pub label: SnapshotLabel,
     /// Host, paths, user, tags, root of the tree, counts; sealed under the repository's key.
     pub sealed: Vec<u8>,
     /// Ordinals of every chunk the snapshot needs: a serialised `roaring::RoaringTreemap`.
     pub live: Vec<u8>,
+}
+
+/// How hard a lock is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum LockMode {
+    /// Holds unless an operator says expressly that it shall not.
+    Governance,
+    /// Holds against everybody.
+    Compliance,
+}
+
+impl LockMode {
+    /// Lower-case word used on the command line and in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            LockMode::Governance => "governance",
+            LockMode::Compliance => "compliance",
+        }
+    }
+}
+
+/// Keeps a snapshot from being forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lock {
+    /// How hard.
+    pub mode: LockMode,
+    /// Until this catalogue time, Unix milliseconds.
+    pub until_ms: u64,
+}
+
+impl Lock {
+    /// Whether it still holds at this catalogue time.
+    pub fn holds(&self, now_ms: u64) -> bool {
+        now_ms < self.until_ms
+    }
+    /// Whether it takes nothing away from another: as hard, and as long.
+    pub fn covers(&self, other: &Lock) -> bool {
+        self.mode >= other.mode && self.until_ms >= other.until_ms
+    }
+}
+
+/// Locks every snapshot of a repository from its commit on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RepoLock {
+    /// How hard.
+    pub mode: LockMode,
+    /// For how long after its commit, milliseconds.
+    pub for_ms: u64,
+}
+
+impl RepoLock {
+    /// The lock of a snapshot that was committed then.
+    pub fn of(&self, committed_ms: u64) -> Lock {
+        Lock { mode: self.mode, until_ms: committed_ms.saturating_add(self.for_ms) }
+    }
+    /// Whether it takes nothing away from another.
+    pub fn covers(&self, other: &RepoLock) -> bool {
+        self.mode >= other.mode && self.for_ms >= other.for_ms
+    }
+}
+
+/// What an operator has set for a repository, and what the catalogue keeps beside it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RepoSettings {
+    /// Lock of every snapshot from its commit on.
+    pub lock: Option<RepoLock>,
+    /// How long forgotten snapshots stay in the trash, milliseconds of catalogue time;
+    /// [`crate::limits::TRASH_MS_DEFAULT`] if not set.
+    pub trash_ms: Option<u64>,
+    /// Retention policy that runs by itself, in its readable form.
+    pub retention: Option<String>,
+    /// Catalogue time of the last commit of a snapshot.
+    pub last_committed_ms: u64,
+}
+
+impl RepoSettings {
+    /// How long forgotten snapshots stay in the trash, milliseconds of catalogue time.
+    pub fn trash_ms(&self) -> u64 {
+        self.trash_ms.unwrap_or(crate::limits::TRASH_MS_DEFAULT)
+    }
+}
+
+/// What is kept beside a snapshot and may change, unlike the snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SnapshotMarks {
+    /// Lock of its own.
+    pub lock: Option<Lock>,
+    /// Catalogue time when all its data was last read and found right.
+    pub verified_ms: Option<u64>,
+    /// Catalogue time when it was forgotten: it lies in the trash.
+    pub forgotten_ms: Option<u64>,
+}
+
+/// A pack without a live chunk, still readable, no longer offered to deduplication.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct CondemnedPack {
+    /// Which pack.
+    pub no: PackNo,
+    /// Log index of its condemnation. Whoever was told before that its chunks are there holds a session opened before.
+    pub at: u64,
+}
+
+/// A shard on a node that no committed stripe names there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Orphan {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Session that sent it last; `None` if the cluster did, or if it is not known any more.
+    pub session: Option<SessionId>,
+    /// Applied index when the node first noticed that nobody names it.
+    pub seen: u64,
 }
 
 /// A copy of a shard that a node should delete: the catalogue has given the shard another home, or found it bad.

@@ -8,7 +8,7 @@ use farshore_core::catalogue::*;
 use farshore_core::erasure::Scheme;
 use farshore_core::id::*;
 use farshore_core::policy::Policy;
-use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_core::topology::{Change, NodeRecord, NodeState};
 use proptest::prelude::*;
 
 const NODES: u64 = 7;
@@ -95,6 +95,7 @@ pub(super) fn snapshot(which: u8, repo: u8, live: &[u64], how: u8) -> SnapshotRe
         parent: None,
         group: [0; 16],
         committed_ms: 0,
+        label: SnapshotLabel { partial: which == 3, ..SnapshotLabel::default() },
         sealed: vec![which; 10],
         live,
     }
@@ -129,6 +130,56 @@ enum Wish {
     Swept {
         copies: usize,
     },
+    /// Under an open session, if there is one.
+    Under {
+        nth: usize,
+        command: Command,
+    },
+    /// A snapshot of chunks that are there, and maybe one that is not.
+    Snap {
+        nth: usize,
+        which: u8,
+        chunks: Vec<usize>,
+        replaces: Option<u8>,
+    },
+    /// Of a snapshot that is there, in the trash or not.
+    Change {
+        nth: usize,
+        change: RepoChange,
+    },
+    Condemn {
+        packs: Vec<usize>,
+    },
+    Revive {
+        packs: Vec<usize>,
+    },
+    /// As condemned, or one index beside it.
+    Drop {
+        packs: Vec<usize>,
+        off: u64,
+        looked: Option<u64>,
+    },
+    /// A shard that may or may not be recorded.
+    Orphan {
+        pack: usize,
+        index: u8,
+        node: u64,
+        session: Option<usize>,
+        seen: u64,
+    },
+    /// Chunks of some packs, into a new one.
+    Compact {
+        packs: Vec<usize>,
+        which: u8,
+        skip: usize,
+    },
+    /// At the current epoch, plus this.
+    Topology {
+        request: u8,
+        off: u64,
+        changes: Vec<Change>,
+        stage: bool,
+    },
 }
 
 fn state() -> impl Strategy<Value = NodeState> {
@@ -145,7 +196,56 @@ fn wish() -> impl Strategy<Value = Wish> {
         1 => (1..NODES, state()).prop_map(|(node, to)| Wish::State { node, to }),
         1 => (0..7u64, 0..6u8).prop_map(|(pack, index)| Wish::Bad { pack, index }),
         1 => (0..5usize).prop_map(|copies| Wish::Swept { copies }),
+        6 => (0..4usize, command()).prop_map(|(nth, command)| Wish::Under { nth, command }),
+        3 => (0..4usize, 0..5u8, prop::collection::vec(0..40usize, 0..5), prop::option::weighted(0.2, 0..5u8))
+            .prop_map(|(nth, which, chunks, replaces)| Wish::Snap { nth, which, chunks, replaces }),
+        3 => (0..6usize, change()).prop_map(|(nth, change)| Wish::Change { nth, change }),
+        3 => packs().prop_map(|packs| Wish::Condemn { packs }),
+        1 => packs().prop_map(|packs| Wish::Revive { packs }),
+        3 => (packs(), prop_oneof![6 => Just(0u64), 1 => Just(1u64)], prop::option::weighted(0.2, 0..40u64))
+            .prop_map(|(packs, off, looked)| Wish::Drop { packs, off, looked }),
+        1 => (0..7usize, 0..6u8, 1..=NODES, prop::option::of(0..3usize), 0..60u64).prop_map(
+            |(pack, index, node, session, seen)| Wish::Orphan { pack, index, node, session, seen }
+        ),
+        1 => (packs(), 0..4u8, 0..3usize).prop_map(|(packs, which, skip)| Wish::Compact { packs, which, skip }),
+        2 => topology(),
     ]
+}
+
+fn packs() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(0..7usize, 1..4)
+}
+
+fn change() -> impl Strategy<Value = RepoChange> {
+    let ids = || prop::collection::vec((0..5u8).prop_map(|s| SnapshotId([s; 32])), 0..3);
+    let mode =
+        || any::<bool>().prop_map(|hard| if hard { LockMode::Compliance } else { LockMode::Governance });
+    let lock = (mode(), 0..120u64).prop_map(|(mode, until_ms)| Lock { mode, until_ms });
+    let repo_lock = (mode(), 0..60u64).prop_map(|(mode, for_ms)| RepoLock { mode, for_ms });
+    let soft = |lock: RepoLock| RepoLock { mode: LockMode::Governance, ..lock };
+    prop_oneof![
+        6 => (ids(), any::<bool>()).prop_map(|(snapshots, bypass)| RepoChange::Forget { snapshots, bypass }),
+        2 => ids().prop_map(|snapshots| RepoChange::Undelete { snapshots }),
+        5 => (ids(), any::<bool>()).prop_map(|(snapshots, early)| RepoChange::Purge { snapshots, early }),
+        2 => ((0..5u8), lock, any::<bool>()).prop_map(|(s, lock, bypass)| {
+            RepoChange::LockSnapshot { snapshot: SnapshotId([s; 32]), lock, bypass }
+        }),
+        1 => (prop::option::of(repo_lock.prop_map(soft)), any::<bool>())
+            .prop_map(|(lock, bypass)| RepoChange::Lock { lock, bypass }),
+        1 => prop::option::of(0..20u64).prop_map(|trash_ms| RepoChange::SetTrash { trash_ms }),
+        1 => prop::option::of("[a-z]{3}").prop_map(|policy| RepoChange::SetRetention { policy }),
+        1 => (0..5u8).prop_map(|s| RepoChange::MarkVerified { snapshot: SnapshotId([s; 32]) }),
+    ]
+}
+
+fn topology() -> impl Strategy<Value = Wish> {
+    let change = (0..3usize, 1..=NODES)
+        .prop_map(|(kind, node)| [Change::Drain, Change::Keep, Change::Remove][kind](NodeId(node)));
+    // One before the current one is the same request again, or somebody who looked too early.
+    let off = prop_oneof![6 => Just(0u64), 2 => Just(u64::MAX), 1 => Just(1u64)];
+    let changes = prop::collection::vec(change, 0..3);
+    (0..3u8, off, changes, prop::bool::weighted(0.3))
+        .prop_map(|(request, off, changes, stage)| Wish::Topology { request, off, changes, stage })
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -154,7 +254,7 @@ fn command() -> impl Strategy<Value = Command> {
     let holders = prop_oneof![3 => spread, 2 => prop::collection::vec(holder(), 6)];
     let any_pack = (0..6u8, holders, prop_oneof![4 => Just(0u8), 1 => 0..14u8]);
     let packs = prop::collection::vec(any_pack.prop_map(|(w, h, how)| damage(pack(w, &h), how)), 0..3);
-    let session = || (0..4u8).prop_map(|s| SessionId([s; 16]));
+    let session = || (0..40u8).prop_map(|s| SessionId([s; 16]));
     let repo_id = || (0..3u8).prop_map(|r| RepoId([r; 16]));
     let live = prop::collection::vec(prop_oneof![9 => 0..8u64, 1 => 0..100u64], 0..6);
     let snap = (0..4u8, 0..2u8, live, prop_oneof![6 => Just(0u8), 1 => 0..4u8]);
@@ -169,11 +269,11 @@ fn command() -> impl Strategy<Value = Command> {
             Command::SetNodeState { node: NodeId(n), from, to }
         }),
         1 => (0..3u8, 0..3u8, 0..3u8).prop_map(|(id, n, f)| Command::CreateRepository { repo: repo(id, n, f) }),
-        2 => (session(), repo_id()).prop_map(|(session, repo)| Command::OpenSession { session, repo }),
+        4 => (session(), repo_id()).prop_map(|(session, repo)| Command::OpenSession { session, repo, seen: 0 }),
         1 => prop::collection::vec(session(), 0..3).prop_map(|sessions| Command::EndSessions { sessions }),
         8 => (session(), packs).prop_map(|(session, packs)| Command::CommitPacks { session, packs }),
         4 => (session(), snap).prop_map(|(session, (which, repo, live, how))| {
-            Command::CommitSnapshot { session, snapshot: snapshot(which, repo, &live, how) }
+            Command::CommitSnapshot { session, snapshot: snapshot(which, repo, &live, how), replaces: None }
         }),
         1 => (0..8u64, 0..8u8, 0..9u64).prop_map(|(p, index, n)| {
             Command::ShardBad { pack: PackNo(p), index, node: NodeId(n) }
@@ -181,7 +281,12 @@ fn command() -> impl Strategy<Value = Command> {
         1 => prop::collection::vec(0..8u64, 0..5).prop_map(|p| {
             Command::Recheck { packs: p.into_iter().map(PackNo).collect() }
         }),
+        5 => (repo_id(), change()).prop_map(|(repo, change)| Command::ChangeRepository { repo, change }),
         1 => shard.prop_map(|shard| Command::Swept { copies: vec![Condemned { node: NodeId(1), shard }] }),
+        2 => (1..=NODES, 0..2u64, any::<bool>(), 0..3u64).prop_map(|(n, incarnation, good, capacity)| {
+            let addr = if good { format!("there:{n}") } else { String::new() };
+            Command::AdmitNode { node: NodeRecord { addr, capacity, ..node(n.min(NODES - 1)) }, incarnation }
+        }),
         2 => export().prop_map(|export| Command::RecordExport { export }),
         1 => (1..NODES).prop_map(|n| Command::BeginEra { era: n as u32, node: NodeId(n) }),
     ]
@@ -202,18 +307,96 @@ fn export() -> impl Strategy<Value = ExportRecord> {
 }
 
 fn resolve(wish: Wish, model: &Model) -> Command {
-    let pack_at = |no: u64| model.packs.get(no as usize);
+    let pack_at = |nth: u64| model.packs.values().nth(nth as usize);
+    let some = |nth: &[usize]| {
+        nth.iter().filter_map(|nth| model.packs.values().nth(*nth)).map(|pack| pack.no).collect::<Vec<_>>()
+    };
+    let nth_session = |nth: usize| model.sessions.values().nth(nth % model.sessions.len().max(1));
     match wish {
         Wish::Fixed(command) => command,
+        Wish::Under { nth, command } => {
+            let Some(open) = nth_session(nth) else { return command };
+            match command {
+                Command::CommitPacks { packs, .. } => Command::CommitPacks { session: open.id, packs },
+                Command::CommitSnapshot { mut snapshot, replaces, .. } => {
+                    snapshot.repo = open.repo;
+                    Command::CommitSnapshot { session: open.id, snapshot, replaces }
+                }
+                other => other,
+            }
+        }
+        Wish::Snap { nth, which, chunks, replaces } => {
+            let Some(open) = nth_session(nth) else { return Command::EndSessions { sessions: vec![] } };
+            let present = model.present(open.repo);
+            let live = chunks
+                .iter()
+                .map(|nth| present.keys().nth(*nth % (present.len() + 1)).copied().unwrap_or(*nth as u64));
+            let mut snapshot = snapshot(which, 0, &live.collect::<Vec<_>>(), 0);
+            snapshot.repo = open.repo;
+            let replaces = replaces.map(|s| SnapshotId([s; 32]));
+            Command::CommitSnapshot { session: open.id, snapshot, replaces }
+        }
+        Wish::Change { nth, mut change } => {
+            let mut there = model.snapshots.keys().chain(model.trash.keys());
+            let Some((repo, id)) = there.nth(nth).copied() else {
+                return Command::ChangeRepository { repo: RepoId([0; 16]), change };
+            };
+            match &mut change {
+                RepoChange::Forget { snapshots, .. }
+                | RepoChange::Undelete { snapshots }
+                | RepoChange::Purge { snapshots, .. } => snapshots.push(id),
+                RepoChange::LockSnapshot { snapshot, .. } | RepoChange::MarkVerified { snapshot } => {
+                    *snapshot = id
+                }
+                _ => {}
+            }
+            Command::ChangeRepository { repo, change }
+        }
+        Wish::Condemn { packs } => Command::CondemnPacks { packs: some(&packs) },
+        Wish::Revive { packs } => Command::RevivePacks { packs: some(&packs) },
+        Wish::Drop { packs, off, looked } => {
+            let at = |no: &PackNo| model.condemned_packs.get(&no.0).copied().unwrap_or(3) + off;
+            // What the second look sees needed is never proposed; that is the planner's part of the proof.
+            let mut dead = some(&packs);
+            dead.retain(|no| !model.is_live(*no));
+            let packs: Vec<_> = dead.iter().map(|no| CondemnedPack { no: *no, at: at(no) }).collect();
+            Command::DropPacks { packs, looked: looked.unwrap_or(u64::MAX) }
+        }
+        Wish::Orphan { pack, index, node, session, seen } => {
+            let stripe = pack_at(pack as u64).map_or(StripeId([pack as u8; 16]), |pack| pack.stripe.id);
+            // Some are of exports, kept or not.
+            let part = model.exports.iter().flat_map(|export| &export.parts).nth(index.into());
+            let stripe = part.filter(|_| pack > 4).map_or(stripe, ExportPart::stripe);
+            let session = session.map(|nth| nth_session(nth).map_or(SessionId([77; 16]), |open| open.id));
+            let orphan = Orphan { shard: ShardId { stripe, index }, session, seen };
+            Command::CondemnOrphans { node: NodeId(node), copies: vec![orphan] }
+        }
+        Wish::Compact { packs, which, skip } => {
+            let from = some(&packs);
+            let Some(first) = from.first().and_then(|no| model.packs.get(&no.0)) else {
+                return Command::CondemnPacks { packs: vec![] };
+            };
+            let homed = model.chunks.iter().filter(|((repo, _), chunk)| {
+                *repo == first.repo
+                    && from.contains(&chunk.pack)
+                    && model.packs[&chunk.pack.0].kind == first.kind
+            });
+            let mut new = pack(40 + which, &[1, 2, 3, 4, 5, 6].map(Some));
+            new.kind = first.kind;
+            let ids = homed.skip(skip).map(|((_, id), _)| *id).take(3).enumerate();
+            new.chunks = ids.map(|(i, id)| ChunkSpan { id, offset: i as u32 * 300, len: 300 }).collect();
+            Command::CompactPacks { repo: first.repo, pack: Box::new(new), from }
+        }
         Wish::Place { pack, off, index, node } => {
             let generation = pack_at(pack).map_or(0, |pack| pack.stripe.generation) + off;
-            Command::PlaceShard { pack: PackNo(pack), generation, index, node: NodeId(node) }
+            let pack = pack_at(pack).map_or(PackNo(pack), |pack| pack.no);
+            Command::PlaceShard { pack, generation, index, node: NodeId(node) }
         }
         Wish::Return { copy } => {
             let Some(copy) = model.condemned.iter().nth(copy).copied() else {
                 return Command::Swept { copies: vec![] };
             };
-            let pack = model.packs.iter().find(|pack| pack.stripe.id == copy.shard.stripe);
+            let pack = model.packs.values().find(|pack| pack.stripe.id == copy.shard.stripe);
             // A condemned part of an export belongs to no pack.
             let Some((pack, generation)) = pack.map(|pack| (pack.no, pack.stripe.generation)) else {
                 return Command::Swept { copies: vec![copy] };
@@ -226,10 +409,18 @@ fn resolve(wish: Wish, model: &Model) -> Command {
         }
         Wish::Bad { pack, index } => {
             let holder = pack_at(pack).and_then(|pack| pack.stripe.shards.get(usize::from(index))?.node);
-            Command::ShardBad { pack: PackNo(pack), index, node: holder.unwrap_or_default() }
+            let pack = pack_at(pack).map_or(PackNo(pack), |pack| pack.no);
+            Command::ShardBad { pack, index, node: holder.unwrap_or_default() }
         }
         Wish::Swept { copies } => {
             Command::Swept { copies: model.condemned.iter().take(copies).copied().collect() }
+        }
+        Wish::Topology { request, off, changes, stage } => {
+            let (request, epoch) = ([request; 16], model.intent.epoch.saturating_add_signed(off as i64));
+            match stage {
+                true => Command::StageTopology { request, epoch, changes },
+                false => Command::ChangeTopology { request, epoch, changes },
+            }
         }
     }
 }
@@ -240,7 +431,8 @@ pub(super) fn prologue() -> Vec<Command> {
     commands.extend((1..NODES).map(|id| Command::PutNode { node: node(id) }));
     for r in 0..2 {
         commands.push(Command::CreateRepository { repo: repo(r, r, 1) });
-        commands.push(Command::OpenSession { session: SessionId([r; 16]), repo: RepoId([r; 16]) });
+        let (session, repo) = (SessionId([r; 16]), RepoId([r; 16]));
+        commands.push(Command::OpenSession { session, repo, seen: 0 });
     }
     commands
 }
@@ -261,15 +453,25 @@ fn compare(view: &View, model: &Model) {
     assert_eq!(view.cluster(), model.cluster);
     assert_eq!(view.time_ms(), model.time_ms);
     assert_eq!(view.nodes().unwrap(), model.nodes.values().cloned().collect::<Vec<_>>());
+    assert_eq!(view.intent().unwrap(), model.intent);
+    assert_eq!(view.incarnations().unwrap(), model.incarnations);
     let repos = every(|at| view.repos(at, 2).unwrap());
     assert_eq!(repos, model.repos.values().cloned().collect::<Vec<_>>());
     let sessions = every(|at| view.sessions(at, 2).unwrap());
     assert_eq!(sessions, model.sessions.values().cloned().collect::<Vec<_>>());
-    assert_eq!(every(|at| view.all_packs(at.unwrap_or_default(), 2).unwrap()), model.packs);
+    assert_eq!(
+        every(|at| view.all_packs(at.unwrap_or_default(), 2).unwrap()),
+        model.packs.values().cloned().collect::<Vec<_>>()
+    );
     for repo in model.repos.values() {
         compare_repo(view, model, repo);
     }
-    for pack in &model.packs {
+    for pack in model.packs.values() {
+        let ids = model.tables[&pack.no.0].clone();
+        assert_eq!(view.chunks_of(pack.no).unwrap(), ids);
+        let homed = model.chunks.iter().filter(|((repo, _), c)| *repo == pack.repo && c.pack == pack.no);
+        let homed = homed.map(|(_, chunk)| chunk.ordinal).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(view.ordinals_of(pack).unwrap().iter().collect::<std::collections::BTreeSet<_>>(), homed);
         assert_eq!(view.pack_by_id(pack.repo, pack.id).unwrap().as_ref(), Some(pack));
         assert_eq!(view.pack_of_stripe(pack.stripe.id).unwrap().as_ref(), Some(pack));
     }
@@ -285,7 +487,9 @@ fn compare(view: &View, model: &Model) {
     assert_eq!(condemned, model.condemned.iter().copied().collect::<Vec<_>>());
     let counts = view.counts();
     assert_eq!(counts.packs, model.packs.len() as u64);
-    assert_eq!(counts.pack_bytes, model.packs.iter().map(|pack| pack.len).sum::<u64>());
+    assert_eq!(counts.pack_bytes, model.packs.values().map(|pack| pack.len).sum::<u64>());
+    assert_eq!(counts.trash, model.trash.len() as u64);
+    assert_eq!(counts.condemned_packs, model.condemned_packs.len() as u64);
     assert_eq!(counts.chunks, model.chunks.len() as u64);
     assert_eq!(counts.under_target, model.under_target.len() as u64);
     assert_eq!(counts.condemned, model.condemned.len() as u64);
@@ -296,13 +500,25 @@ fn compare_repo(view: &View, model: &Model, repo: &RepoRecord) {
     assert_eq!(view.repo_by_name(repo.name.as_str()).unwrap().as_ref(), Some(repo));
     let mine = |pack: &&PackRecord| pack.repo == repo.id;
     let packs = every(|at| view.packs(repo.id, at.unwrap_or_default(), 2).unwrap());
-    assert_eq!(packs, model.packs.iter().filter(mine).cloned().collect::<Vec<_>>());
+    assert_eq!(packs, model.packs.values().filter(mine).cloned().collect::<Vec<_>>());
     let from_one = view.packs(repo.id, PackNo(1), 99).unwrap().rows;
-    let model_from_one = model.packs.iter().filter(mine).filter(|pack| pack.no >= PackNo(1));
+    let model_from_one = model.packs.values().filter(mine).filter(|pack| pack.no >= PackNo(1));
     assert_eq!(from_one, model_from_one.cloned().collect::<Vec<_>>());
     let ids = (0..20).map(|i| ChunkId([i; 32])).collect::<Vec<_>>();
     let found = ids.iter().map(|id| model.chunks.get(&(repo.id, *id)).copied()).collect::<Vec<_>>();
     assert_eq!(view.lookup(repo.id, &ids).unwrap(), found);
+    let offered = ids.iter().map(|id| model.offered(repo.id, *id)).collect::<Vec<_>>();
+    assert_eq!(view.offered(repo.id, &ids).unwrap(), offered);
+    let trash = every(|at| view.trash(repo.id, at, 2).unwrap());
+    let without_live = |row: &SnapshotRecord| SnapshotRecord { live: Vec::new(), ..row.clone() };
+    let of_model = model.trash.values().filter(|s| s.repo == repo.id).map(without_live);
+    assert_eq!(trash, of_model.collect::<Vec<_>>());
+    assert_eq!(view.settings(repo.id).unwrap(), model.settings.get(&repo.id).cloned().unwrap_or_default());
+    for row in model.snapshots.values().chain(model.trash.values()).filter(|s| s.repo == repo.id) {
+        let marks = model.marks.get(&(repo.id, row.id)).copied().unwrap_or_default();
+        assert_eq!(view.marks(repo.id, row.id).unwrap(), marks);
+    }
+    compare_use(view, model, repo);
     let next = model.ordinals.get(&repo.id).copied().unwrap_or(0);
     assert_eq!(view.next_ordinal(repo.id).unwrap(), Ordinal(next));
     let snapshots = every(|at| view.snapshots(repo.id, at, 2, true).unwrap());
@@ -312,6 +528,26 @@ fn compare_repo(view: &View, model: &Model, repo: &RepoRecord) {
         assert_eq!(view.snapshot(repo.id, row.id).unwrap().as_ref(), Some(row));
     }
     assert!(view.snapshots(repo.id, None, 9, false).unwrap().rows.iter().all(|row| row.live.is_empty()));
+}
+
+/// What garbage collection goes by, and what an ordinal is: worked out one by one.
+fn compare_use(view: &View, model: &Model, repo: &RepoRecord) {
+    let of = view.repo_use(repo.id).unwrap();
+    let all = model.snapshots.values().chain(model.trash.values()).filter(|s| s.repo == repo.id);
+    let live = all
+        .flat_map(|s| roaring::RoaringTreemap::deserialize_from(&s.live[..]).unwrap())
+        .collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(of.live, live.iter().copied().map(Ordinal).collect());
+    let present = model.present(repo.id);
+    assert!(live.iter().all(|ordinal| present.contains_key(ordinal)), "a snapshot lacks a chunk");
+    for pack in view.pack_uses(&of, PackNo(0), 99).unwrap().rows {
+        let homed = model.chunks.iter().filter(|((r, _), c)| *r == repo.id && c.pack == pack.no);
+        assert_eq!(pack.live, homed.filter(|(_, c)| live.contains(&c.ordinal.0)).count() as u64);
+        assert_eq!(pack.condemned, model.condemned_packs.get(&pack.no.0).copied());
+    }
+    let mine = || model.sessions.values().filter(|session| session.repo == repo.id);
+    assert_eq!(of.oldest_session, mine().map(|session| session.opened).min());
+    assert_eq!(of.first_own, mine().map(|session| session.first_pack).min());
 }
 
 pub(super) fn image_of(catalogue: &Catalogue) -> (Vec<ImagePage>, u64, StateHash) {
@@ -401,13 +637,65 @@ proptest! {
     }
 }
 
+/// A million commands in long histories, against the model: every reply equal, and the whole state every so often.
+/// `FARSHORE_COMMANDS` sets another number.
+#[test]
+fn a_million_random_commands() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    const EACH: usize = 4_000;
+    let wanted = std::env::var("FARSHORE_COMMANDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let runs = usize::div_ceil(wanted, EACH);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for run in (thread..runs).step_by(threads) {
+                    let seed =
+                        TestRng::from_seed(RngAlgorithm::ChaCha, &[run as u8 ^ (run >> 8) as u8 * 31; 32]);
+                    let mut runner = TestRunner::new_with_rng(Config::default(), seed);
+                    let (mut model, catalogue) = (Model::default(), new_catalogue());
+                    let mut tx = catalogue.begin();
+                    let wish = (0..50u64, wish());
+                    for index in 1..=EACH as u64 {
+                        let known = prologue().into_iter().nth(index as usize - 1);
+                        let (time_ms, wish) = match known {
+                            Some(command) => (5, Wish::Fixed(command)),
+                            None => wish.new_tree(&mut runner).unwrap().current(),
+                        };
+                        let command = resolve(wish, &model);
+                        let proposal = Proposal { time_ms: time_ms + index / 40, command };
+                        let reply = model.apply(index, &proposal);
+                        let got = tx.apply(index, &proposal).unwrap();
+                        assert_eq!(
+                            kind(&got),
+                            kind(&reply),
+                            "run {run}, entry {index}: {:?}",
+                            proposal.command
+                        );
+                        if index % 50 == 0 {
+                            tx.commit().unwrap();
+                            tx = catalogue.begin();
+                        }
+                        if index % 1_000 == 0 {
+                            compare(&catalogue.view().unwrap(), &model);
+                        }
+                    }
+                    drop(tx);
+                    recount(&catalogue);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn the_random_commands_reach_every_kind_of_reply() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..120 {
+    for _ in 0..180 {
         let wishes = prop::collection::vec((0..50u64, wish()), 60).new_tree(&mut runner).unwrap().current();
         for (_, reply) in run_model(wishes).0 {
             let word = format!("{:?}", kind(&reply));
@@ -430,6 +718,12 @@ fn the_random_commands_reach_every_kind_of_reply() {
         "NoPack",
         "StillCondemned",
         "SnapshotExists",
+        "Locked",
+        "LockShortened",
+        "NoSnapshot",
+        "Changed",
+        "Emptied",
+        "StaleTopology",
         "Done",
         "SessionOpen",
         "PacksCommitted",

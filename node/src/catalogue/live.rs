@@ -1,6 +1,7 @@
 //! Live sets of snapshots: compressed bitmaps of ordinals. The home of the `roaring` crate in the node. The bytes come
 //! from clients, so nothing is believed before it has been checked.
 
+use super::ordinals::{Bits, Ordinals, SEGMENT};
 use farshore_core::id::Ordinal;
 use farshore_core::limits::SNAPSHOT_BITMAP_BYTES_MAX;
 use roaring::RoaringTreemap;
@@ -56,11 +57,39 @@ impl LiveSet {
         ordinals.take(limit).map(Ordinal).collect()
     }
 
-    /// Whether any of `len` ordinals from `first` on is needed.
-    pub fn needs_any(&self, first: Ordinal, len: u32) -> bool {
+    /// Whether any of these is needed.
+    pub fn needs_any(&self, of: &Ordinals) -> bool {
+        of.runs().any(|(from, to)| {
+            let mut ordinals = self.0.iter();
+            ordinals.advance_to(from);
+            ordinals.next().is_some_and(|ordinal| ordinal < to)
+        })
+    }
+
+    /// Whether this one is needed.
+    pub fn contains(&self, ordinal: Ordinal) -> bool {
+        self.0.contains(ordinal.0)
+    }
+
+    /// How many of these are needed.
+    pub fn count(&self, of: &Ordinals) -> u64 {
+        of.runs().map(|(from, to)| self.0.range_cardinality(from..to)).sum()
+    }
+
+    /// Those in one segment.
+    pub(crate) fn bits_of(&self, segment: Ordinal) -> Bits {
+        let mut bits = Bits::default();
+        let first = segment.0.saturating_mul(SEGMENT);
         let mut ordinals = self.0.iter();
-        ordinals.advance_to(first.0);
-        ordinals.next().is_some_and(|ordinal| ordinal - first.0 < u64::from(len))
+        ordinals.advance_to(first);
+        // A set bit for each that lies less than a segment beyond the first.
+        ordinals.take_while(|o| *o - first < SEGMENT).for_each(|o| bits.set((o - first) as u16));
+        bits
+    }
+
+    /// With everything that another needs.
+    pub fn add(&mut self, other: &LiveSet) {
+        self.0 |= &other.0;
     }
 }
 
@@ -105,12 +134,16 @@ mod tests {
 
     #[test]
     fn questions() {
+        let range = |first, len| Ordinals::range(Ordinal(first), len);
         let set: LiveSet = [3, 4, 1 << 40].into_iter().map(Ordinal).collect();
         assert_eq!(set.from_on(Ordinal(4), 9), [Ordinal(4), Ordinal(1 << 40)]);
         assert_eq!(set.from_on(Ordinal(4), 1), [Ordinal(4)]);
         assert!(
-            set.needs_any(Ordinal(0), 4) && !set.needs_any(Ordinal(0), 3) && !set.needs_any(Ordinal(5), 100)
+            set.needs_any(&range(0, 4)) && !set.needs_any(&range(0, 3)) && !set.needs_any(&range(5, 100))
         );
+        assert_eq!([set.count(&range(0, 4)), set.count(&range(3, 2)), set.count(&range(5, 9))], [1, 2, 0]);
+        assert_eq!(set.bits_of(Ordinal(0)).common(&set.bits_of(Ordinal(0))).collect::<Vec<_>>(), [3, 4]);
+        assert!(set.bits_of(Ordinal(1)).is_empty() && !set.bits_of(Ordinal(1 << 24)).is_empty());
         let runs: LiveSet = (0..100_000).map(Ordinal).collect();
         assert_eq!(LiveSet::decode(&runs.encode()).unwrap(), runs);
     }

@@ -62,7 +62,17 @@ pub(crate) fn check_row(table: Table, key: &[u8], version: u8, payload: &[u8]) -
         14 => check::<UnderTargets>(key, version, payload),
         15 => check::<Condemneds>(key, version, payload),
         32 => check::<LiveSets>(key, version, payload),
-        40 => check::<Exports>(key, version, payload),
+        33 => check::<PackChunks>(key, version, payload),
+        34 => check::<PackOrdinals>(key, version, payload),
+        35 => check::<CondemnedPacks>(key, version, payload),
+        36 => check::<Segments>(key, version, payload),
+        37 => check::<Trash>(key, version, payload),
+        38 => check::<Marks>(key, version, payload),
+        39 => check::<Settings>(key, version, payload),
+        40 => check::<Ended>(key, version, payload),
+        41 => check::<Exports>(key, version, payload),
+        44 => check::<Intents>(key, version, payload),
+        45 => check::<Incarnations>(key, version, payload),
         _ => Err(CatalogueError::BadRow { table, what: "no such table" }),
     }
 }

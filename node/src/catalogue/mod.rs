@@ -17,6 +17,8 @@ mod tx;
 
 mod apply;
 
+mod garbage;
+
 mod live;
 
 mod read;
@@ -24,6 +26,8 @@ mod read;
 mod migrate;
 
 mod tables;
+
+mod ordinals;
 
 mod error;
 
@@ -37,8 +41,10 @@ mod catalogue_test;
 mod model;
 
 pub use error::CatalogueError;
+pub use garbage::{PackUse, RepoUse};
 pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
 pub use live::LiveSet;
+pub use ordinals::Ordinals;
 pub use part::{Part, PartBuilder, PartHeader};
 pub use safety::{Safety, SafetyScan};
 pub use tables::{NoteKey, StateHash};

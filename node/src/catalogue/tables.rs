@@ -3,15 +3,17 @@
 //! Every stored key starts with the 4-byte big-endian generation of the catalogue it belongs to, so that an image can be
 //! staged beside the live rows (`image.rs`). The one exception is the root row, which names the live generation.
 
+use super::ordinals::{Ordinals, Segment};
 use farshore_core::catalogue::{
-    ChunkRecord, ExportRecord, PackRecord, RepoRecord, SessionRecord, SnapshotRecord,
+    ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
+    SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, ExportId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId,
     StripeId,
 };
-use farshore_core::topology::NodeRecord;
+use farshore_core::topology::{Intent, NodeRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
@@ -84,14 +86,35 @@ tables! {
     UnderTargets = 14, PackNo => UnderTarget;
     /// Copies that their node should delete.
     Condemneds = 15, (NodeId, ShardId) => ();
-    /// Live sets of snapshots, apart so that a listing does not load them.
+    /// Live sets of snapshots, those in the trash included; apart so that a listing does not load them.
     LiveSets = 32, (RepoId, SnapshotId) => Vec<u8>;
+    /// Chunks of a pack in the order of its table, also those that live elsewhere.
+    PackChunks = 33, PackNo => Vec<ChunkId>;
+    /// Ordinals of the chunks that live in a pack. A pack without a row has all it was given and no others.
+    PackOrdinals = 34, PackNo => Ordinals;
+    /// Packs without a live chunk, and the log index of their condemnation.
+    CondemnedPacks = 35, (RepoId, PackNo) => u64;
+    /// Which ordinals are absent or condemned, 65,536 to a row. No row: none is.
+    Segments = 36, (RepoId, Ordinal) => Segment;
+    /// Snapshots in the trash, without their live sets.
+    Trash = 37, (RepoId, SnapshotId) => SnapshotRecord;
+    /// What is kept beside snapshots, those in the trash included. No row: nothing is.
+    Marks = 38, (RepoId, SnapshotId) => SnapshotMarks;
+    /// What is kept beside repositories. No row: nothing is.
+    Settings = 39, RepoId => RepoSettings;
+    /// Ids of sessions that have ended, and the log index at which: they are not opened again.
+    Ended = 40, SessionId => u64;
     /// Exports of the catalogue that are not condemned.
-    Exports = 40, ExportKey => ExportRecord;
+    Exports = 41, ExportKey => ExportRecord;
+    /// What operators want of the topology.
+    Intents = 44, IntentKey => Intent;
+    /// The number that each node's data directory drew when it was new.
+    Incarnations = 45, NodeId => u64;
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 17] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 40];
+pub(crate) const TABLES: [Table; 27] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45];
 
 /// Hash over the state, and the last log entry that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -148,6 +171,8 @@ pub(crate) struct State {
     pub next_pack: PackNo,
     /// Bytes of all packs before coding.
     pub pack_bytes: u64,
+    /// Highest log index at which a session ended that is no longer remembered.
+    pub ended_forgotten: u64,
     /// Rows of each table but the first, kept exactly.
     pub rows: BTreeMap<Table, u64>,
 }
@@ -318,6 +343,8 @@ tag_keys! {
     HeadKey = HEAD_TAG;
     /// Key of [`States`].
     StateKey = STATE_TAG;
+    /// Key of [`Intents`].
+    IntentKey = HEAD_TAG;
 }
 
 impl Key for NoteKey {

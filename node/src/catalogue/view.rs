@@ -6,14 +6,17 @@ use super::read::{Payload, Read, Stored};
 use super::tables::*;
 use crate::kv::record::{FrozenRecords, Row};
 use farshore_core::catalogue::{
-    ChunkRecord, Condemned, ExportRecord, PackRecord, RepoRecord, SessionRecord, SnapshotRecord,
+    ChunkRecord, Condemned, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
+    SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
 };
 use farshore_core::limits::{EXPORTS_MAX, NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
-use farshore_core::topology::NodeRecord;
+use farshore_core::mutant::{Mutant, mutant};
+use farshore_core::topology::{Intent, NodeRecord};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The catalogue after one applied entry. Cheap to make; does not change.
 pub struct View {
@@ -47,8 +50,12 @@ pub struct Counts {
     pub pack_bytes: u64,
     /// Distinct chunks.
     pub chunks: u64,
-    /// Snapshots.
+    /// Snapshots, those in the trash not counted.
     pub snapshots: u64,
+    /// Snapshots in the trash.
+    pub trash: u64,
+    /// Packs condemned and not dropped yet.
+    pub condemned_packs: u64,
     /// Packs listed as below full strength. Packs of a node that was lost join the list as the planner looks at them.
     pub under_target: u64,
     /// Copies still to be swept.
@@ -87,6 +94,8 @@ impl View {
             pack_bytes: self.state.pack_bytes,
             chunks: rows(Chunks::TABLE),
             snapshots: rows(Snapshots::TABLE),
+            trash: rows(Trash::TABLE),
+            condemned_packs: rows(CondemnedPacks::TABLE),
             under_target: rows(UnderTargets::TABLE),
             condemned: rows(Condemneds::TABLE),
         }
@@ -103,6 +112,15 @@ impl View {
     /// One node.
     pub fn node(&self, id: NodeId) -> Result<Option<NodeRecord>, CatalogueError> {
         self.get::<Nodes>(&id)
+    }
+
+    /// What operators want of the topology.
+    pub fn intent(&self) -> Result<Intent, CatalogueError> {
+        Ok(self.get::<Intents>(&IntentKey)?.unwrap_or_default())
+    }
+    /// The number of each node's data directory.
+    pub fn incarnations(&self) -> Result<BTreeMap<NodeId, u64>, CatalogueError> {
+        Ok(self.scan::<Incarnations>(&Span::all(), NODES_MAX)?.into_iter().collect())
     }
 
     /// Repositories after `after`, by id.
@@ -143,6 +161,50 @@ impl View {
     /// Where chunks lie: one answer per id, in order.
     pub fn lookup(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Vec<Option<ChunkRecord>>, CatalogueError> {
         ids.iter().map(|id| self.get::<Chunks>(&(repo, *id))).collect()
+    }
+
+    /// The ordinals under which chunks need not be sent again: those of packs that are condemned or lost are not offered.
+    /// One answer per id, in order.
+    pub fn offered(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Vec<Option<Ordinal>>, CatalogueError> {
+        let mut gone = BTreeMap::<PackNo, bool>::new();
+        let mut nodes = None;
+        let mut offered = Vec::with_capacity(ids.len());
+        for found in self.lookup(repo, ids)? {
+            let Some(chunk) = found else {
+                offered.push(None);
+                continue;
+            };
+            let is_gone = match gone.get(&chunk.pack) {
+                Some(known) => *known,
+                None => {
+                    let is_gone = self.is_gone(repo, chunk.pack, &mut nodes)?;
+                    gone.insert(chunk.pack, is_gone);
+                    is_gone
+                }
+            };
+            offered.push((!is_gone).then_some(chunk.ordinal));
+        }
+        Ok(offered)
+    }
+
+    fn is_gone(
+        &self,
+        repo: RepoId,
+        no: PackNo,
+        nodes: &mut Option<BTreeSet<NodeId>>,
+    ) -> Result<bool, CatalogueError> {
+        if self.has::<CondemnedPacks>(&(repo, no))? {
+            return Ok(!mutant(Mutant::OfferCondemned));
+        }
+        if !self.is_under_target(no)? {
+            return Ok(false);
+        }
+        let Some(pack) = self.pack(no)? else { return Ok(true) };
+        if nodes.is_none() {
+            let counting = self.nodes()?.into_iter().filter(|node| node.state.counts());
+            *nodes = Some(counting.map(|node| node.id).collect());
+        }
+        Ok(pack.stripe.is_lost(|node| nodes.as_ref().is_some_and(|nodes| nodes.contains(&node))))
     }
 
     /// One pack.
@@ -224,6 +286,39 @@ impl View {
     pub fn snapshot(&self, repo: RepoId, id: SnapshotId) -> Result<Option<SnapshotRecord>, CatalogueError> {
         let Some(row) = self.get::<Snapshots>(&(repo, id))? else { return Ok(None) };
         Ok(Some(SnapshotRecord { live: self.live(&(repo, id))?, ..row }))
+    }
+    /// Snapshots in the trash after `after`, by id, without their live sets.
+    pub fn trash(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        limit: usize,
+    ) -> Result<Page<SnapshotRecord, SnapshotId>, CatalogueError> {
+        let mut span = Span::within(&repo);
+        if let Some(after) = after {
+            span = span.beyond(&(repo, after));
+        }
+        let mut page = Page { rows: Vec::new(), next: None };
+        let mut bytes = 0;
+        while page.rows.len() < limit.clamp(1, PAGE_ROWS_MAX) {
+            let Some((key, row)) = self.scan::<Trash>(&span, 1)?.pop() else { return Ok(page) };
+            bytes += row.sealed.len();
+            if bytes > PAGE_BYTES_MAX && !page.rows.is_empty() {
+                break;
+            }
+            span = span.beyond(&key);
+            page.rows.push(row);
+        }
+        page.next = page.rows.last().map(|row| row.id);
+        Ok(page)
+    }
+    /// What is kept beside a snapshot.
+    pub fn marks(&self, repo: RepoId, id: SnapshotId) -> Result<SnapshotMarks, CatalogueError> {
+        Ok(self.get::<Marks>(&(repo, id))?.unwrap_or_default())
+    }
+    /// What is kept beside a repository.
+    pub fn settings(&self, repo: RepoId) -> Result<RepoSettings, CatalogueError> {
+        Ok(self.get::<Settings>(&repo)?.unwrap_or_default())
     }
     fn live(&self, key: &(RepoId, SnapshotId)) -> Result<Vec<u8>, CatalogueError> {
         self.get::<LiveSets>(key)?.ok_or(CatalogueError::Torn("a snapshot lacks its live set"))

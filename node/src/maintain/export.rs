@@ -14,7 +14,7 @@ use farshore_core::catalogue::{Command, EXPORT_REPO, ExportPart, ExportRecord};
 use farshore_core::erasure::{Codec, Scheme};
 use farshore_core::host::{compute, random};
 use farshore_core::id::{ClusterId, ExportId, PackId};
-use farshore_core::limits::EXPORT_PARTS_MAX;
+use farshore_core::limits::{EXPORT_MAKE_MS, EXPORT_PARTS_MAX};
 use farshore_core::peer::ShardPut;
 use farshore_core::placement::Candidate;
 use farshore_core::scatter::{floor_holds, scatter};
@@ -36,11 +36,31 @@ pub async fn export_now(shared: &Shared) -> Result<ExportRecord, WorkFailed> {
     make(shared, Export::Base).await
 }
 
-async fn make(shared: &Shared, what: Export) -> Result<ExportRecord, WorkFailed> {
-    let export = match what {
-        Export::Base => base(shared).await?,
-        Export::Increment { from } => increment(shared, from).await?,
+/// Sees to an export of everything up to a log entry, unless exports are off.
+pub async fn reach(shared: &Shared, index: u64) -> Result<(), WorkFailed> {
+    if shared.timing.export_every.is_zero() {
+        return Ok(());
+    }
+    let _one = shared.exports.0.lock().await;
+    let newest = shared.view()?.exports()?.last().map(|export| export.to);
+    let what = match newest {
+        Some(to) if to >= index => return Ok(()),
+        Some(from) if shared.consensus.entries(from + 1)?.is_some() => Export::Increment { from },
+        _ => Export::Base,
     };
+    make(shared, what).await.map(drop)
+}
+
+async fn make(shared: &Shared, what: Export) -> Result<ExportRecord, WorkFailed> {
+    let made = async {
+        match what {
+            Export::Base => base(shared).await,
+            Export::Increment { from } => increment(shared, from).await,
+        }
+    };
+    // What is recorded later than this may have been taken for left over (`orphans.rs`).
+    let made = tokio::time::timeout(Duration::from_millis(EXPORT_MAKE_MS), made).await;
+    let export = made.map_err(|_| WorkFailed("the export takes too long".into()))??;
     shared.propose_leading(Command::RecordExport { export: export.clone() }).await?;
     tracing::info!(base = export.base, to = export.to, bytes = export.bytes, "catalogue exported");
     Ok(export)
@@ -91,7 +111,7 @@ struct Sending<'a> {
 impl<'a> Sending<'a> {
     /// An export of what `view` shows: all of it, or what came after entry `from`.
     fn begin(shared: &'a Shared, view: &View, from: Option<u64>) -> Result<Self, WorkFailed> {
-        let nodes = view.nodes()?.into_iter().filter(|node| node.state.takes_shards());
+        let nodes = view.nodes()?.into_iter().filter(|node| node.takes_shards());
         let candidates: Vec<Candidate> = nodes
             .map(|node| Candidate { id: node.id, region: node.region, capacity: node.capacity })
             .collect();

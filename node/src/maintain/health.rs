@@ -6,7 +6,7 @@ use farshore_core::catalogue::Command;
 use farshore_core::id::NodeId;
 use farshore_core::limits::NODES_MAX;
 use farshore_core::topology::{NodeRecord, NodeState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -50,7 +50,19 @@ struct Heard {
 struct Heartbeat {
     at: Instant,
     record: NodeRecord,
+    incarnation: u64,
     load: Load,
+}
+
+/// What the catalogue knows, as far as judging goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Known {
+    /// Every node.
+    pub nodes: Vec<NodeRecord>,
+    /// The number of each node's data directory.
+    pub incarnations: BTreeMap<NodeId, u64>,
+    /// Nodes that an operator wants emptied.
+    pub leaving: BTreeSet<NodeId>,
 }
 
 impl Health {
@@ -65,24 +77,39 @@ impl Health {
         *self.table() = Heard { since: now, nodes: BTreeMap::new() };
     }
 
-    /// A heartbeat came in. The caller has checked that the record is the caller's own.
-    pub fn hear(&self, record: NodeRecord, load: Load, now: Instant) {
+    /// A heartbeat came in. The caller has checked that the record is the caller's own. `incarnation` is the number of its
+    /// data directory, 0 if it says none.
+    pub fn hear(&self, record: NodeRecord, incarnation: u64, load: Load, now: Instant) {
         let mut table = self.table();
         if table.nodes.len() < NODES_MAX || table.nodes.contains_key(&record.id) {
-            table.nodes.insert(record.id, Heartbeat { at: now, record, load });
+            table.nodes.insert(record.id, Heartbeat { at: now, record, incarnation, load });
         }
     }
 
-    /// What the catalogue should be told, given the nodes it knows.
-    pub fn judge(&self, known: &[NodeRecord], now: Instant) -> Vec<Command> {
+    /// What the catalogue should be told, given what it knows.
+    pub fn judge(&self, known: &Known, now: Instant) -> Vec<Command> {
         let table = self.table();
-        let known: BTreeMap<NodeId, &NodeRecord> = known.iter().map(|n| (n.id, n)).collect();
-        let news =
-            table.nodes.values().filter(|h| known.get(&h.record.id).is_none_or(|k| differs(k, &h.record)));
-        let puts = news.map(|h| Command::PutNode { node: h.record.clone() });
-        let moves = known.values().filter_map(|node| {
+        let nodes: BTreeMap<NodeId, &NodeRecord> = known.nodes.iter().map(|n| (n.id, n)).collect();
+        let puts = table.nodes.values().filter_map(|heard| {
+            let (node, incarnation) = (heard.record.clone(), heard.incarnation);
+            let moved = nodes.get(&node.id).is_none_or(|k| differs(k, &node));
+            match known.incarnations.get(&node.id) {
+                None if incarnation != 0 => Some(Command::AdmitNode { node, incarnation }),
+                Some(same) if moved && *same == incarnation => Some(Command::AdmitNode { node, incarnation }),
+                None if moved => Some(Command::PutNode { node }),
+                _ => None,
+            }
+        });
+        let moves = nodes.values().filter_map(|node| {
             let heard = table.nodes.contains_key(&node.id);
             let to = next_state(node.state, table.silent(node.id, now), heard, &self.timing)?;
+            // Whoever was to leave and fell silent takes it up again.
+            let to =
+                if to == NodeState::Up && node.state == NodeState::Lost && known.leaving.contains(&node.id) {
+                    NodeState::Draining
+                } else {
+                    to
+                };
             Some(Command::SetNodeState { node: node.id, from: node.state, to })
         });
         puts.chain(moves).collect()
@@ -158,8 +185,12 @@ mod tests {
         }
     }
 
+    fn known(nodes: &[NodeRecord]) -> Known {
+        Known { nodes: nodes.to_vec(), incarnations: BTreeMap::from([(NodeId(1), 5)]), ..Known::default() }
+    }
+
     fn after(health: &Health, state: NodeState, now: Instant) -> Option<NodeState> {
-        match health.judge(&[node(1, state)], now).as_slice() {
+        match health.judge(&known(&[node(1, state)]), now).as_slice() {
             [] => None,
             [Command::SetNodeState { from, to, .. }] if *from == state => Some(*to),
             other => panic!("{other:?}"),
@@ -180,8 +211,12 @@ mod tests {
         let end = start + timing.down_after + timing.grace;
         assert_eq!(after(&health, NodeState::Down, end), Some(NodeState::Lost));
         assert_eq!(after(&health, NodeState::Lost, end), None);
-        health.hear(node(1, NodeState::Up), Load::default(), end);
+        health.hear(node(1, NodeState::Up), 5, Load::default(), end);
         assert_eq!(after(&health, NodeState::Lost, end), Some(NodeState::Up));
+        let leaving = Known { leaving: BTreeSet::from([NodeId(1)]), ..known(&[node(1, NodeState::Lost)]) };
+        let to = NodeState::Draining;
+        let back = Command::SetNodeState { node: NodeId(1), from: NodeState::Lost, to };
+        assert_eq!(health.judge(&leaving, end), [back]);
     }
 
     #[test]
@@ -189,7 +224,7 @@ mod tests {
         let timing = Timing::default();
         let health = Health::new(timing);
         let later = Instant::now() + timing.grace * 2;
-        health.hear(node(1, NodeState::Up), Load::default(), later);
+        health.hear(node(1, NodeState::Up), 5, Load::default(), later);
         health.begin(later);
         for state in NodeState::ALL {
             assert_eq!(after(&health, state, later), None, "{state:?}");
@@ -201,12 +236,20 @@ mod tests {
         let health = Health::new(Timing::default());
         let now = Instant::now();
         health.begin(now);
-        health.hear(node(1, NodeState::Draining), Load::default(), now);
-        let put = |commands: Vec<Command>| matches!(commands.as_slice(), [Command::PutNode { .. }]);
-        assert!(put(health.judge(&[], now)));
-        assert!(health.judge(&[node(1, NodeState::Up)], now).is_empty());
-        let moved = NodeRecord { addr: "h:2".into(), ..node(1, NodeState::Up) };
-        assert!(put(health.judge(&[moved], now)));
+        health.hear(node(1, NodeState::Draining), 5, Load::default(), now);
+        let put = |commands: Vec<Command>| {
+            matches!(commands.as_slice(), [Command::AdmitNode { incarnation: 5, .. }])
+        };
+        assert!(put(health.judge(&Known::default(), now)));
+        assert!(put(health.judge(&Known { nodes: vec![node(1, NodeState::Up)], ..Known::default() }, now)));
+        assert!(health.judge(&known(&[node(1, NodeState::Up)]), now).is_empty());
+        let moved = known(&[NodeRecord { addr: "h:2".into(), ..node(1, NodeState::Up) }]);
+        assert!(put(health.judge(&moved, now)));
+        // Another data directory is nobody the cluster knows.
+        health.hear(node(1, NodeState::Up), 6, Load::default(), now);
+        assert!(health.judge(&moved, now).is_empty());
+        health.hear(node(2, NodeState::Up), 0, Load::default(), now);
+        assert!(matches!(health.judge(&moved, now).as_slice(), [Command::PutNode { .. }]));
     }
 
     proptest! {

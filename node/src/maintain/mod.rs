@@ -9,6 +9,14 @@ pub mod survey;
 
 pub mod lead;
 
+pub mod collect;
+
+pub mod compact;
+
+pub mod retain;
+
+pub mod orphans;
+
 pub mod execute;
 
 pub mod export;
@@ -19,19 +27,23 @@ pub mod sweep;
 
 pub mod lease;
 
+pub mod leave;
+
 pub mod health;
 
 pub mod report;
 
 use crate::catalogue::{CatalogueError, View};
-use crate::config::Timing;
+use crate::config::{Seed, Timing};
 use crate::raft::Consensus;
+use crate::raft::era::is_recent;
 use crate::store::ShardStore;
 use crate::worker::{WorkFailed, Workers};
 use farshore_core::catalogue::{Command, Reply};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::Host;
 use farshore_core::id::ClusterId;
+use farshore_core::limits::RECOVERY_REST_MS;
 use farshore_core::peer::ShardIo;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::peers::Peers;
@@ -53,6 +65,8 @@ pub struct Shared {
     pub store: Arc<ShardStore>,
     /// Other nodes.
     pub peers: Arc<Peers>,
+    /// Where the operator says that other nodes are.
+    pub seeds: Vec<Seed>,
     /// Shards of other nodes.
     pub shards: Arc<dyn ShardIo>,
     /// Which other nodes failed a moment ago.
@@ -67,11 +81,19 @@ pub struct Shared {
     pub surveyed: survey::Surveyed,
     /// What repair has been doing, if this node leads.
     pub repairs: lead::Repairs,
+    /// One round of garbage collection at a time.
+    pub collecting: collect::Collecting,
     /// Keeps two exports of the catalogue from being made at once.
     pub exports: export::Exports,
 }
 
 impl Shared {
+    /// Whether the catalogue was recovered so lately that nothing is deleted by itself.
+    pub fn rests_after_recovery(&self) -> bool {
+        let era = self.consensus.era().unwrap_or(0);
+        is_recent(era, self.host.clock.now_ms(), RECOVERY_REST_MS)
+    }
+
     /// What this replica has applied so far.
     pub fn view(&self) -> Result<View, CatalogueError> {
         self.consensus.catalogue().view()
@@ -111,6 +133,8 @@ impl Shared {
         workers.start(pulse::Pulse::new(self.clone()));
         workers.start(lease::EndStale::new(self.clone()));
         workers.start(lead::Repair::new(self.clone()));
+        workers.start(collect::Collect::new(self.clone()));
+        workers.start(orphans::Orphans::new(self.clone()));
         workers.start(scrub::Report::new(self.clone()));
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));

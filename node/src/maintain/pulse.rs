@@ -2,14 +2,15 @@
 //! date, and on the leader turns silence into commands.
 
 use super::Shared;
-use super::health::Load;
-use crate::catalogue::View;
+use super::health::{Known, Load};
+use super::leave::retire_empty;
+use crate::catalogue::{CatalogueError, View};
 use crate::raft::membership::MembershipError;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Reply;
 use farshore_core::id::NodeId;
-use farshore_core::topology::NodeRecord;
+use farshore_core::topology::NodeState;
 use farshore_proto::channel;
 use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::status::ApiError;
@@ -18,6 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Without a leader the addresses of the catalogue and those of the configuration take turns of so many beats, long enough for
+/// an election.
+const TURN_BEATS: u32 = 8;
+
 /// One heartbeat a unit.
 pub struct Pulse {
     shared: Arc<Shared>,
@@ -25,12 +30,14 @@ pub struct Pulse {
     leading: Option<u64>,
     /// Who took our last heartbeat while no leader was known to us: a newcomer has no log to learn it from.
     taker: Option<NodeId>,
+    /// Beats in a row for which nobody has led.
+    leaderless: u32,
 }
 
 impl Pulse {
     /// A pulse that starts with the next unit.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Pulse { shared, leading: None, taker: None }
+        Pulse { shared, leading: None, taker: None, leaderless: 0 }
     }
 
     async fn load(&self) -> Result<Load, WorkFailed> {
@@ -56,9 +63,13 @@ impl Pulse {
             return Ok(());
         }
         if let Some(load) = load {
-            self.shared.health.hear(self.shared.own.clone(), load, now);
+            let incarnation = self.shared.consensus.passport().incarnation();
+            self.shared.health.hear(self.shared.own.clone(), incarnation, load, now);
         }
-        for command in self.shared.health.judge(&view.nodes()?, now) {
+        let intent = view.intent()?;
+        let (nodes, incarnations) = (view.nodes()?, view.incarnations()?);
+        let known = Known { nodes, incarnations, leaving: intent.leaving.clone() };
+        for command in self.shared.health.judge(&known, now) {
             tracing::info!(?command, "judgement");
             // A refused judgement must not keep the ones behind it from being heard.
             let reply = self.shared.consensus.propose_leading(command).await?;
@@ -66,7 +77,8 @@ impl Pulse {
                 tracing::warn!(%refusal, "judgement refused");
             }
         }
-        // A newcomer gets its replica, a lost voter's vote goes to a neighbour. One step a heartbeat is soon enough.
+        retire_empty(&self.shared, view, &intent).await?;
+        // A newcomer gets its replica, a lost voter's vote goes to another. One step a heartbeat is soon enough.
         match self.shared.consensus.reconcile(&self.shared.view()?.nodes()?).await {
             Ok(_) | Err(MembershipError::Later(_)) => Ok(()),
             Err(error) => Err(error.into()),
@@ -105,29 +117,45 @@ impl Pulse {
             channel.ok_or_else(|| ApiError::Unreachable(format!("no address is known for node {to}")))?;
         let Load { used, free, shards, bad_found } = load;
         let era = self.shared.consensus.era();
-        let beat = Heartbeat { node: self.shared.own.clone(), used, free, shards, bad_found, era };
+        let passport = self.shared.consensus.passport();
+        let incarnation = passport.incarnation();
+        let own = self.shared.own.clone();
+        let beat = Heartbeat { node: own, used, free, shards, bad_found, incarnation, era };
         let mut client = channel::raft(channel);
         // Soon enough to try once more before the silence is noticed.
         match tokio::time::timeout(
             self.shared.timing.suspect_after / 2,
-            client.heartbeat(WireBeat::from(beat)),
+            client.heartbeat(passport.stamp(to, WireBeat::from(beat))),
         )
         .await
         {
             Ok(answer) => {
-                let answer = answer.map(drop).map_err(ApiError::from_status);
-                answer.inspect_err(|error| self.shared.consensus.heard_of_era(error))
+                let answer = answer.map_err(ApiError::from_status);
+                let answer = answer.inspect_err(|error| self.shared.consensus.heard_of_era(error));
+                let answer = answer?.into_inner();
+                passport.told(answer.incarnation);
+                if answer.retired {
+                    passport.retire();
+                }
+                Ok(())
             }
             Err(_) => Err(ApiError::Unreachable(format!("node {to} did not take the heartbeat"))),
         }
     }
 }
 
-/// Notes where the nodes of the cluster listen.
-fn update_book(shared: &Shared, nodes: &[NodeRecord]) {
+/// Notes where the nodes of the cluster listen, and which data directories they have. If most of them have moved while
+/// they were down, the catalogue knows none of it and there is no leader to tell it: then only the operator knows.
+fn update_book(shared: &Shared, view: &View, leaderless: u32) -> Result<(), CatalogueError> {
+    let nodes = view.nodes()?;
+    let configured = leaderless / TURN_BEATS % 2 == 1;
     for node in nodes.iter().filter(|n| n.id != shared.own.id) {
-        shared.peers.set(node.id, &node.addr);
+        let seed = shared.seeds.iter().find(|seed| configured && seed.id == node.id);
+        shared.peers.set(node.id, seed.map_or(&node.addr, |seed| &seed.addr));
     }
+    let retired = nodes.iter().filter(|node| node.state == NodeState::Retired).map(|node| node.id);
+    shared.consensus.passport().learn(view.incarnations()?, retired.collect());
+    Ok(())
 }
 
 #[async_trait]
@@ -138,7 +166,9 @@ impl Worker for Pulse {
 
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
         let view = self.shared.view()?;
-        update_book(&self.shared, &view.nodes()?);
+        let led = self.shared.consensus.leader().is_some();
+        self.leaderless = if led { 0 } else { self.leaderless.saturating_add(1) };
+        update_book(&self.shared, &view, self.leaderless)?;
         // A node whose disk has gone keeps still, so that its shards are rebuilt as those of a lost node: they count
         // again when the disk is back, which shards reported bad one by one would not.
         let load = self.load().await;

@@ -65,7 +65,7 @@ pub fn plan_export(view: &ExportView<'_>) -> Option<Export> {
 /// Whether fewer than three in four of the nodes that could hold a part do.
 fn is_weak(export: &ExportRecord, nodes: &[NodeRecord]) -> bool {
     let counting: BTreeSet<NodeId> = nodes.iter().filter(|n| n.state.counts()).map(|n| n.id).collect();
-    let could = nodes.iter().filter(|n| n.state.takes_shards()).count().min(STRIPE_SHARDS_MAX);
+    let could = nodes.iter().filter(|n| n.takes_shards()).count().min(STRIPE_SHARDS_MAX);
     export.parts.iter().any(|part| {
         let holders: BTreeSet<NodeId> = part.shards.iter().filter_map(|shard| shard.node).collect();
         holders.intersection(&counting).count() * 4 < could * 3

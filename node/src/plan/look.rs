@@ -113,7 +113,7 @@ fn condemned_of(
     if view.counts().condemned == 0 {
         return Ok(condemned);
     }
-    for node in nodes.iter().filter(|node| node.state.takes_shards()) {
+    for node in nodes.iter().filter(|node| node.takes_shards()) {
         for pack in packs {
             condemned.extend(view.condemned_of_stripe(node.id, pack.stripe.id)?);
         }

@@ -26,7 +26,7 @@ impl Cluster {
         let repo = RepoRecord { id, name, policy, sealed_config: vec![], key_slots: vec![] };
         this.must(Command::CreateRepository { repo });
         let session = SessionId([1; 16]);
-        this.must(Command::OpenSession { session, repo: id });
+        this.must(Command::OpenSession { session, repo: id, seen: 0 });
         let packs = (0..packs).map(pack).collect();
         this.must(Command::CommitPacks { session, packs });
         this

@@ -1,14 +1,22 @@
 //! Planners: pure functions from what a leader sees to what should be done. They propose and never do; whoever carries a
 //! task out proves it by a command that the catalogue may still refuse. A plan is data: print it, assert on it.
 
+pub mod preview;
+
 pub mod look;
 
 pub mod repair;
 
 pub mod export;
 
+pub mod garbage;
+
+pub mod retention;
+
+pub use garbage::{GarbagePlan, Totals, plan_garbage};
 pub use look::RepairScan;
 pub use repair::{PlanView, RepairPlan, plan_repair};
+pub use retention::{candidate, plan_retention};
 
 #[cfg(test)]
 mod plan_test;

@@ -78,7 +78,7 @@ impl PlanView {
         }
         let barred = |node, index: u8| {
             let stays = held.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));
-            let takes = self.nodes.get(&node).is_some_and(|node| node.state.takes_shards());
+            let takes = self.nodes.get(&node).is_some_and(NodeRecord::takes_shards);
             let shard = ShardId { stripe: stripe.id, index };
             !stays && (!takes || self.condemned.contains(&Condemned { node, shard }))
         };
@@ -111,7 +111,7 @@ impl PlanView {
     fn candidates(&self, good: &[(u8, NodeId)]) -> Vec<Candidate> {
         let holders = good.iter().map(|(_, node)| *node).collect::<BTreeSet<_>>();
         let keeps = |node: &&NodeRecord| {
-            node.state.takes_shards() || (holders.contains(&node.id) && node.state != NodeState::Draining)
+            node.takes_shards() || (holders.contains(&node.id) && node.state != NodeState::Draining)
         };
         let candidate = |node: &NodeRecord| Candidate {
             id: node.id,

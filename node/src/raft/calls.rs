@@ -209,7 +209,8 @@ impl Consensus {
     async fn propose_there(&self, leader: NodeId, body: Bytes, deadline: Instant) -> Result<Reply, Attempt> {
         let mut client = self.client(leader)?;
         let message = RaftMessage { body, era_plus_one: era_to_wire(self.era()) };
-        let answer = self.while_led_by(leader, within(left(deadline), client.propose(message))).await?;
+        let call = self.inner.passport.stamp(leader, message);
+        let answer = self.while_led_by(leader, within(left(deadline), client.propose(call))).await?;
         open_message(MESSAGE_VERSION, &answer.body)
             .map_err(|e| Attempt::Give(ConsensusError::Invalid(format!("the leader's answer: {e}"))))
     }
@@ -234,7 +235,8 @@ impl Consensus {
     async fn confirm_there(&self, leader: NodeId, deadline: Instant) -> Result<u64, Attempt> {
         let mut client = self.client(leader)?;
         let request = ReadIndexRequest { era_plus_one: era_to_wire(self.era()) };
-        let answer = self.while_led_by(leader, within(left(deadline), client.read_index(request))).await?;
+        let call = self.inner.passport.stamp(leader, request);
+        let answer = self.while_led_by(leader, within(left(deadline), client.read_index(call))).await?;
         Ok(answer.index)
     }
 
@@ -282,13 +284,20 @@ impl Attempt {
 }
 
 /// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others
-/// hold. Where a rebuilt shard or an export lies is the leader's own word and never passed on, and an era begins by an
-/// operator's hand at a stopped node.
+/// hold. Where a rebuilt shard or an export lies, and which packs are garbage, is the leader's own word and never passed
+/// on, and an era begins by an operator's hand at a stopped node.
 fn may_pass_on(from: NodeId, command: &Command) -> bool {
     match command {
         Command::ShardBad { node, .. } => *node == from,
         Command::Swept { copies } => copies.iter().all(|copy| copy.node == from),
-        Command::PlaceShard { .. } | Command::RecordExport { .. } | Command::BeginEra { .. } => false,
+        Command::CondemnOrphans { node, .. } => *node == from,
+        Command::PlaceShard { .. }
+        | Command::CondemnPacks { .. }
+        | Command::RevivePacks { .. }
+        | Command::DropPacks { .. }
+        | Command::CompactPacks { .. }
+        | Command::RecordExport { .. }
+        | Command::BeginEra { .. } => false,
         _ => true,
     }
 }
@@ -326,6 +335,10 @@ mod tests {
         assert!(may_pass_on(own, &swept(&[own])) && !may_pass_on(own, &swept(&[own, other])));
         let place = Command::PlaceShard { pack: PackNo(0), generation: 0, index: 0, node: own };
         assert!(!may_pass_on(own, &place));
+        let orphans = |node| Command::CondemnOrphans { node, copies: vec![] };
+        assert!(may_pass_on(own, &orphans(own)) && !may_pass_on(own, &orphans(other)));
+        assert!(!may_pass_on(own, &Command::CondemnPacks { packs: vec![] }));
+        assert!(!may_pass_on(own, &Command::DropPacks { packs: vec![], looked: 0 }));
         assert!(!may_pass_on(own, &Command::BeginEra { era: 1, node: own }));
     }
 }

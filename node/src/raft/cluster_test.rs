@@ -5,11 +5,13 @@
 use super::image::{Frozen, Moved};
 use super::mark::MARK_FILE;
 use super::membership::MembershipError;
+use super::passport::Passport;
 use super::reseat::{Seat as NewSeat, inspect, is_whole, reseat};
 use super::testkit::SlotDisk;
 use super::types::{MESSAGE_VERSION, Types, Vote, seal_message};
 use super::{Consensus, ConsensusError, RaftTuning};
 use crate::catalogue::Catalogue;
+use crate::identity::{Claim, Identity};
 use crate::kv::memory::MemoryKv;
 use crate::rpc::raft::{HeartbeatSink, RaftService};
 use async_trait::async_trait;
@@ -26,7 +28,7 @@ use farshore_proto::serve;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::{Credentials, Expect, Tls};
 use farshore_proto::wire::snapshot_part::Part;
-use farshore_proto::wire::{HeartbeatRequest, RaftMessage, SnapshotPart};
+use farshore_proto::wire::{HeartbeatReply, HeartbeatRequest, RaftMessage, SnapshotPart};
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use std::io;
@@ -40,8 +42,8 @@ use tonic::{Code, Status};
 struct NoHeartbeats;
 #[async_trait]
 impl HeartbeatSink for NoHeartbeats {
-    async fn beat(&self, _: NodeId, _: HeartbeatRequest) -> Result<(), ApiError> {
-        Ok(())
+    async fn beat(&self, _: NodeId, _: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
+        Ok(HeartbeatReply::default())
     }
 }
 
@@ -106,7 +108,11 @@ impl Seat {
         let peers = Arc::new(Peers::new(self.net.clone(), self.tls.clone()));
         all.iter().for_each(|seat| peers.set(seat.id, &seat.addr));
         let catalogue = Catalogue::open(self.kv.clone()).unwrap();
-        let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, tuning).await.unwrap();
+        let owner = Identity { cluster: ClusterId([7; 16]), node: self.id };
+        let claim = Claim { owner, incarnation: self.id.0, formation: 1 };
+        let passport = Passport::new(claim, host.disk.clone());
+        let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, passport, tuning);
+        let raft = raft.await.unwrap();
         let service = Arc::new(RaftService::new(raft.clone(), Arc::new(NoHeartbeats)));
         let listener: Box<dyn Listener> = TcpNet.listen(&self.addr).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -261,7 +267,7 @@ async fn the_last_of_three_goes_on_alone_and_the_others_cannot_undo_it() {
     let repo = a_repo();
     nodes[0].raft.propose(Command::CreateRepository { repo: repo.clone() }).await.unwrap();
     let session = SessionId([5; 16]);
-    nodes[0].raft.propose(Command::OpenSession { session, repo: repo.id }).await.unwrap();
+    nodes[0].raft.propose(Command::OpenSession { session, repo: repo.id, seen: 0 }).await.unwrap();
     nodes[2].raft.read_index().await.unwrap();
     nodes.pop().unwrap().kill().await;
     for n in 10..14 {
@@ -455,10 +461,11 @@ async fn a_large_command_gets_through_a_slow_link_without_an_election() {
         parent: None,
         group: [0; 16],
         committed_ms: 0,
+        label: Default::default(),
         sealed: Vec::new(),
         live: vec![0x5a; 3 << 20],
     };
-    let large = Command::CommitSnapshot { session: SessionId([1; 16]), snapshot };
+    let large = Command::CommitSnapshot { session: SessionId([1; 16]), snapshot, replaces: None };
     let reply = leader.raft.propose(large).await.unwrap();
     assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
     assert_eq!(leader.raft.standing().leadership.term, term, "nobody stood for election meanwhile");

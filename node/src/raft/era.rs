@@ -27,6 +27,11 @@ pub fn next_era(highest_seen: u32, now_ms: u64) -> u32 {
     seconds.max(highest_seen.saturating_add(1))
 }
 
+/// Whether the recovery that began this era was a moment ago. Clusters that were never recovered are in era 0.
+pub fn is_recent(era: u32, now_ms: u64, span_ms: u64) -> bool {
+    era > 0 && now_ms < (u64::from(era) * 1_000).saturating_add(span_ms)
+}
+
 /// Whether this replica was left behind by a recovery. Clones share it.
 #[derive(Clone, Default)]
 pub struct Behind(Arc<watch::Sender<Option<u32>>>);
@@ -80,6 +85,8 @@ mod tests {
         assert!(first_term(8) > first_term(7) + u64::from(u32::MAX - 1));
         assert_eq!(next_era(0, 1_700_000_000_123), 1_700_000_000);
         assert_eq!(next_era(1_800_000_000, 1_700_000_000_123), 1_800_000_001, "a clock that runs behind");
+        assert!(is_recent(1_700_000_000, 1_700_000_009_999, 10_000));
+        assert!(!is_recent(1_700_000_000, 1_700_000_010_000, 10_000) && !is_recent(0, 5, 10_000));
     }
 
     #[tokio::test]

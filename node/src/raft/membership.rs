@@ -1,10 +1,10 @@
 //! Who has a replica and who votes. Only the leader changes it, one step at a time, each step an entry of the log.
 //!
-//! Every node of the catalogue is at least a learner. A lost voter is replaced by a learner of its region; which nodes
-//! should vote beyond that is not decided here.
+//! Every node of the catalogue is at least a learner. Which of them should vote is decided in `voters.rs`.
 
 use super::Consensus;
 use super::types::Metrics;
+use super::voters::next_voters;
 use farshore_core::id::NodeId;
 use farshore_core::topology::{NodeRecord, NodeState};
 use openraft::error::{ClientWriteError, InitializeError, RaftError};
@@ -64,10 +64,7 @@ pub fn plan(members: &Members, nodes: &[NodeRecord]) -> Option<Step> {
     if !set.is_empty() {
         return Some(Step::SetNodes(set));
     }
-    if let Some(voters) = replace_lost_voter(members, nodes) {
-        return Some(Step::SetVoters(voters));
-    }
-    if let Some(voters) = raise_lone_voter(members, nodes) {
+    if let Some(voters) = next_voters(nodes, &members.voters, &members.fresh) {
         return Some(Step::SetVoters(voters));
     }
     let retired = nodes.iter().filter(|n| n.state == NodeState::Retired).map(|n| n.id);
@@ -76,53 +73,17 @@ pub fn plan(members: &Members, nodes: &[NodeRecord]) -> Option<Step> {
     if gone.is_empty() { None } else { Some(Step::RemoveLearners(gone)) }
 }
 
-/// After a recovery one node votes alone, which is no state to stay in: as soon as those have caught up that a new
-/// cluster of these nodes would have as voters, they vote too. One region after the other, an odd number, at most five.
-fn raise_lone_voter(members: &Members, nodes: &[NodeRecord]) -> Option<BTreeSet<NodeId>> {
-    let voter = *members.voters.iter().next().filter(|_| members.voters.len() == 1)?;
-    let (mut up, mut rounds) = (Vec::new(), BTreeMap::<&str, usize>::new());
-    let able = nodes.iter().filter(|node| node.state == NodeState::Up || node.id == voter);
-    // The present voter is the first of its region.
-    let (first, rest): (Vec<_>, Vec<_>) = able.partition(|node| node.id == voter);
-    for node in first.into_iter().chain(rest) {
-        let round = rounds.entry(node.region.as_str()).or_default();
-        *round += 1;
-        up.push((*round, node.id != voter, node.id));
-    }
-    up.sort_unstable();
-    let wanted = match up.len().min(rounds.len().clamp(3, 5)) {
-        even if even % 2 == 0 => even.saturating_sub(1),
-        odd => odd,
-    };
-    let chosen: BTreeSet<NodeId> = up.into_iter().take(wanted).map(|(_, _, id)| id).collect();
-    let caught_up = chosen.iter().all(|id| *id == voter || members.fresh.contains(id));
-    (chosen.len() > 1 && chosen.contains(&voter) && caught_up).then_some(chosen)
-}
-
-/// The voters with one lost or retired member exchanged for an up-to-date learner of its region. One at a time, so
-/// that every step keeps all but one of the majority it had.
-fn replace_lost_voter(members: &Members, nodes: &[NodeRecord]) -> Option<BTreeSet<NodeId>> {
-    let lost = nodes.iter().filter(|n| matches!(n.state, NodeState::Lost | NodeState::Retired));
-    lost.filter(|lost| members.voters.contains(&lost.id)).find_map(|lost| {
-        let heir = nodes.iter().find(|n| {
-            n.state == NodeState::Up
-                && n.region == lost.region
-                && members.fresh.contains(&n.id)
-                && !members.voters.contains(&n.id)
-        })?;
-        let mut voters = members.voters.clone();
-        voters.remove(&lost.id);
-        voters.insert(heir.id);
-        Some(voters)
-    })
-}
-
 impl Consensus {
+    /// Whether this replica has ever taken part in anything.
+    pub async fn has_begun(&self) -> Result<bool, MembershipError> {
+        self.inner.replica.is_initialized().await.map_err(|e| MembershipError::Stopped(e.to_string()))
+    }
+
     /// Makes these nodes the first voters, if this replica has never taken part in anything. False if it has: a
     /// cluster is formed once.
     pub async fn bootstrap(&self, voters: &[(NodeId, String)]) -> Result<bool, MembershipError> {
         let replica = &self.inner.replica;
-        if replica.is_initialized().await.map_err(|e| MembershipError::Stopped(e.to_string()))? {
+        if self.has_begun().await? {
             return Ok(false);
         }
         let members: BTreeMap<u64, BasicNode> =
@@ -233,15 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_voter_gives_its_vote_to_a_fresh_learner_of_its_region_only() {
+    fn a_voter_that_has_to_go_gives_its_vote_to_a_learner_that_is_up_to_date() {
         let nodes = [node(1, "a/a", Up), node(2, "a/b", Lost), node(3, "a/c", Up), node(4, "a/b", Up)];
         let fresh = members(&[1, 2, 3, 4], &[1, 2, 3], &[1, 3, 4]);
         let voters = BTreeSet::from([1, 3, 4].map(NodeId));
         assert_eq!(plan(&fresh, &nodes), Some(Step::SetVoters(voters)));
         let behind = members(&[1, 2, 3, 4], &[1, 2, 3], &[1, 3]);
         assert_eq!(plan(&behind, &nodes), None);
-        let elsewhere = [node(1, "a/a", Up), node(2, "a/b", Lost), node(3, "a/c", Up), node(4, "a/c", Up)];
-        assert_eq!(plan(&fresh, &elsewhere), None);
     }
 
     /// The leader of the first step of a change died before the second: nobody took it, since the lost voter had an heir
@@ -251,36 +210,16 @@ mod tests {
         let nodes = [node(1, "a/a", Up), node(2, "a/b", Lost), node(3, "a/c", Up), node(4, "a/b", Up)];
         let last = BTreeSet::from([1, 3, 4].map(NodeId));
         let joint = members(&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 3, 4]);
-        assert_eq!(plan(&joint, &nodes), None);
         let joint = Members { joining: Some(last.clone()), ..joint };
         assert_eq!(plan(&joint, &nodes), Some(Step::SetVoters(last)));
     }
 
     #[test]
-    fn a_lone_voter_gets_company_from_other_regions_once_it_has_caught_up() {
-        let nodes = [
-            node(1, "a/a", Up),
-            node(2, "a/a", Up),
-            node(3, "a/b", Down),
-            node(4, "a/b", Up),
-            node(5, "a/c", Up),
-        ];
-        let all = [1, 2, 3, 4, 5];
-        let voters = BTreeSet::from([2, 4, 5].map(NodeId));
-        assert_eq!(plan(&members(&all, &[2], &[1, 4, 5]), &nodes), Some(Step::SetVoters(voters)));
-        assert_eq!(plan(&members(&all, &[2], &[1, 4]), &nodes), None, "one is behind");
-        assert_eq!(plan(&members(&all, &[1, 2], &all), &nodes), None, "two are no accident");
-        assert_eq!(
-            plan(&members(&[1, 2], &[1], &[1, 2]), &nodes[..2]),
-            None,
-            "two voters are worse than one"
-        );
-    }
-
-    #[test]
-    fn a_retired_learner_goes_and_a_retired_voter_stays_until_replaced() {
-        let members = members(&[1, 2, 3], &[1, 2], &[1, 2, 3]);
-        let nodes = [node(1, "a/a", Up), node(2, "a/b", Retired), node(3, "a/c", Retired)];
-        assert_eq!(plan(&members, &nodes), Some(Step::RemoveLearners(BTreeSet::from([NodeId(3)]))));
+    fn a_retired_node_gives_up_its_vote_and_then_its_replica() {
+        let nodes = [node(1, "a/a", Up), node(2, "a/b", Retired), node(3, "a/c", Up), node(4, "a/c", Up)];
+        let voting = members(&[1, 2, 3, 4], &[1, 2, 3], &[1, 3, 4]);
+        assert_eq!(plan(&voting, &nodes), Some(Step::SetVoters(BTreeSet::from([1, 3, 4].map(NodeId)))));
+        let gone = members(&[1, 2, 3, 4], &[1, 3, 4], &[1, 3, 4]);
+        assert_eq!(plan(&gone, &nodes), Some(Step::RemoveLearners(BTreeSet::from([NodeId(2)]))));
     }
 }

@@ -7,9 +7,13 @@ pub mod reseat;
 
 pub mod membership;
 
+pub mod voters;
+
 pub mod calls;
 
 pub mod network;
+
+pub mod passport;
 
 pub mod machine;
 
@@ -41,6 +45,7 @@ use crate::raft::image::{Image, ImageParts, refused};
 use crate::raft::log::{LogReader, LogStore};
 use crate::raft::machine::Machine;
 use crate::raft::network::{Heard, Network};
+use crate::raft::passport::Passport;
 use crate::raft::types::{Entry, Metrics, Replica, ScopedRuntime, Snapshot, SnapshotMeta, Vote};
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv};
@@ -148,6 +153,7 @@ struct Inner {
     replica: Replica,
     catalogue: Catalogue,
     peers: Arc<Peers>,
+    passport: Passport,
     heard: Heard,
     behind: Behind,
     log: LogReader,
@@ -169,6 +175,7 @@ impl Consensus {
         catalogue: Catalogue,
         kv: Arc<dyn Kv>,
         peers: Arc<Peers>,
+        passport: Passport,
         tuning: RaftTuning,
     ) -> Result<Self, RaftStoreError> {
         ScopedRuntime::seed(host.entropy.as_ref());
@@ -178,7 +185,13 @@ impl Consensus {
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
         let behind = Behind::default();
-        let network = Network { peers: peers.clone(), heard: heard.clone(), behind: behind.clone(), pause };
+        let network = Network {
+            peers: peers.clone(),
+            passport: passport.clone(),
+            heard: heard.clone(),
+            behind: behind.clone(),
+            pause,
+        };
         let reader = log.reader();
         let machine = Machine::new(catalogue.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
@@ -195,6 +208,7 @@ impl Consensus {
             replica,
             catalogue,
             peers,
+            passport,
             heard,
             behind,
             log: reader,
@@ -243,6 +257,10 @@ impl Consensus {
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.clone()
+    }
+    /// What this node and others say of themselves in calls to each other.
+    pub fn passport(&self) -> &Passport {
+        &self.inner.passport
     }
     /// This node.
     pub fn own(&self) -> NodeId {

@@ -6,6 +6,7 @@
 
 use super::era::{Behind, era_of};
 use super::image::{Image, Moved};
+use super::passport::Passport;
 use super::types::{LogId, MESSAGE_VERSION, Snapshot, Types, Vote, open_message, seal_message};
 use farshore_core::host::task::Owned;
 use farshore_core::id::NodeId;
@@ -60,6 +61,7 @@ impl Heard {
 /// Makes links; openraft asks for one per node and task.
 pub struct Network {
     pub(super) peers: Arc<Peers>,
+    pub(super) passport: Passport,
     pub(super) heard: Heard,
     pub(super) behind: Behind,
     /// Pause before an unreachable node is tried again.
@@ -75,8 +77,15 @@ impl RaftNetworkFactory<Types> for Network {
         if self.peers.addr(target).is_none() {
             self.peers.set(target, &node.addr);
         }
-        let (peers, heard, behind) = (self.peers.clone(), self.heard.clone(), self.behind.clone());
-        Link { target, peers, heard, behind, pause: self.pause, flight: None }
+        Link {
+            target,
+            peers: self.peers.clone(),
+            passport: self.passport.clone(),
+            heard: self.heard.clone(),
+            behind: self.behind.clone(),
+            pause: self.pause,
+            flight: None,
+        }
     }
 }
 
@@ -84,6 +93,7 @@ impl RaftNetworkFactory<Types> for Network {
 pub struct Link {
     target: NodeId,
     peers: Arc<Peers>,
+    passport: Passport,
     heard: Heard,
     behind: Behind,
     pause: Duration,
@@ -121,12 +131,12 @@ impl Link {
         ttl: Duration,
     ) -> impl Future<Output = Result<Appended, Status>> + Send + 'static {
         let client = self.client();
-        let message = message(append.vote, append);
+        let call = self.passport.stamp(self.target, message(append.vote, append));
         let (heard, behind, target) = (self.heard.clone(), self.behind.clone(), self.target);
         let era = era_of(append.vote.leader_id.term);
         async move {
             let mut client = client?;
-            let answer = within(ttl, client.append(message)).await;
+            let answer = within(ttl, client.append(call)).await;
             let answer = answer.inspect_err(|status| behind.hear_status(era, status))?;
             heard.note(target);
             answered(answer)
@@ -182,6 +192,7 @@ impl Link {
         let moved = Moved::default();
         let (failed, failure) = oneshot::channel();
         let parts = image.parts(open, era_of(vote.leader_id.term), moved.clone(), failed);
+        let parts = self.passport.stamp(self.target, parts);
         let answer = tokio::select! {
             biased;
             answer = client.install_snapshot(parts) => answer,
@@ -267,7 +278,8 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<VoteResponse<u64>, CallError> {
         let call = async {
             let mut client = self.client()?;
-            let answer = within(option.hard_ttl(), client.vote(message(vote.vote, &vote))).await;
+            let call = self.passport.stamp(self.target, message(vote.vote, &vote));
+            let answer = within(option.hard_ttl(), client.vote(call)).await;
             let era = era_of(vote.vote.leader_id.term);
             let answer = answer.inspect_err(|status| self.behind.hear_status(era, status))?;
             self.heard.note(self.target);

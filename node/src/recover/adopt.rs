@@ -9,11 +9,12 @@ use crate::raft::image::open_note;
 use crate::raft::machine::Machine;
 use crate::raft::types::{Entry, EntryPayload, LogId, Payload};
 use bytes::Bytes;
-use farshore_core::catalogue::{ChunkSpan, Command, PackCommit, PackKind, Proposal, ShardRecord};
+use farshore_core::catalogue::{Command, PackCommit, Proposal, ShardRecord};
 use farshore_core::erasure::Codec;
 use farshore_core::host::{compute, random};
-use farshore_core::id::{ChunkId, NodeId, SessionId};
-use farshore_core::limits::{EXPORT_STRIPES_MAX, PACK_CHUNKS_MAX};
+use farshore_core::id::{NodeId, SessionId};
+use farshore_core::limits::EXPORT_STRIPES_MAX;
+use farshore_core::pack::{PackTable, read_table};
 use farshore_core::shard::{ShardHeader, hash_shard};
 
 /// Takes in what can be taken in. Answers how many packs were found that the catalogue did not know, and how many of
@@ -66,7 +67,7 @@ async fn commit(ground: &Ground, catalogue: &Catalogue, seen: &Sighting) -> Resu
     let packs = vec![pack.ok_or("it does not end in a chunk table")?];
     let session = SessionId(random(ground.host.entropy.as_ref()));
     let commands = [
-        Command::OpenSession { session, repo },
+        Command::OpenSession { session, repo, seen: u64::MAX },
         Command::CommitPacks { session, packs },
         Command::EndSessions { sessions: vec![session] },
     ];
@@ -89,7 +90,7 @@ fn append(catalogue: &Catalogue, commands: impl IntoIterator<Item = Command>) ->
 
 /// The pack as its client would have committed it. Shards that were not seen have hashes too: they are coded anew.
 fn describe(seen: &Sighting, bytes: Bytes) -> Option<PackCommit> {
-    let (kind, chunks) = table(&bytes)?;
+    let PackTable { kind, chunks } = read_table(&bytes, bytes.len() as u64).ok()?;
     let (info, record) = (seen.info, seen.record());
     let shards = Codec::new(info.scheme).encode_pack(bytes.clone());
     let shard = |((payload, index), seen): ((Bytes, u8), &ShardRecord)| {
@@ -106,79 +107,4 @@ fn describe(seen: &Sighting, bytes: Bytes) -> Option<PackCommit> {
         shard_len: record.shard_len,
         shards: shards.into_iter().zip(0u8..).zip(&record.shards).map(shard).collect(),
     })
-}
-
-const MAGIC: &[u8; 8] = b"FarPack\0";
-const PACK_VERSION: u8 = 1;
-const ROW_BYTES: usize = 40;
-const TRAILER_BYTES: usize = 40;
-
-/// The chunk table at the end of a pack (docs/format.md, "Pack"). The bytes have been compared with the pack's id, so its
-/// own checksum would say nothing more.
-fn table(pack: &[u8]) -> Option<(PackKind, Vec<ChunkSpan>)> {
-    let (before, trailer) = pack.split_last_chunk::<TRAILER_BYTES>()?;
-    let number = |at: usize| Some(u32::from_le_bytes(*trailer.get(at..)?.first_chunk()?) as usize);
-    let (count, table_len) = (number(12)?, number(16)?);
-    if trailer[..8] != *MAGIC || trailer[8] != PACK_VERSION || count > PACK_CHUNKS_MAX {
-        return None;
-    }
-    let kind = match trailer[9] {
-        1 => PackKind::Data,
-        2 => PackKind::Tree,
-        _ => return None,
-    };
-    if table_len != count * ROW_BYTES {
-        return None;
-    }
-    let rows = before.get(before.len().checked_sub(table_len)?..)?;
-    let span = |row: &[u8]| {
-        let (id, rest) = row.split_first_chunk::<32>()?;
-        let (offset, len) = rest.split_first_chunk::<4>()?;
-        let number = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
-        Some(ChunkSpan { id: ChunkId(*id), offset: number(offset), len: number(len.first_chunk()?) })
-    };
-    Some((kind, rows.chunks_exact(ROW_BYTES).map(span).collect::<Option<Vec<_>>>()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn pack(kind: u8, rows: &[([u8; 32], u32, u32)]) -> Vec<u8> {
-        let mut bytes = b"sealed chunks".to_vec();
-        for (id, offset, len) in rows {
-            bytes.extend_from_slice(id);
-            bytes.extend_from_slice(&offset.to_le_bytes());
-            bytes.extend_from_slice(&len.to_le_bytes());
-        }
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[PACK_VERSION, kind, 0, 0]);
-        bytes.extend_from_slice(&(rows.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&(rows.len() as u32 * 40).to_le_bytes());
-        bytes.extend_from_slice(&[0; 20]);
-        bytes
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn a_chunk_table_is_read_without_keys(rows: Vec<([u8; 32], u32, u32)>) {
-            let spans: Vec<ChunkSpan> = rows
-                .iter()
-                .map(|(id, offset, len)| ChunkSpan { id: ChunkId(*id), offset: *offset, len: *len })
-                .collect();
-            prop_assert_eq!(table(&pack(2, &rows)), Some((PackKind::Tree, spans)));
-            prop_assert_eq!(table(&pack(3, &rows)), None);
-        }
-
-        #[test]
-        fn rubbish_is_no_table(mut bytes: Vec<u8>, trailer: [u8; 28]) {
-            let _ = table(&bytes);
-            bytes.extend_from_slice(MAGIC);
-            bytes.extend_from_slice(&[PACK_VERSION, 1, 0, 0]);
-            bytes.extend_from_slice(&trailer);
-            let _ = table(&bytes);
-        }
-    }
 }

@@ -2,21 +2,22 @@
 //! leader any node still tells what it knows and says that nobody confirmed it.
 
 use super::auth::{self, Right};
-use super::{answer, internal};
+use super::{answer, internal, topology};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
-use crate::maintain::{export, scrub};
+use crate::maintain::{collect, export, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
-use farshore_core::id::NodeId;
+use farshore_core::id::{NodeId, RepoId};
 use farshore_core::limits::STATUS_CONFIRM_MS;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    ExportCatalogueReply, ExportCatalogueRequest, NodeStatus, RepairStatus, ScrubProgress, ScrubRequest,
-    StatusReply, StatusRequest, admin_server,
+    ApplyTopologyRequest, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest, GarbageReport,
+    NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest,
+    StageTopologyRequest, StatusReply, StatusRequest, TopologyReply, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -96,6 +97,8 @@ impl AdminService {
             fatal_regions: safety.fatal_regions.iter().map(ToString::to_string).collect(),
             catalogue_ms: view.time_ms(),
             state_hash: Bytes::copy_from_slice(&view.state_hash().0),
+            formation: shared.consensus.passport().formation(),
+            topology_epoch: view.intent().map_err(internal)?.epoch,
         })
     }
 
@@ -122,6 +125,38 @@ impl AdminService {
             last_error: state.last_error,
             bad_found: self.shared.health.bad_found(),
         }
+    }
+
+    /// Only the leader collects; another node passes the call on, once.
+    async fn collect(
+        &self,
+        caller: Caller,
+        request: CollectGarbageRequest,
+    ) -> Result<GarbageReport, ApiError> {
+        let shared = &self.shared;
+        let repo = RepoId::from_slice(&request.repo)?;
+        let leader =
+            shared.consensus.leader().ok_or_else(|| ApiError::NoQuorum("no leader is known".into()))?;
+        if leader != shared.own.id {
+            let Caller::Client(_) = caller else {
+                return Err(ApiError::NoQuorum("this node no longer leads".into()));
+            };
+            let unknown = || ApiError::NoQuorum(format!("no address is known for the leader {leader}"));
+            let mut client = channel::admin(shared.peers.channel(leader).ok_or_else(unknown)?);
+            let answer = client.collect_garbage(request).await;
+            return answer.map(Response::into_inner).map_err(ApiError::from_status);
+        }
+        shared.consensus.read_index_leading().await?;
+        let view = shared.view().map_err(internal)?;
+        if view.repo(repo).map_err(internal)?.is_none() {
+            return Err(farshore_core::catalogue::Refusal::NoRepo.into());
+        }
+        let collected = match request.dry_run {
+            true => collect::look(&view, repo).await,
+            false => collect::collect_now(shared, repo).await,
+        };
+        let unswept = shared.view().map_err(internal)?.counts().condemned;
+        Ok(garbage_report(&collected.map_err(internal)?, unswept))
     }
 
     /// Asked of another node than the leader, the caller tries the next.
@@ -163,13 +198,57 @@ impl AdminService {
     }
 }
 
+/// What another node says of its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Who answered.
+    pub node: NodeId,
+    /// The founding it takes part in; 0 if it has met none.
+    pub formation: u64,
+    /// Whether it knows of a cluster that works.
+    pub formed: bool,
+}
+
+/// What the node at the other end says; nothing if it does not answer in time.
+pub async fn look_at(peer: Channel) -> Option<Seen> {
+    let reply = status_from(peer).await?;
+    Some(Seen { node: NodeId(reply.answering), formation: reply.formation, formed: reply.applied > 0 })
+}
+
 /// Whether the node at the other end knows of `id`; false if it does not answer in time.
 pub async fn is_known(peer: Channel, id: NodeId) -> bool {
+    let nodes = status_from(peer).await.map_or_else(Vec::new, |reply| reply.nodes);
+    nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
+}
+
+async fn status_from(peer: Channel) -> Option<StatusReply> {
     let mut admin = channel::admin(peer);
     let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
     let answer = tokio::time::timeout(limit, admin.status(StatusRequest {})).await;
-    let Ok(Ok(reply)) = answer else { return false };
-    reply.into_inner().nodes.iter().filter_map(|n| n.node.as_ref()).any(|node| node.id == id.0)
+    answer.ok()?.ok().map(Response::into_inner)
+}
+
+fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport {
+    let totals = collected.totals;
+    GarbageReport {
+        packs: totals.packs,
+        bytes: totals.bytes,
+        dead: totals.dead,
+        dead_bytes: totals.dead_bytes,
+        condemned: totals.condemned,
+        condemned_bytes: totals.condemned_bytes,
+        waiting: totals.waiting,
+        in_use: totals.in_use,
+        in_use_bytes: totals.in_use_bytes,
+        sparse: totals.sparse,
+        sparse_bytes: totals.sparse_bytes,
+        sessions: collected.sessions,
+        trash: collected.trash,
+        dropped: collected.dropped,
+        dropped_bytes: collected.dropped_bytes,
+        compacted: collected.compacted,
+        unswept,
+    }
 }
 
 /// Whether a running node is at the other end, in whatever state.
@@ -214,6 +293,14 @@ impl admin_server::Admin for AdminService {
         answer(self.status(caller).await)
     }
 
+    async fn collect_garbage(
+        &self,
+        request: Request<CollectGarbageRequest>,
+    ) -> Result<Response<GarbageReport>, Status> {
+        let caller = auth::allow(&request, Right::Collect)?;
+        answer(self.collect(caller, request.into_inner()).await)
+    }
+
     async fn export_catalogue(
         &self,
         request: Request<ExportCatalogueRequest>,
@@ -225,5 +312,29 @@ impl admin_server::Admin for AdminService {
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
         auth::allow(&request, Right::Scrub)?;
         Ok(Response::new(self.scrub()))
+    }
+
+    async fn plan_topology(
+        &self,
+        request: Request<PlanTopologyRequest>,
+    ) -> Result<Response<PlanTopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::plan(&self.shared, request.into_inner()).await)
+    }
+
+    async fn stage_topology(
+        &self,
+        request: Request<StageTopologyRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::stage(&self.shared, request.into_inner()).await)
+    }
+
+    async fn apply_topology(
+        &self,
+        request: Request<ApplyTopologyRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        auth::allow(&request, Right::Operate)?;
+        answer(topology::apply(&self.shared, request.into_inner()).await)
     }
 }

@@ -25,6 +25,10 @@ pub enum Right {
     Status,
     /// Has a node re-read what it holds.
     Scrub,
+    /// Has garbage collected; a node asks its leader on behalf of an operator.
+    Collect,
+    /// Looks at or changes who belongs to the cluster.
+    Operate,
     /// Has the catalogue exported.
     Export,
     /// Asks a node under recovery what it holds.
@@ -35,11 +39,11 @@ pub enum Right {
 
 fn may(caller: &Caller, right: Right) -> bool {
     match (caller, right) {
-        (_, Right::ReadShard | Right::Renew | Right::Status | Right::Inventory) => true,
+        (_, Right::ReadShard | Right::Renew | Right::Status | Right::Collect | Right::Inventory) => true,
         (Caller::Node(_), Right::Consensus | Right::Rebuild) => true,
-        (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub) => true,
+        (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => true,
         (Caller::Client(_), Right::Export | Right::Recover) => true,
-        (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub) => false,
+        (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => false,
         (Caller::Node(_), Right::Export | Right::Recover) => false,
         (Caller::Client(_), Right::Consensus | Right::Rebuild) => false,
     }
@@ -85,10 +89,12 @@ mod tests {
         for right in [Right::Consensus, Right::Rebuild] {
             assert!(asked(node(), right) && !asked(client(), right), "{right:?}");
         }
-        for right in [Right::Catalogue, Right::Upload, Right::Scrub, Right::Export, Right::Recover] {
+        for right in
+            [Right::Catalogue, Right::Upload, Right::Scrub, Right::Operate, Right::Export, Right::Recover]
+        {
             assert!(!asked(node(), right) && asked(client(), right), "{right:?}");
         }
-        for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Inventory] {
+        for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Collect, Right::Inventory] {
             assert!(asked(node(), right) && asked(client(), right) && !asked(None, right), "{right:?}");
         }
     }

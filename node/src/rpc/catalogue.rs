@@ -96,8 +96,13 @@ impl CatalogueService {
         repo.map(Into::into).ok_or_else(|| ApiError::NotFound(format!("there is no repository `{name}`")))
     }
 
-    async fn open(&self, session: SessionId, repo: RepoId) -> Result<wire::OpenSessionReply, ApiError> {
-        match self.change(Command::OpenSession { session, repo }).await? {
+    async fn open(
+        &self,
+        session: SessionId,
+        repo: RepoId,
+        seen: u64,
+    ) -> Result<wire::OpenSessionReply, ApiError> {
+        match self.change(Command::OpenSession { session, repo, seen }).await? {
             Reply::SessionOpen { opened } => Ok(wire::OpenSessionReply { opened }),
             reply => Err(unexpected(&reply)),
         }
@@ -156,8 +161,8 @@ impl CatalogueService {
         ids: Vec<ChunkId>,
     ) -> Result<wire::LookupChunksReply, ApiError> {
         let view = self.read_since_opening(session).await?;
-        let found = view.lookup(repo, &ids).map_err(internal)?;
-        let ordinals_plus_one = found.into_iter().map(|c| c.map_or(0, |chunk| chunk.ordinal.0 + 1)).collect();
+        let offered = view.offered(repo, &ids).map_err(internal)?;
+        let ordinals_plus_one = offered.into_iter().map(|o| o.map_or(0, |ordinal| ordinal.0 + 1)).collect();
         Ok(wire::LookupChunksReply { ordinals_plus_one })
     }
 
@@ -183,7 +188,8 @@ impl CatalogueService {
         let snapshot: SnapshotRecord = required(request.snapshot, "snapshot")?.try_into()?;
         // The time is the catalogue's to give.
         let snapshot = SnapshotRecord { committed_ms: 0, ..snapshot };
-        match self.change(Command::CommitSnapshot { session, snapshot }).await? {
+        let replaces = opt_snapshot_id(&request.replaces)?;
+        match self.change(Command::CommitSnapshot { session, snapshot, replaces }).await? {
             Reply::SnapshotCommitted { committed_ms, under_target } => {
                 Ok(wire::CommitSnapshotReply { committed_ms, under_target })
             }
@@ -198,10 +204,40 @@ impl CatalogueService {
     ) -> Result<wire::ListSnapshotsReply, ApiError> {
         let repo = repo_id(&request.repo)?;
         let after = opt_snapshot_id(&request.after)?;
-        let page =
-            self.read_as(stale).await?.snapshots(repo, after, PAGE_ROWS_MAX, false).map_err(internal)?;
-        let snapshots = page.rows.into_iter().map(Into::into).collect();
+        let view = self.read_as(stale).await?;
+        let page = match request.trash {
+            false => view.snapshots(repo, after, PAGE_ROWS_MAX, false),
+            true => view.trash(repo, after, PAGE_ROWS_MAX),
+        };
+        let page = page.map_err(internal)?;
+        let mut snapshots = Vec::with_capacity(page.rows.len());
+        for row in page.rows {
+            let marks = Some(view.marks(repo, row.id).map_err(internal)?.into());
+            snapshots.push(wire::Snapshot { marks, ..row.into() });
+        }
         Ok(wire::ListSnapshotsReply { snapshots, more: page.next.is_some() })
+    }
+
+    async fn change_repository(
+        &self,
+        request: wire::ChangeRepositoryRequest,
+    ) -> Result<wire::ChangeRepositoryReply, ApiError> {
+        let repo = repo_id(&request.repo)?;
+        let change = required(request.change, "change")?.try_into()?;
+        match self.change(Command::ChangeRepository { repo, change }).await? {
+            Reply::Changed { count } => Ok(wire::ChangeRepositoryReply { count }),
+            Reply::Done => Ok(wire::ChangeRepositoryReply { count: 1 }),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    async fn settings(&self, repo: RepoId) -> Result<wire::RepositorySettings, ApiError> {
+        let view = self.read().await?;
+        if view.repo(repo).map_err(internal)?.is_none() {
+            return Err(farshore_core::catalogue::Refusal::NoRepo.into());
+        }
+        let settings = view.settings(repo).map_err(internal)?;
+        Ok(wire::RepositorySettings { catalogue_ms: view.time_ms(), ..settings.into() })
     }
 
     async fn locate(
@@ -292,8 +328,8 @@ impl catalogue_server::Catalogue for CatalogueService {
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionReply>, Status> {
         auth::allow(&request, Right::Catalogue)?;
-        let wire::OpenSessionRequest { session, repo } = request.into_inner();
-        answer(self.open(session_id(&session)?, repo_id(&repo)?).await)
+        let wire::OpenSessionRequest { session, repo, seen } = request.into_inner();
+        answer(self.open(session_id(&session)?, repo_id(&repo)?, seen).await)
     }
 
     async fn renew_session(
@@ -357,6 +393,22 @@ impl catalogue_server::Catalogue for CatalogueService {
         let stale = takes_stale(&request);
         let wire::LocateChunksRequest { repo, ids } = request.into_inner();
         answer(self.locate(repo_id(&repo)?, chunk_ids(ids)?, stale).await)
+    }
+
+    async fn change_repository(
+        &self,
+        request: Request<wire::ChangeRepositoryRequest>,
+    ) -> Result<Response<wire::ChangeRepositoryReply>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        answer(self.change_repository(request.into_inner()).await)
+    }
+
+    async fn get_settings(
+        &self,
+        request: Request<wire::GetSettingsRequest>,
+    ) -> Result<Response<wire::RepositorySettings>, Status> {
+        auth::allow(&request, Right::Catalogue)?;
+        answer(self.settings(repo_id(&request.into_inner().repo)?).await)
     }
 
     async fn list_packs(

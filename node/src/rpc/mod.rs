@@ -2,6 +2,8 @@
 
 pub mod admin;
 
+pub mod topology;
+
 pub mod catalogue;
 
 pub mod recovery;
@@ -19,10 +21,11 @@ use crate::recover::Ground;
 use crate::rpc::raft::HeartbeatSink;
 use async_trait::async_trait;
 use farshore_core::id::NodeId;
+use farshore_core::topology::NodeState;
 use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::serve;
 use farshore_proto::status::ApiError;
-use farshore_proto::wire::HeartbeatRequest;
+use farshore_proto::wire::{HeartbeatReply, HeartbeatRequest};
 use std::sync::Arc;
 use tokio::time::Instant;
 pub use tonic::service::Routes;
@@ -56,14 +59,22 @@ struct Heartbeats(Arc<Shared>);
 
 #[async_trait]
 impl HeartbeatSink for Heartbeats {
-    async fn beat(&self, _from: NodeId, beat: HeartbeatRequest) -> Result<(), ApiError> {
+    /// A node that has lost its memory, or was retired, is told so and not heard.
+    async fn beat(&self, from: NodeId, beat: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
+        let shared = &self.0;
         let beat = Heartbeat::try_from(beat)?;
-        if !self.0.consensus.is_leader() {
+        if !shared.consensus.is_leader() {
             return Err(ApiError::NoQuorum("this node does not lead".into()));
         }
-        let load = Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
-        self.0.health.hear(beat.node, load, Instant::now());
-        Ok(())
+        let incarnation = shared.consensus.passport().known(from).unwrap_or(0);
+        let known = shared.view().and_then(|view| view.node(from)).map_err(internal)?;
+        let retired = known.is_some_and(|node| node.state == NodeState::Retired);
+        if !retired && (incarnation == 0 || incarnation == beat.incarnation) {
+            let load =
+                Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
+            shared.health.hear(beat.node, beat.incarnation, load, Instant::now());
+        }
+        Ok(HeartbeatReply { incarnation, retired })
     }
 }
 

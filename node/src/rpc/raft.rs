@@ -5,6 +5,7 @@
 
 use super::auth::{Right, allow};
 use crate::raft::image::ImageParts;
+use crate::raft::passport::Purpose;
 use crate::raft::types::{Entry, LogId, MESSAGE_VERSION, Types, Vote, open_message, seal_message};
 use crate::raft::{APPEND_ENTRIES_MAX, Consensus};
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 #[async_trait]
 pub trait HeartbeatSink: Send + Sync {
     /// A sign of life. `from` is the caller by certificate; the message may name no other node.
-    async fn beat(&self, from: NodeId, beat: HeartbeatRequest) -> Result<(), ApiError>;
+    async fn beat(&self, from: NodeId, beat: HeartbeatRequest) -> Result<HeartbeatReply, ApiError>;
 }
 
 /// The service between nodes.
@@ -41,10 +42,15 @@ impl RaftService {
     }
 }
 
-fn node<T>(request: &Request<T>) -> Result<NodeId, ApiError> {
-    match allow(request, Right::Consensus)? {
-        Caller::Node(node) => Ok(node),
-        other => Err(ApiError::Denied(format!("{other} is no node"))),
+impl RaftService {
+    /// The node that calls, if it is one of ours and still has its memory.
+    async fn node<T>(&self, request: &Request<T>, purpose: Purpose) -> Result<NodeId, ApiError> {
+        let node = match allow(request, Right::Consensus)? {
+            Caller::Node(node) => node,
+            other => return Err(ApiError::Denied(format!("{other} is no node"))),
+        };
+        self.consensus.passport().check(node, request.metadata(), purpose).await?;
+        Ok(node)
     }
 }
 
@@ -96,7 +102,7 @@ fn stopped(error: impl std::fmt::Display) -> ApiError {
 #[tonic::async_trait]
 impl wire::raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let from = node(&request)?;
+        let from = self.node(&request, Purpose::Lead).await?;
         self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let append: AppendEntriesRequest<Types> = open(request.get_ref())?;
         speaks_for(from, append.vote.leader_id.node_id)?;
@@ -110,7 +116,7 @@ impl wire::raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let from = node(&request)?;
+        let from = self.node(&request, Purpose::Lead).await?;
         self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let vote: VoteRequest<u64> = open(request.get_ref())?;
         speaks_for(from, vote.vote.leader_id.node_id)?;
@@ -125,7 +131,7 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let from = node(&request)?;
+        let from = self.node(&request, Purpose::Lead).await?;
         self.consensus.heard(from);
         let mut parts = ImageParts::new(request.into_inner());
         let (era, vote, meta) = parts.open().await?;
@@ -139,7 +145,7 @@ impl wire::raft_server::Raft for RaftService {
     }
 
     async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let from = node(&request)?;
+        let from = self.node(&request, Purpose::Ask).await?;
         self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let reply =
             self.consensus.propose_for(from, &request.get_ref().body).await.map_err(ApiError::from)?;
@@ -150,7 +156,7 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
-        node(&request)?;
+        self.node(&request, Purpose::Ask).await?;
         self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let index = self.consensus.confirm_once().await.map_err(ApiError::from)?;
         Ok(Response::new(ReadIndexReply { index }))
@@ -160,12 +166,11 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
-        let from = node(&request)?;
+        let from = self.node(&request, Purpose::Ask).await?;
         let beat = request.into_inner();
         speaks_for(from, beat.node.as_ref().map_or(0, |node| node.id))?;
         self.consensus.check_era(era_from_wire(beat.era_plus_one))?;
-        self.heartbeats.beat(from, beat).await?;
-        Ok(Response::new(HeartbeatReply {}))
+        Ok(Response::new(self.heartbeats.beat(from, beat).await?))
     }
 }
 

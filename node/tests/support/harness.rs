@@ -48,6 +48,8 @@ pub struct Cluster {
 pub struct Slot {
     pub identity: IssuedNode,
     pub addr: String,
+    /// Bytes it offers; 0 makes it a witness.
+    pub capacity: u64,
     region: &'static str,
     running: Option<(Scope, Node)>,
 }
@@ -59,6 +61,7 @@ impl Cluster {
         let slots = regions.iter().map(|region| Slot {
             identity: authority.issue_node(validity()).unwrap(),
             addr: free_addr(),
+            capacity: 1 << 30,
             region,
             running: None,
         });
@@ -97,7 +100,20 @@ impl Cluster {
         dir: &Path,
         bootstrap: Option<Vec<Seed>>,
     ) -> Result<(Scope, Node), StartError> {
-        let config = Config { bootstrap, ..self.config(at) };
+        self.launch(at, dir, Config { bootstrap, ..self.config(at) }).await
+    }
+
+    /// Starts the identity of one slot on any directory, knowing nobody.
+    pub async fn start_alone(&self, at: usize, dir: &Path) -> Result<(Scope, Node), StartError> {
+        self.launch(at, dir, Config { peers: Vec::new(), ..self.config(at) }).await
+    }
+
+    /// Puts a node that was started elsewhere into its slot.
+    pub fn put(&mut self, at: usize, running: (Scope, Node)) {
+        self.slots[at].running = Some(running);
+    }
+
+    async fn launch(&self, at: usize, dir: &Path, config: Config) -> Result<(Scope, Node), StartError> {
         let credentials =
             self.credentials(&self.slots[at].identity.cert_pem, &self.slots[at].identity.key_pem);
         let host = host(dir);
@@ -111,6 +127,11 @@ impl Cluster {
         let (scope, node) = self.slots[at].running.take().unwrap();
         scope.kill();
         drop(node);
+    }
+
+    /// Gives a machine another address.
+    pub fn move_away(&mut self, at: usize) {
+        self.slots[at].addr = free_addr();
     }
 
     /// Ends a node in order.
@@ -130,7 +151,7 @@ impl Cluster {
             listen: self.slots[at].addr.clone(),
             advertise: None,
             data_dir: self.dir(at),
-            capacity: 1 << 30,
+            capacity: self.slots[at].capacity,
             credentials: CredentialFiles { ca: PathBuf::new(), cert: PathBuf::new(), key: PathBuf::new() },
             peers: self.seeds(&others),
             timing: Timing {
@@ -139,6 +160,7 @@ impl Cluster {
                 down_after: Duration::from_millis(1_500),
                 grace: Duration::from_millis(1_000),
                 maintain_every: Duration::from_millis(200),
+                collect_every: Duration::from_millis(500),
                 session_lease: Duration::from_secs(6),
                 // These tests count shards.
                 export_every: Duration::ZERO,
@@ -237,8 +259,11 @@ impl Client {
     }
 
     pub async fn open_session(&mut self, repo: RepoId, session: SessionId) {
-        let request =
-            wire::OpenSessionRequest { session: raw(session.as_bytes()), repo: raw(repo.as_bytes()) };
+        let request = wire::OpenSessionRequest {
+            session: raw(session.as_bytes()),
+            repo: raw(repo.as_bytes()),
+            seen: 0,
+        };
         assert!(self.catalogue.open_session(request).await.unwrap().into_inner().opened > 0);
     }
 

@@ -6,8 +6,8 @@ use crate::status::ApiError;
 use crate::wire;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    ChunkSpan, PackCommit, PackKind, PackRecord, RepoRecord, ShardRecord, SnapshotKind, SnapshotRecord,
-    StripeRecord,
+    ChunkSpan, PackCommit, PackKind, PackRecord, RepoRecord, ShardRecord, SnapshotKind, SnapshotLabel,
+    SnapshotRecord, StripeRecord,
 };
 use farshore_core::erasure::Scheme;
 use farshore_core::id::{ChunkId, NodeId, Ordinal, PackId, PackNo, RepoId, ShardHash, SnapshotId, StripeId};
@@ -205,6 +205,8 @@ impl From<SnapshotRecord> for wire::Snapshot {
             committed_ms: snapshot.committed_ms,
             sealed: snapshot.sealed.into(),
             live: snapshot.live.into(),
+            label: Some(snapshot.label.into()),
+            marks: None,
         }
     }
 }
@@ -221,6 +223,7 @@ impl TryFrom<wire::Snapshot> for SnapshotRecord {
             parent: opt_snapshot_id(&snapshot.parent)?,
             group: group.map_err(|_| ApiError::Invalid("a snapshot's group has 16 bytes".into()))?,
             committed_ms: snapshot.committed_ms,
+            label: snapshot.label.map(SnapshotLabel::try_from).transpose()?.unwrap_or_default(),
             sealed: snapshot.sealed.into(),
             live: snapshot.live.into(),
         })

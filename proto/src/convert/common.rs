@@ -8,7 +8,7 @@ use farshore_core::id::{NodeId, RepoId, ShardHash, ShardId, StripeId};
 use farshore_core::limits::{ADDR_BYTES_MAX, SHARD_BYTES_MAX, STRIPE_SHARDS_MAX};
 use farshore_core::peer::ShardRef;
 use farshore_core::policy::Policy;
-use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_core::topology::{Change, NodeRecord, NodeState};
 
 impl From<Scheme> for wire::Scheme {
     fn from(scheme: Scheme) -> Self {
@@ -95,6 +95,19 @@ impl TryFrom<wire::Node> for NodeRecord {
             capacity: node.capacity,
             state: state.ok_or_else(|| ApiError::Invalid(format!("no node is {:?}", node.state)))?,
         })
+    }
+}
+
+impl From<Change> for wire::TopologyChange {
+    fn from(change: Change) -> Self {
+        wire::TopologyChange { kind: change.word().into(), node: change.node().0 }
+    }
+}
+impl TryFrom<wire::TopologyChange> for Change {
+    type Error = ApiError;
+    fn try_from(change: wire::TopologyChange) -> Result<Self, ApiError> {
+        let unknown = || ApiError::Invalid(format!("no topology change is called {:?}", change.kind));
+        Change::of(&change.kind, node_id(change.node)?).ok_or_else(unknown)
     }
 }
 

@@ -4,8 +4,8 @@ use super::*;
 use crate::wire;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    ChunkSpan, PackCommit, PackKind, PackRecord, RepoRecord, ShardRecord, SnapshotKind, SnapshotRecord,
-    StripeRecord,
+    ChunkSpan, Lock, LockMode, PackCommit, PackKind, PackRecord, RepoChange, RepoLock, RepoRecord,
+    RepoSettings, ShardRecord, SnapshotKind, SnapshotLabel, SnapshotMarks, SnapshotRecord, StripeRecord,
 };
 use farshore_core::erasure::Scheme;
 use farshore_core::id::{
@@ -126,10 +126,42 @@ fn snapshot() -> impl Strategy<Value = SnapshotRecord> {
             parent: parent.map(SnapshotId),
             group,
             committed_ms,
+            label: SnapshotLabel {
+                time_ms: committed_ms / 2,
+                utc_offset_min: (committed_ms % 3 > 0).then_some((committed_ms % 1_000) as i16 - 500),
+                bytes: committed_ms / 3,
+                tags: vec![committed_ms.to_le_bytes()],
+                partial: committed_ms % 2 == 0,
+            },
             sealed,
             live,
         },
     )
+}
+fn lock() -> impl Strategy<Value = Lock> {
+    let mode = any::<bool>().prop_map(|hard| if hard { LockMode::Compliance } else { LockMode::Governance });
+    (mode, any::<u64>()).prop_map(|(mode, until_ms)| Lock { mode, until_ms })
+}
+fn change() -> impl Strategy<Value = RepoChange> {
+    let ids = || vec(any::<[u8; 32]>().prop_map(SnapshotId), 0..5);
+    let id = || any::<[u8; 32]>().prop_map(SnapshotId);
+    let repo_lock = lock().prop_map(|lock| RepoLock { mode: lock.mode, for_ms: lock.until_ms });
+    let policy = proptest::option::of("[a-z ]{0,20}");
+    prop_oneof![
+        (ids(), any::<bool>()).prop_map(|(snapshots, bypass)| RepoChange::Forget { snapshots, bypass }),
+        ids().prop_map(|snapshots| RepoChange::Undelete { snapshots }),
+        (ids(), any::<bool>()).prop_map(|(snapshots, early)| RepoChange::Purge { snapshots, early }),
+        (id(), lock(), any::<bool>()).prop_map(|(snapshot, lock, bypass)| RepoChange::LockSnapshot {
+            snapshot,
+            lock,
+            bypass
+        }),
+        (proptest::option::of(repo_lock), any::<bool>())
+            .prop_map(|(lock, bypass)| RepoChange::Lock { lock, bypass }),
+        any::<Option<u64>>().prop_map(|trash_ms| RepoChange::SetTrash { trash_ms }),
+        policy.prop_map(|policy| RepoChange::SetRetention { policy }),
+        id().prop_map(|snapshot| RepoChange::MarkVerified { snapshot }),
+    ]
 }
 
 /// To the wire, through its bytes, and back.
@@ -153,7 +185,19 @@ proptest! {
         (pack, snapshot) in (pack(), snapshot()),
         (offset, len) in (any::<u32>(), 1..=u32::MAX),
         ordinals in vec(any::<u64>(), 0..9),
+        (change, lock, marked) in (change(), lock(), any::<[Option<u64>; 2]>()),
     ) {
+        let sent = wire::change_repository_request::Change::from(change.clone());
+        prop_assert_eq!(RepoChange::try_from(sent), Ok(change));
+        let marks = SnapshotMarks { lock: Some(lock), verified_ms: marked[0], forgotten_ms: marked[1] };
+        prop_assert_eq!(SnapshotMarks::from(wire::SnapshotMarks::from(marks)), marks);
+        let settings = RepoSettings {
+            lock: Some(RepoLock { mode: lock.mode, for_ms: lock.until_ms }),
+            trash_ms: marked[0],
+            retention: Some("keep-last 3".into()),
+            last_committed_ms: lock.until_ms,
+        };
+        trip::<wire::RepositorySettings, _>(&settings);
         trip::<wire::Scheme, _>(&scheme);
         trip::<wire::ShardId, _>(&id);
         trip::<wire::ShardRef, _>(&shard);
@@ -166,7 +210,8 @@ proptest! {
         trip::<wire::Range, _>(&ShardRange { offset: offset.into(), len: len.into() });
         let ordinals = ordinals.into_iter().map(Ordinal).collect();
         trip::<wire::PackCommitted, _>(&PackCommitted { id: pack.id, no: pack.no, ordinals });
-        trip::<wire::HeartbeatRequest, _>(&raft::Heartbeat { node, used: 1, free: 2, shards: 3, bad_found: 4, era: Some(0) });
+        let beat = raft::Heartbeat { node, used: 1, free: 2, shards: 3, bad_found: 4, incarnation: 5, era: Some(0) };
+        trip::<wire::HeartbeatRequest, _>(&beat);
         trip::<wire::SnapshotRow, _>(&raft::Row { table: id.index, key: vec![1], value: repo.sealed_config });
     }
 
@@ -242,6 +287,14 @@ fn lists_have_limits() {
     assert!(catalogue::chunk_ids(vec![vec![0; 32].into(); LOOKUP_CHUNKS_MAX]).is_ok());
     assert!(catalogue::chunk_ids(vec![vec![0; 32].into(); LOOKUP_CHUNKS_MAX + 1]).is_err());
     assert!(catalogue::pack_commits(vec![Default::default(); COMMIT_PACKS_MAX + 1]).is_err());
+    let policy = Some("x".repeat(RETENTION_BYTES_MAX + 1));
+    let change = wire::change_repository_request::Change::SetRetention(wire::SetRetention { policy });
+    assert!(RepoChange::try_from(change).is_err());
+    let ids = vec![vec![0; 32].into(); SNAPSHOTS_PER_COMMAND_MAX + 1];
+    let change = wire::change_repository_request::Change::Undelete(wire::SnapshotIds { ids });
+    assert!(RepoChange::try_from(change).is_err());
+    let label = wire::SnapshotLabel { utc_offset_min: Some(1_440), ..Default::default() };
+    assert!(SnapshotLabel::try_from(label).is_err());
     let live = vec![0; SNAPSHOT_BITMAP_BYTES_MAX + 1].into();
     let error = SnapshotRecord::try_from(wire::Snapshot { live, ..Default::default() }).unwrap_err();
     assert!(error.to_string().contains("bitmap"), "{error}");

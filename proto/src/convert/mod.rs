@@ -3,6 +3,8 @@
 
 pub mod catalogue;
 
+pub mod retention;
+
 pub mod raft;
 
 pub mod shard;

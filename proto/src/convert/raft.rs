@@ -20,6 +20,8 @@ pub struct Heartbeat {
     pub shards: u64,
     /// Shards it has found missing or corrupt since it started.
     pub bad_found: u64,
+    /// Of its data directory; 0 from a release that drew none.
+    pub incarnation: u64,
     /// Era of its log, if it has one.
     pub era: Option<u32>,
 }
@@ -32,6 +34,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             free: beat.free,
             shards: beat.shards,
             bad_found: beat.bad_found,
+            incarnation: beat.incarnation,
             era_plus_one: era_to_wire(beat.era),
         }
     }
@@ -42,7 +45,7 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
         let node = required(beat.node, "node")?.try_into()?;
         let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
         let era = era_from_wire(beat.era_plus_one);
-        Ok(Heartbeat { node, used, free, shards, bad_found, era })
+        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation: beat.incarnation, era })
     }
 }
 

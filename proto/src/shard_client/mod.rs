@@ -134,6 +134,7 @@ impl At {
             | ApiError::ChunksGone(_)
             | ApiError::BelowFloor(_)
             | ApiError::Denied(_)
+            | ApiError::Locked(_)
             | ApiError::Invalid(_)
             | ApiError::LeftBehind(_)
             | ApiError::Stale(_) => ShardError::Refused(self.node, error.to_string()),

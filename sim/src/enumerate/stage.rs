@@ -54,6 +54,7 @@ impl Stage {
             down_after: Duration::from_secs(5),
             grace: Duration::from_secs(3),
             maintain_every: Duration::from_millis(500),
+            collect_every: Duration::from_secs(2),
             ..Timing::default()
         };
         let mut cluster = Cluster::new(world.clone(), &layout, Settings { timing, ..Settings::default() })?;

@@ -23,8 +23,6 @@ pub struct Leases {
     read: usize,
     /// Sessions and the client that opened each.
     opened: BTreeMap<SessionId, u64>,
-    /// Opened again by the network, maybe after their end: nothing is said about these.
-    reopened: BTreeSet<SessionId>,
     /// Snapshots that clients wanted recorded, and under which session.
     offered: BTreeMap<SnapshotId, (SessionId, Arc<SnapshotRecord>)>,
     applied: u64,
@@ -62,7 +60,6 @@ impl Leases {
                         ));
                     }
                 }
-                SessionCall::Reopen(session) => drop(self.reopened.insert(session)),
                 SessionCall::Offer(session, snapshot) => {
                     self.offered.insert(snapshot.id, (session, snapshot));
                 }
@@ -80,7 +77,7 @@ impl Leases {
             }
             facts += 1;
             let Some((session, _)) = self.offered.get(&id) else { continue };
-            if let Some(at) = self.ended.get(session).filter(|_| !self.reopened.contains(session)) {
+            if let Some(at) = self.ended.get(session) {
                 return Err(format!(
                     "snapshot {id} was recorded under session {session}, which had ended by log entry {at}"
                 ));
@@ -102,7 +99,9 @@ impl Leases {
         }
         let (before, applied) = (std::mem::replace(&mut self.open, open), self.applied);
         self.ended.extend(before.difference(&self.open).map(|session| (*session, applied)));
-        self.ended.retain(|session, _| !self.open.contains(session));
+        if let Some((session, at)) = self.ended.iter().find(|(session, _)| self.open.contains(session)) {
+            return Err(format!("session {session} is open again, which had ended by log entry {at}"));
+        }
         Ok(())
     }
 

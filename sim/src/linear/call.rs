@@ -5,7 +5,7 @@ use crate::plan::ClientCall;
 use farshore_client::api::{CatalogueApi, Located, PackPage, SnapshotPage};
 use farshore_client::{Error, Result};
 use farshore_core::catalogue::command::PackCommitted;
-use farshore_core::catalogue::{PackCommit, RepoRecord, SnapshotRecord};
+use farshore_core::catalogue::{PackCommit, RepoChange, RepoRecord, SnapshotRecord};
 use farshore_core::id::{ChunkId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::topology::Name;
 use std::fmt;
@@ -16,13 +16,14 @@ use std::sync::Arc;
 pub enum Call {
     CreateRepository { repo: Arc<RepoRecord> },
     GetRepository { name: Name },
-    OpenSession { session: SessionId, repo: RepoId },
+    OpenSession { session: SessionId, repo: RepoId, seen: u64 },
     RenewSession { session: SessionId },
     CloseSession { session: SessionId },
     Lookup { session: SessionId, repo: RepoId, ids: Arc<[ChunkId]> },
     CommitPacks { session: SessionId, packs: Arc<[PackCommit]> },
-    CommitSnapshot { session: SessionId, snapshot: Arc<SnapshotRecord> },
-    ListSnapshots { repo: RepoId, after: Option<SnapshotId> },
+    CommitSnapshot { session: SessionId, snapshot: Arc<SnapshotRecord>, replaces: Option<SnapshotId> },
+    Change { repo: RepoId, change: Arc<RepoChange> },
+    ListSnapshots { repo: RepoId, after: Option<SnapshotId>, trash: bool },
     Locate { repo: RepoId, ids: Arc<[ChunkId]> },
     ListPacks { repo: RepoId, from: PackNo },
 }
@@ -56,6 +57,10 @@ pub enum Answer {
     PacksCommitted(Vec<PackCommitted>),
     /// Catalogue time of the commit.
     SnapshotCommitted(u64),
+    /// So many snapshots were concerned.
+    Changed(u32),
+    /// A lock or what is there forbids it.
+    Refused,
     /// A page.
     Snapshots(SnapshotPage),
     /// Where chunks lie.
@@ -84,14 +89,26 @@ impl Answer {
             Err(Error::SessionEnded(_)) => Some(Answer::SessionEnded),
             Err(Error::BelowFloor(_)) => Some(Answer::BelowFloor),
             Err(Error::ChunksGone(gone)) => Some(Answer::ChunksGone(gone.clone())),
+            Err(Error::Refused(_)) => Some(Answer::Refused),
             Err(_) => None,
+        }
+    }
+
+    /// The same for a change of a repository: what is not there is refused as invalid.
+    pub fn of_change(result: &Result<u32>) -> Option<Answer> {
+        match result {
+            Err(Error::Invalid(_)) => Some(Answer::Refused),
+            other => Answer::of(other, |count| Answer::Changed(*count)),
         }
     }
 
     /// Whether the call was refused.
     pub fn is_refusal(&self) -> bool {
         use Answer::*;
-        matches!(self, RepositoryMissing | RepositoryExists | SessionEnded | BelowFloor | ChunksGone(_))
+        matches!(
+            self,
+            RepositoryMissing | RepositoryExists | SessionEnded | BelowFloor | ChunksGone(_) | Refused
+        )
     }
 }
 
@@ -106,6 +123,7 @@ impl Call {
                 | CloseSession { .. }
                 | CommitPacks { .. }
                 | CommitSnapshot { .. }
+                | Change { .. }
         )
     }
 
@@ -121,6 +139,7 @@ impl Call {
             | CommitSnapshot { session, .. } => Some(*session),
             CreateRepository { .. }
             | GetRepository { .. }
+            | Change { .. }
             | ListSnapshots { .. }
             | Locate { .. }
             | ListPacks { .. } => None,
@@ -135,6 +154,7 @@ impl Call {
             CommitSnapshot { snapshot, .. } => Some(snapshot.repo),
             OpenSession { repo, .. }
             | Lookup { repo, .. }
+            | Change { repo, .. }
             | ListSnapshots { repo, .. }
             | Locate { repo, .. }
             | ListPacks { repo, .. } => Some(*repo),
@@ -167,8 +187,10 @@ impl Call {
                 let made = api.create_repository(repo.as_ref().clone()).await;
                 Answer::of(&made, |repo| Answer::Repository(Arc::new(repo.clone())))
             }
-            Call::OpenSession { session, repo } => {
-                Answer::of(&api.open_session(*session, *repo).await, |open| Answer::Opened(open.opened))
+            Call::OpenSession { session, repo, seen } => {
+                Answer::of(&api.open_session(*session, *repo, *seen).await, |open| {
+                    Answer::Opened(open.opened)
+                })
             }
             Call::CloseSession { session } => {
                 Answer::of(&api.close_session(*session).await, |()| Answer::Done)
@@ -177,9 +199,12 @@ impl Call {
                 let done = api.commit_packs(*session, packs.to_vec()).await;
                 Answer::of(&done, |packs| Answer::PacksCommitted(packs.clone()))
             }
-            Call::CommitSnapshot { session, snapshot } => {
-                let done = api.commit_snapshot(*session, snapshot.as_ref().clone()).await;
+            Call::CommitSnapshot { session, snapshot, replaces } => {
+                let done = api.commit_snapshot(*session, snapshot.as_ref().clone(), *replaces).await;
                 Answer::of(&done, |done| Answer::SnapshotCommitted(done.committed_ms))
+            }
+            Call::Change { repo, change } => {
+                Answer::of_change(&api.change_repository(*repo, change.as_ref().clone()).await)
             }
             _ => None,
         }
@@ -259,17 +284,22 @@ impl fmt::Display for Call {
         match self {
             Call::CreateRepository { repo } => write!(f, "create {} as {:?}", repo.name, repo.id),
             Call::GetRepository { name } => write!(f, "get {name}"),
-            Call::OpenSession { session, repo } => write!(f, "open {session:?} in {repo:?}"),
+            Call::OpenSession { session, repo, .. } => write!(f, "open {session:?} in {repo:?}"),
             Call::RenewSession { session } => write!(f, "renew {session:?}"),
             Call::CloseSession { session } => write!(f, "close {session:?}"),
             Call::Lookup { session, ids, .. } => {
                 write!(f, "lookup in {session:?} {}", some(ids.iter().map(ChunkId::short)))
             }
             Call::CommitPacks { session, packs } => write!(f, "commit in {session:?} {}", pack_ids(packs)),
-            Call::CommitSnapshot { session, snapshot } => {
-                write!(f, "commit in {session:?} snapshot {:?}", snapshot.id)
+            Call::CommitSnapshot { session, snapshot, replaces } => {
+                write!(f, "commit in {session:?} snapshot {:?}", snapshot.id)?;
+                replaces.map_or(Ok(()), |id| write!(f, " for {id:?}"))
             }
-            Call::ListSnapshots { repo, after } => write!(f, "snapshots of {repo:?} after {after:?}"),
+            Call::Change { repo, change } => write!(f, "in {repo:?} {change:?}"),
+            Call::ListSnapshots { repo, after, trash } => {
+                let what = if *trash { "trash" } else { "snapshots" };
+                write!(f, "{what} of {repo:?} after {after:?}")
+            }
             Call::Locate { repo, ids } => {
                 write!(f, "locate in {repo:?} {}", some(ids.iter().map(ChunkId::short)))
             }
@@ -297,6 +327,8 @@ impl fmt::Display for Answer {
                 write!(f, "{}", some(packs.iter().map(|pack| no_and_id(pack.no, &pack.id))))
             }
             Answer::SnapshotCommitted(at) => write!(f, "committed at {at}"),
+            Answer::Changed(count) => write!(f, "changed {count}"),
+            Answer::Refused => write!(f, "refused"),
             Answer::Snapshots(page) => {
                 let ids = some(page.snapshots.iter().map(|s| format!("{:?}@{}", s.id, s.committed_ms)));
                 write!(f, "{ids} more: {}", page.more)

@@ -1,11 +1,11 @@
 //! What the catalogue promises its clients, one operation after the other: sets and maps, written from the promises of
 //! `CatalogueApi` and not from the node's code. What maintenance does on its own shows as changes that may come at any
-//! time: sessions run out, shards move to other nodes.
+//! time: sessions run out, shards move to other nodes, garbage and what lay in the trash for its time goes.
 
 use super::call::{Answer, Call, Op};
-use super::packs::{PackTable, Packs};
+use super::packs::{Live, Needed, PackTable, Packs};
 use super::search::Spec;
-use farshore_core::catalogue::{RepoRecord, SnapshotRecord};
+use farshore_core::catalogue::{RepoChange, RepoRecord, SnapshotRecord};
 use farshore_core::id::{Ordinal, RepoId, SessionId, SnapshotId};
 use farshore_core::topology::Name;
 use roaring::RoaringTreemap;
@@ -19,6 +19,8 @@ pub struct Catalogue {
     packs: PackTable,
     /// When each snapshot was committed, as far as anybody has ever been told.
     committed_ms: BTreeMap<SnapshotId, u64>,
+    /// Numbers that were said to be there, by session: they stay until it ends.
+    told: BTreeMap<SessionId, RoaringTreemap>,
     /// A session that was alive at some time is not ended for as long after, unless its client closes it.
     lease_us: u64,
 }
@@ -27,8 +29,16 @@ impl Catalogue {
     /// For the packs that some client has tried to commit.
     pub fn new<'a>(ops: impl Iterator<Item = &'a Op> + Clone, lease: Duration) -> Self {
         let mut committed_ms = BTreeMap::new();
+        let mut told = BTreeMap::<SessionId, RoaringTreemap>::new();
         for op in ops.clone() {
             match (&op.call, &op.answer) {
+                (Call::Lookup { session, .. }, Some(Answer::Ordinals(found))) => {
+                    told.entry(*session).or_default().extend(found.iter().flatten().map(|o| o.0));
+                }
+                (Call::CommitPacks { session, .. }, Some(Answer::PacksCommitted(done))) => {
+                    let ordinals = done.iter().flat_map(|pack| pack.ordinals.iter().map(|o| o.0));
+                    told.entry(*session).or_default().extend(ordinals);
+                }
                 (Call::CommitSnapshot { snapshot, .. }, Some(Answer::SnapshotCommitted(at))) => {
                     committed_ms.entry(snapshot.id).or_insert(*at);
                 }
@@ -40,7 +50,7 @@ impl Catalogue {
                 _ => {}
             }
         }
-        Catalogue { packs: PackTable::new(ops), committed_ms, lease_us: lease.as_micros() as u64 }
+        Catalogue { packs: PackTable::new(ops), committed_ms, told, lease_us: lease.as_micros() as u64 }
     }
 }
 
@@ -51,17 +61,16 @@ pub struct State {
     sessions: Arc<BTreeMap<SessionId, Session>>,
     /// Highest log index that has opened a session.
     opened_last: u64,
-    /// Catalogue time of the last commit of a snapshot.
-    time_ms: u64,
 }
 
 /// Only the counts: states with the same operations behind them seldom differ, and equality decides.
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        (self.opened_last, self.time_ms, self.sessions.len()).hash(hasher);
+        (self.opened_last, self.sessions.len()).hash(hasher);
         self.sessions.values().filter(|session| session.ended).count().hash(hasher);
         for repo in self.repos.values() {
-            (repo.packs.next_ordinal(), repo.snapshots.len()).hash(hasher);
+            let listed = repo.snapshots.values().filter(|s| s.place == Place::Listed).count();
+            (repo.packs.next_ordinal(), repo.snapshots.len(), listed).hash(hasher);
         }
     }
 }
@@ -71,13 +80,29 @@ struct Repo {
     record: Arc<RepoRecord>,
     packs: Packs,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// Somebody has asked for a lock, which may be in force.
+    locked: bool,
+    /// Catalogue time of the last commit of a snapshot.
+    last_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 struct Snapshot {
     record: Arc<SnapshotRecord>,
+    live: Live,
     /// Unknown until somebody has seen it.
     committed_ms: Option<u64>,
+    place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where snapshots belong.
+    Listed,
+    /// In the trash, or purged without anybody having noticed.
+    Trash,
+    /// Not there any more.
+    Gone,
 }
 
 /// A session that was opened. It may have run out without anybody having noticed: the first refusal is the notice.
@@ -110,9 +135,11 @@ impl Spec for Catalogue {
         }
     }
 
-    /// What was made stays, and what was seen is known. Only sessions come and go.
+    /// What was made stays, and what was seen is known. Only sessions come and go, and snapshots into the trash and out.
     fn settles(&self, op: &Op) -> bool {
-        !matches!(op.call, Call::OpenSession { .. } | Call::CloseSession { .. })
+        let replaces = matches!(op.call, Call::CommitSnapshot { replaces: Some(_), .. });
+        !replaces
+            && !matches!(op.call, Call::OpenSession { .. } | Call::CloseSession { .. } | Call::Change { .. })
     }
 
     fn matters(&self, open: &Op, next: &Op) -> bool {
@@ -129,7 +156,11 @@ impl Spec for Catalogue {
             }
             (CommitPacks { .. }, CommitPacks { .. } | CommitSnapshot { .. } | ListPacks { .. }) => true,
             // Times of commits only rise.
-            (CommitSnapshot { .. }, CommitSnapshot { .. } | ListSnapshots { .. }) => true,
+            (CommitSnapshot { .. }, CommitSnapshot { .. } | ListSnapshots { .. } | Change { .. }) => true,
+            // What is named again must be there again.
+            (CommitSnapshot { .. } | Change { .. }, Locate { .. } | ListPacks { .. }) => true,
+            (Change { .. }, CommitSnapshot { .. } | ListSnapshots { .. } | Change { .. }) => true,
+            (Change { .. }, _) => false,
             (CommitPacks { .. } | CommitSnapshot { .. }, _) => false,
             (_, _) => true,
         }
@@ -149,8 +180,12 @@ impl Catalogue {
             (Call::CreateRepository { repo }, Answer::RepositoryExists) => state.is_taken(repo),
             (Call::GetRepository { name }, Answer::Repository(found)) => state.named(name) == Some(found),
             (Call::GetRepository { name }, Answer::RepositoryMissing) => state.named(name).is_none(),
-            (Call::OpenSession { session, repo }, Answer::Opened(index)) => {
+            (Call::OpenSession { session, repo, .. }, Answer::Opened(index)) => {
                 state.open(*session, *repo, Some(*index), op.at_us.0)
+            }
+            // An id that has ended is not opened again.
+            (Call::OpenSession { session, .. }, Answer::SessionEnded) => {
+                state.sessions.contains_key(session) && state.has_run_out(*session, op, self.lease_us)
             }
             (Call::RenewSession { session }, Answer::Done) => state.renew(*session, op.at_us.0),
             (Call::CloseSession { session }, Answer::Done) => {
@@ -163,47 +198,86 @@ impl Catalogue {
                 | Call::CommitPacks { session, .. },
                 Answer::SessionEnded,
             ) => state.has_run_out(*session, op, self.lease_us),
-            (Call::CommitSnapshot { session, snapshot }, Answer::SessionEnded) => {
-                let known = state.repo(snapshot.repo).is_some_and(|r| r.snapshots.contains_key(&snapshot.id));
-                !known
+            (Call::CommitSnapshot { session, snapshot, .. }, Answer::SessionEnded) => {
+                !state.is_listed(snapshot.repo, snapshot.id)
                     && (state.is_for_another(*session, snapshot.repo)
                         || state.has_run_out(*session, op, self.lease_us))
             }
             (Call::Lookup { session, repo, ids }, Answer::Ordinals(found)) => {
+                let live = state.repo(*repo).map(Repo::live).unwrap_or_default();
                 state.open_session(*session).is_some()
                     && ids.len() == found.len()
                     && ids.iter().zip(found).all(|(id, found)| {
-                        state.repo(*repo).and_then(|r| r.packs.ordinal(&self.packs, id)) == *found
+                        // A chunk may not be offered although it is there: its pack is condemned, or lost.
+                        let packs = state.repo(*repo).map(|repo| &repo.packs);
+                        let may_be = |o| packs.is_some_and(|packs| packs.may_be(&self.packs, id, o, &live));
+                        found.is_none_or(may_be)
                     })
             }
             (Call::CommitPacks { session, packs }, Answer::PacksCommitted(done)) => {
-                state.in_session(*session, |repo| repo.packs.commit(&self.packs, packs, Some(done)))
+                state.in_session(*session, |repo| {
+                    let live = repo.live();
+                    repo.packs.commit(&self.packs, *session, packs, Some(done), &live)
+                })
             }
             (Call::CommitPacks { session, packs }, Answer::BelowFloor) => {
                 let repo = state.open_session(*session).and_then(|open| state.repo(open.repo));
                 repo.is_some_and(|repo| packs.iter().any(|pack| !repo.packs.has(&pack.id)))
             }
-            (Call::CommitSnapshot { session, snapshot }, Answer::SnapshotCommitted(at)) => {
-                state.commit_snapshot(*session, snapshot, Some(*at))
+            (Call::CommitSnapshot { session, snapshot, replaces }, Answer::SnapshotCommitted(at)) => {
+                state.commit_snapshot(*session, snapshot, *replaces, Some(*at))
             }
-            (Call::CommitSnapshot { session, snapshot }, Answer::ChunksGone(gone)) => {
+            (Call::Change { repo, change }, Answer::Changed(count)) => {
+                state.change(*repo, |repo| repo.change(change, Some(*count)))
+            }
+            (Call::Change { repo, change }, Answer::Refused) => {
+                state.repo(*repo).is_none_or(|repo| repo.may_refuse(change))
+            }
+            (Call::CommitSnapshot { session, snapshot, .. }, Answer::ChunksGone(gone)) => {
+                let told = self.told.get(session);
                 state.open_session(*session).is_some_and(|open| open.repo == snapshot.repo)
+                    && !gone.iter().any(|ordinal| told.is_some_and(|told| told.contains(ordinal.0)))
                     && state.lacks(snapshot, gone)
             }
-            (Call::ListSnapshots { repo, after }, Answer::Snapshots(page)) => {
-                state.list_snapshots(*repo, *after, &page.snapshots, page.more)
+            (Call::ListSnapshots { repo, after, trash }, Answer::Snapshots(page)) => {
+                let place = if *trash { Place::Trash } else { Place::Listed };
+                state.list_snapshots(*repo, *after, place, &page.snapshots, page.more)
             }
             (Call::Locate { repo, ids }, Answer::Located(found)) => match state.repo(*repo) {
                 None => found.packs.is_empty() && found.places.iter().all(Option::is_none),
-                Some(_) => state.change(*repo, |r| r.packs.locate(&self.packs, *repo, ids, found)),
+                Some(_) => self.reads(state, *repo, op, |packs, needed| {
+                    packs.locate(&self.packs, *repo, ids, found, needed)
+                }),
             },
             (Call::ListPacks { repo, from }, Answer::Packs(page)) => match state.repo(*repo) {
                 None => page.packs.is_empty() && page.next.is_none(),
-                Some(_) => state.change(*repo, |r| r.packs.list(&self.packs, *repo, *from, page)),
+                Some(_) => self.reads(state, *repo, op, |packs, needed| {
+                    packs.list(&self.packs, *repo, *from, page, needed)
+                }),
             },
             // An answer to another question.
             _ => false,
         }
+    }
+
+    /// A look at packs, and what must be there at that moment.
+    fn reads(
+        &self,
+        state: &mut State,
+        repo: RepoId,
+        op: &Op,
+        look: impl FnOnce(&mut Packs, &Needed<'_>) -> bool,
+    ) -> bool {
+        let sessions = state.sessions.clone();
+        let (_, ended_us) = op.at_us;
+        let is_open = |id| {
+            let lasts = |s: &Session| ended_us.is_some_and(|now| now < s.alive_us + self.lease_us);
+            sessions.get(&id).is_some_and(|session| !session.ended && lasts(session))
+        };
+        state.change(repo, |repo| {
+            let live = repo.live();
+            look(&mut repo.packs, &Needed { live: &live, is_open: &is_open })
+        })
     }
 
     /// What a call changes whose answer nobody has seen. Where it would be refused it changes nothing.
@@ -211,18 +285,21 @@ impl Catalogue {
         let before = state.clone();
         let done = match &op.call {
             Call::CreateRepository { repo } => state.create(repo),
-            Call::OpenSession { session, repo } => state.open(*session, *repo, None, op.at_us.0),
+            Call::OpenSession { session, repo, .. } => state.open(*session, *repo, None, op.at_us.0),
             Call::CloseSession { session } => {
                 state.close(*session);
                 true
             }
             Call::CommitPacks { session, packs } => {
-                state.in_session(*session, |repo| repo.packs.commit(&self.packs, packs, None))
+                state.in_session(*session, |repo| repo.packs.commit(&self.packs, *session, packs, None, &[]))
             }
-            Call::CommitSnapshot { session, snapshot } => {
-                let told = self.committed_ms.get(&snapshot.id).copied();
-                state.commit_snapshot(*session, snapshot, told)
+            Call::CommitSnapshot { session, snapshot, replaces } => {
+                // One that was replaced and is recorded again, by a copy of its commit, gets another time.
+                let known = state.repo(snapshot.repo).is_some_and(|r| r.snapshots.contains_key(&snapshot.id));
+                let told = self.committed_ms.get(&snapshot.id).copied().filter(|_| !known);
+                state.commit_snapshot(*session, snapshot, *replaces, told)
             }
+            Call::Change { repo, change } => state.change(*repo, |repo| repo.change(change, None)),
             _ => true,
         };
         if !done {
@@ -260,7 +337,8 @@ impl State {
         if self.is_taken(record) {
             return false;
         }
-        let repo = Repo { record: record.clone(), packs: Packs::default(), snapshots: BTreeMap::new() };
+        let (packs, snapshots) = Default::default();
+        let repo = Repo { record: record.clone(), packs, snapshots, locked: false, last_ms: 0 };
         Arc::make_mut(&mut self.repos).insert(record.id, Arc::new(repo));
         true
     }
@@ -293,9 +371,10 @@ impl State {
             Some(known) if !known.ended && known.opened.is_none() => {
                 Session { opened: index, ..known.clone() }
             }
-            // Ended, noticed or not, and opened anew.
-            Some(_) | None if index.is_none_or(|index| index > self.opened_last) => fresh,
-            Some(_) | None => return false,
+            // Ended, and never opened again.
+            Some(_) => return false,
+            None if index.is_none_or(|index| index > self.opened_last) => fresh,
+            None => return false,
         };
         self.opened_last = self.opened_last.max(index.unwrap_or(0));
         self.put_session(id, session);
@@ -309,10 +388,11 @@ impl State {
         true
     }
 
+    /// One that was not open is not opened any more, either.
     fn close(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get(&id).cloned() {
-            self.put_session(id, Session { ended: true, ..session });
-        }
+        let unknown = Session { repo: RepoId([0; 16]), opened: None, alive_us: 0, ended: true };
+        let session = self.sessions.get(&id).cloned().unwrap_or(unknown);
+        self.put_session(id, Session { ended: true, ..session });
     }
 
     /// Whether the session can have ended, with or without notice. From here on it has.
@@ -321,7 +401,9 @@ impl State {
         if self.open_session(id).is_some_and(|s| now_us.is_none_or(|now| now < s.alive_us + lease_us)) {
             return false;
         }
-        self.close(id);
+        if self.sessions.contains_key(&id) {
+            self.close(id);
+        }
         true
     }
 
@@ -337,13 +419,13 @@ impl State {
         &mut self,
         session: SessionId,
         offered: &Arc<SnapshotRecord>,
+        replaces: Option<SnapshotId>,
         at: Option<u64>,
     ) -> bool {
         let in_session = self.open_session(session).is_some_and(|open| open.repo == offered.repo);
-        let time_ms = self.time_ms;
-        let mut new = false;
-        let done = self.change(offered.repo, |repo| match repo.snapshots.get_mut(&offered.id) {
-            Some(known) => {
+        let Some(live) = live(offered).map(Arc::new) else { return false };
+        self.change(offered.repo, |repo| match repo.snapshots.get_mut(&offered.id) {
+            Some(known) if known.place != Place::Gone => {
                 let same = *known.record
                     == SnapshotRecord { committed_ms: known.record.committed_ms, ..(**offered).clone() };
                 let at = at.or(known.committed_ms);
@@ -351,36 +433,50 @@ impl State {
                 known.committed_ms = at;
                 same && timely
             }
-            None => {
-                new = true;
-                let snapshot = Snapshot { record: offered.clone(), committed_ms: at };
-                let all = live(offered)
-                    .is_some_and(|live| live.max().is_none_or(|o| o < repo.packs.next_ordinal()));
+            _ => {
+                let all = live.max().is_none_or(|o| o < repo.packs.next_ordinal());
+                let (record, place) = (offered.clone(), Place::Listed);
+                let snapshot = Snapshot { record, live: live.clone(), committed_ms: at, place };
                 repo.snapshots.insert(offered.id, snapshot);
-                in_session && all && at.is_none_or(|at| at >= time_ms)
+                if let Some(old) = replaces.and_then(|id| repo.snapshots.get_mut(&id)) {
+                    old.place = Place::Gone;
+                }
+                // No two commits of a repository have the same time.
+                let timely = at.is_none_or(|at| at > repo.last_ms);
+                repo.last_ms = repo.last_ms.max(at.unwrap_or(0));
+                in_session && all && timely
             }
-        });
-        if done && new {
-            self.time_ms = time_ms.max(at.unwrap_or(0));
-        }
-        done
+        })
     }
 
-    /// Whether these are the first of the chunks that the snapshot needs and that are not there.
+    fn is_listed(&self, repo: RepoId, id: SnapshotId) -> bool {
+        let known = self.repo(repo).and_then(|repo| repo.snapshots.get(&id));
+        known.is_some_and(|snapshot| snapshot.place == Place::Listed)
+    }
+
+    /// Whether these are chunks that the snapshot needs and that may not be there: numbers not given out, all of them up
+    /// to where the list is cut, and some that no snapshot needs.
     fn lacks(&self, snapshot: &SnapshotRecord, gone: &[Ordinal]) -> bool {
         let Some(repo) = self.repo(snapshot.repo) else { return false };
         let Some(live) = live(snapshot) else { return false };
         let next = repo.packs.next_ordinal();
-        let wanted = live.iter().filter(|ordinal| *ordinal >= next).take(gone.len());
-        !repo.snapshots.contains_key(&snapshot.id)
+        let is_needed = |ordinal: u64| {
+            repo.snapshots.values().any(|s| s.place == Place::Listed && s.live.contains(ordinal))
+        };
+        let (given, beyond): (Vec<u64>, Vec<u64>) = gone.iter().map(|o| o.0).partition(|o| *o < next);
+        let wanted = live.iter().filter(|ordinal| *ordinal >= next).take(beyond.len());
+        !self.is_listed(snapshot.repo, snapshot.id)
             && !gone.is_empty()
-            && wanted.eq(gone.iter().map(|ordinal| ordinal.0))
+            && gone.is_sorted()
+            && given.iter().all(|ordinal| live.contains(*ordinal) && !is_needed(*ordinal))
+            && wanted.eq(beyond.iter().copied())
     }
 
     fn list_snapshots(
         &mut self,
         repo: RepoId,
         after: Option<SnapshotId>,
+        place: Place,
         rows: &[SnapshotRecord],
         more: bool,
     ) -> bool {
@@ -388,11 +484,83 @@ impl State {
             return rows.is_empty() && !more;
         }
         self.change(repo, |repo| {
-            let mut wanted =
-                repo.snapshots.iter_mut().filter(|(id, _)| after.is_none_or(|after| **id > after));
-            let fit = rows.iter().all(|row| wanted.next().is_some_and(|(_, known)| known.shows_as(row)));
-            fit && (more || wanted.next().is_none())
+            let inside = |id: &SnapshotId| after.is_none_or(|after| *id > after);
+            let last = rows.last().map(|row| row.id).filter(|_| more);
+            let mut rows = rows.iter().peekable();
+            let wanted = repo.snapshots.iter_mut().filter(|(id, known)| inside(id) && known.place == place);
+            for (id, known) in wanted.take_while(|(id, _)| last.is_none_or(|last| **id <= last)) {
+                match rows.next_if(|row| row.id == *id) {
+                    Some(row) if known.shows_as(row) => {}
+                    // What was in the trash for its time is gone.
+                    None if place == Place::Trash => known.place = Place::Gone,
+                    _ => return false,
+                }
+            }
+            rows.next().is_none()
         })
+    }
+}
+
+impl Repo {
+    /// What the listed snapshots need.
+    fn live(&self) -> Vec<Live> {
+        let listed = self.snapshots.values().filter(|snapshot| snapshot.place == Place::Listed);
+        listed.map(|snapshot| snapshot.live.clone()).collect()
+    }
+
+    /// Carries out a change of snapshots, if it can answer like this.
+    fn change(&mut self, change: &RepoChange, count: Option<u32>) -> bool {
+        let mut concerned = 0;
+        let (ids, from, to) = match change {
+            RepoChange::Forget { snapshots, .. } => (snapshots, Place::Listed, Place::Trash),
+            RepoChange::Undelete { snapshots } => (snapshots, Place::Trash, Place::Listed),
+            // Some of it may have gone before by itself, or not be due.
+            RepoChange::Purge { snapshots, early } => {
+                let purged = if *early { Place::Gone } else { Place::Trash };
+                for known in snapshots.iter().filter_map(|id| self.snapshots.get(id)) {
+                    concerned += u32::from(known.place == Place::Trash);
+                }
+                for id in snapshots {
+                    let trashed = self.snapshots.get_mut(id).filter(|known| known.place == Place::Trash);
+                    trashed.into_iter().for_each(|known| known.place = purged);
+                }
+                return count.is_none_or(|count| count <= concerned);
+            }
+            RepoChange::LockSnapshot { .. } | RepoChange::Lock { .. } => {
+                self.locked = true;
+                return true;
+            }
+            RepoChange::SetTrash { .. }
+            | RepoChange::SetRetention { .. }
+            | RepoChange::MarkVerified { .. } => {
+                return true;
+            }
+        };
+        for id in ids {
+            let Some(known) = self.snapshots.get_mut(id) else { continue };
+            if to == Place::Listed && known.place == Place::Gone {
+                return false;
+            }
+            if known.place == from {
+                known.place = to;
+                concerned += 1;
+            }
+        }
+        count.is_none_or(|count| count == concerned)
+    }
+
+    /// Whether the change can be refused here.
+    fn may_refuse(&self, change: &RepoChange) -> bool {
+        let is_listed =
+            |id: &SnapshotId| self.snapshots.get(id).is_some_and(|known| known.place == Place::Listed);
+        match change {
+            RepoChange::Forget { snapshots, .. } => self.locked && snapshots.iter().any(is_listed),
+            RepoChange::Undelete { snapshots } => !snapshots.iter().all(is_listed),
+            RepoChange::LockSnapshot { snapshot, .. } => self.locked || !is_listed(snapshot),
+            RepoChange::MarkVerified { snapshot } => !is_listed(snapshot),
+            RepoChange::Lock { .. } => self.locked,
+            RepoChange::Purge { .. } | RepoChange::SetTrash { .. } | RepoChange::SetRetention { .. } => false,
+        }
     }
 }
 

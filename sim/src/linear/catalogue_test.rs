@@ -14,7 +14,7 @@ use farshore_core::erasure::{CODEC_RS, Scheme};
 use farshore_core::id::*;
 use farshore_core::policy::Policy;
 use roaring::RoaringTreemap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +62,7 @@ fn snapshot(n: u64, needs: impl IntoIterator<Item = u64>) -> Arc<SnapshotRecord>
         parent: None,
         group: [0; 16],
         committed_ms: 0,
+        label: SnapshotLabel::default(),
         sealed: vec![n as u8],
         live,
     })
@@ -73,7 +74,11 @@ struct Honest {
     made: bool,
     index: u64,
     open: BTreeMap<SessionId, u64>,
+    ended: BTreeSet<SessionId>,
     packs: Vec<PackRecord>,
+    /// Packs that were collected, by position.
+    dropped: BTreeSet<usize>,
+    trash: BTreeMap<SnapshotId, SnapshotRecord>,
     chunks: BTreeMap<ChunkId, (Ordinal, ChunkPlace)>,
     next: u64,
     snapshots: BTreeMap<SnapshotId, SnapshotRecord>,
@@ -89,20 +94,24 @@ impl Honest {
             }
             Call::GetRepository { .. } if self.made => Answer::Repository(repo()),
             Call::GetRepository { .. } => Answer::RepositoryMissing,
+            Call::OpenSession { session, .. } if self.ended.contains(session) => Answer::SessionEnded,
             Call::OpenSession { session, .. } => {
                 Answer::Opened(*self.open.entry(*session).or_insert(self.index))
             }
             Call::CloseSession { session } => {
                 self.open.remove(session);
+                self.ended.insert(*session);
                 Answer::Done
             }
-            Call::ListSnapshots { after, .. } => {
-                let rows = self.snapshots.values().filter(|s| after.is_none_or(|after| s.id > after));
+            Call::Change { change, .. } => self.change(change),
+            Call::ListSnapshots { after, trash, .. } => {
+                let place = if *trash { &self.trash } else { &self.snapshots };
+                let rows = place.values().filter(|s| after.is_none_or(|after| s.id > after));
                 let plain = |s: &SnapshotRecord| SnapshotRecord { live: Vec::new(), ..s.clone() };
                 let mut snapshots: Vec<_> = rows.take(3).map(plain).collect();
                 let more = snapshots.len() > 2;
                 snapshots.truncate(2);
-                Answer::Snapshots(SnapshotPage { snapshots, more })
+                Answer::Snapshots(SnapshotPage { snapshots, marks: vec![], more })
             }
             Call::Locate { ids, .. } => {
                 let places: Vec<_> = ids.iter().map(|id| self.chunks.get(id).map(|(_, p)| *p)).collect();
@@ -110,14 +119,18 @@ impl Honest {
                 Answer::Located(Located { packs: places.iter().flatten().map(row).collect(), places })
             }
             Call::ListPacks { from, .. } => {
+                let there = (0..).zip(&self.packs).filter(|(at, _)| !self.dropped.contains(at));
                 let mut packs: Vec<_> =
-                    self.packs.iter().filter(|p| p.no >= *from).take(3).cloned().collect();
+                    there.map(|(_, p)| p).filter(|p| p.no >= *from).take(3).cloned().collect();
                 let next = (packs.len() > 2).then(|| packs[2].no);
                 packs.truncate(2);
                 Answer::Packs(PackPage { packs, next })
             }
             Call::CommitSnapshot { snapshot, .. } if self.snapshots.contains_key(&snapshot.id) => {
                 Answer::SnapshotCommitted(self.snapshots[&snapshot.id].committed_ms)
+            }
+            Call::CommitSnapshot { snapshot, .. } if self.trash.contains_key(&snapshot.id) => {
+                Answer::SnapshotCommitted(self.trash[&snapshot.id].committed_ms)
             }
             _ if !call.session().is_some_and(|s| self.open.contains_key(&s)) => Answer::SessionEnded,
             Call::RenewSession { .. } => Answer::Done,
@@ -129,12 +142,57 @@ impl Honest {
             }
             Call::CommitSnapshot { snapshot, .. } => {
                 let needed = RoaringTreemap::deserialize_from(&snapshot.live[..]).unwrap();
-                let gone: Vec<_> = needed.iter().filter(|o| *o >= self.next).map(Ordinal).collect();
+                let there: BTreeSet<u64> = self.chunks.values().map(|(o, _)| o.0).collect();
+                let gone: Vec<_> = needed.iter().filter(|o| !there.contains(o)).map(Ordinal).collect();
                 if !gone.is_empty() {
                     return Answer::ChunksGone(gone);
                 }
                 let row = SnapshotRecord { committed_ms: 1_000 + self.index, ..snapshot.as_ref().clone() };
                 Answer::SnapshotCommitted(self.snapshots.entry(row.id).or_insert(row).committed_ms)
+            }
+        }
+    }
+
+    fn change(&mut self, change: &RepoChange) -> Answer {
+        let mut count = 0;
+        match change {
+            RepoChange::Forget { snapshots, .. } => {
+                for row in snapshots.iter().filter_map(|id| self.snapshots.remove(id)).collect::<Vec<_>>() {
+                    self.trash.insert(row.id, row);
+                    count += 1;
+                }
+            }
+            RepoChange::Undelete { snapshots } => {
+                let there = |id: &SnapshotId| self.trash.contains_key(id) || self.snapshots.contains_key(id);
+                if !snapshots.iter().all(there) {
+                    return Answer::Refused;
+                }
+                for row in snapshots.iter().filter_map(|id| self.trash.remove(id)).collect::<Vec<_>>() {
+                    self.snapshots.insert(row.id, row);
+                    count += 1;
+                }
+            }
+            RepoChange::Purge { snapshots, .. } => {
+                count = snapshots.iter().filter_map(|id| self.trash.remove(id)).count() as u32;
+            }
+            _ => count = 1,
+        }
+        Answer::Changed(count)
+    }
+
+    /// Packs that no snapshot needs may go once nobody is left who was told that they are there.
+    fn collect(&mut self, rng: &mut Rng) {
+        if !self.open.is_empty() {
+            return;
+        }
+        let all = self.snapshots.values().chain(self.trash.values());
+        let live: RoaringTreemap =
+            all.flat_map(|s| RoaringTreemap::deserialize_from(&s.live[..]).unwrap()).collect();
+        for (at, pack) in self.packs.iter().enumerate() {
+            let mut homed = self.chunks.values().filter(|(_, place)| place.pack == pack.no);
+            let dead = !homed.any(|(o, _)| live.contains(o.0));
+            if dead && rng.one_in(2) && self.dropped.insert(at) {
+                self.chunks.retain(|_, (_, place)| place.pack != pack.no);
             }
         }
     }
@@ -203,7 +261,7 @@ impl Play {
         let mut play =
             Play { rng, honest: Honest::default(), rank: 0, history: Vec::new(), calls: vec![None; clients] };
         play.at_once(Call::CreateRepository { repo: repo() });
-        play.at_once(Call::OpenSession { session: SessionId([1; 16]), repo: REPO });
+        play.at_once(Call::OpenSession { session: SessionId([1; 16]), repo: REPO, seen: 0 });
         play
     }
 
@@ -239,24 +297,45 @@ impl Play {
     }
 
     fn draw(&mut self) -> Call {
-        let session = SessionId([self.rng.range(1, 2) as u8; 16]);
-        match self.rng.below(12) {
-            0 => Call::OpenSession { session, repo: REPO },
-            1 if self.rng.one_in(3) => Call::CloseSession { session },
+        // An id that has ended is of no use any more.
+        let ended = self.honest.ended.len() as u64;
+        let session = SessionId([self.rng.range(1.max(ended), 2 + ended) as u8; 16]);
+        let ids =
+            |rng: &mut Rng| vec![SnapshotId([rng.below(30) as u8; 32]), SnapshotId([rng.below(9) as u8; 32])];
+        match self.rng.below(14) {
+            0 => Call::OpenSession { session, repo: REPO, seen: 0 },
+            12 => {
+                let snapshots = ids(&mut self.rng);
+                Call::Change { repo: REPO, change: Arc::new(RepoChange::Forget { snapshots, bypass: false }) }
+            }
+            13 => {
+                let snapshots = ids(&mut self.rng);
+                let change = match self.rng.below(3) {
+                    0 => RepoChange::Purge { snapshots, early: true },
+                    _ => RepoChange::Undelete { snapshots: snapshots[..1].to_vec() },
+                };
+                Call::Change { repo: REPO, change: Arc::new(change) }
+            }
+            1 if self.rng.one_in(2) => Call::CloseSession { session },
             1 => Call::GetRepository { name: "r".parse().unwrap() },
             2..=4 => {
                 let drawn = |rng: &mut Rng| rng.below(12);
                 let packs = (0..self.rng.range(1, 2)).map(|_| drawn(&mut self.rng));
-                // A pack of a name always has the same chunks.
-                let fixed = |n| pack(n, &[n, n + 1, (n * 5) % 4 + n + 2]);
+                // A pack of a name always has the same chunks, and is never sent again under another session.
+                let era = self.honest.ended.len() as u64 * 16;
+                let fixed = |n| pack((n + era) % 250, &[n, n + 1, (n * 5) % 4 + n + 2]);
                 Call::CommitPacks { session, packs: packs.map(fixed).collect() }
             }
             5 | 6 => {
                 let needs = self.rng.below(self.honest.next + 3);
-                Call::CommitSnapshot { session, snapshot: snapshot(needs, [needs / 2, needs]) }
+                Call::CommitSnapshot {
+                    session,
+                    snapshot: snapshot(needs, [needs / 2, needs]),
+                    replaces: None,
+                }
             }
             7 => Call::Lookup { session, repo: REPO, ids: self.ids() },
-            8 | 9 => Call::ListSnapshots { repo: REPO, after: None },
+            8 | 9 => Call::ListSnapshots { repo: REPO, after: None, trash: self.rng.one_in(4) },
             10 => Call::Locate { repo: REPO, ids: self.ids() },
             _ => Call::ListPacks { repo: REPO, from: PackNo(self.rng.below(30)) },
         }
@@ -265,6 +344,9 @@ impl Play {
     fn step(&mut self) {
         if self.rng.one_in(8) {
             self.honest.repair(&mut self.rng);
+        }
+        if self.rng.one_in(16) {
+            self.honest.collect(&mut self.rng);
         }
         let client = self.rng.below(self.calls.len() as u64) as usize;
         match self.calls[client].take() {
@@ -285,9 +367,13 @@ impl Play {
     /// The search alone, without making what it finds readable.
     fn verdict(&self) -> Verdict {
         let parts = parts(self.history.clone());
-        assert_eq!(parts.len(), 1);
-        let spec = Catalogue::new(parts[0].iter().map(|timed| &timed.op), LEASE);
-        search(&spec, &parts[0], 20_000).verdict
+        // Sessions that were never opened are parts of their own.
+        let verdict = |part: &Vec<Timed<Op>>| {
+            let spec = Catalogue::new(part.iter().map(|timed| &timed.op), LEASE);
+            search(&spec, part, 20_000).verdict
+        };
+        let mut verdicts = parts.iter().map(verdict);
+        verdicts.find(|v| *v != Verdict::Linearizable).unwrap_or(Verdict::Linearizable)
     }
 
     fn check(&self) -> Result<LinearReport, Violation> {
@@ -297,7 +383,7 @@ impl Play {
 }
 
 fn listing() -> Call {
-    Call::ListSnapshots { repo: REPO, after: None }
+    Call::ListSnapshots { repo: REPO, after: None, trash: false }
 }
 
 #[test]
@@ -307,7 +393,7 @@ fn honest_answers_have_an_order() {
         let mut play = Play::new(seed);
         (0..150).for_each(|_| play.step());
         let report = play.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert_eq!((report.partitions, report.undecided), (1, 0), "seed {seed}");
+        assert_eq!(report.undecided, 0, "seed {seed}");
         states += report.states;
     }
     assert!(states < 300 * 1_000, "{states} states: the search goes astray");
@@ -340,8 +426,8 @@ fn one_stale_answer_at_the_end_is_found() {
             found += usize::from(spoilt.verdict() == Verdict::Impossible);
         }
     }
-    // Some of what is missing was never acknowledged.
-    assert!(tried > 250 && found * 10 > tried * 8, "{found} of {tried} were found");
+    // Some of what is missing was never acknowledged, or may have been garbage.
+    assert!(tried > 250 && found * 10 > tried * 7, "{found} of {tried} were found");
 }
 
 /// A repository, an open session, a pack of three chunks and a snapshot of them.
@@ -349,7 +435,7 @@ fn ready() -> Play {
     let mut play = Play::new(7);
     let session = SessionId([1; 16]);
     play.at_once(Call::CommitPacks { session, packs: [pack(1, &[1, 2, 3])].into() });
-    play.at_once(Call::CommitSnapshot { session, snapshot: snapshot(1, 0..3) });
+    play.at_once(Call::CommitSnapshot { session, snapshot: snapshot(1, 0..3), replaces: None });
     play
 }
 
@@ -406,10 +492,15 @@ fn commits_are_numbered_once_and_in_order() {
     assert!(refused(&play, commit(2, &[3, 4]), done(2, 0, &[2, 4])), "the number is taken");
     assert!(!refused(&play, commit(1, &[1, 2, 3]), done(1, 0, &[0, 1, 2])), "again");
     assert!(refused(&play, commit(1, &[1, 2, 3]), done(1, 1, &[0, 1, 2])), "a second time is another one");
-    let snap = |needs: &[u64]| Call::CommitSnapshot { session, snapshot: snapshot(3, needs.iter().copied()) };
+    let snap = |needs: &[u64]| Call::CommitSnapshot {
+        session,
+        snapshot: snapshot(3, needs.iter().copied()),
+        replaces: None,
+    };
     assert!(!refused(&play, snap(&[2]), Answer::SnapshotCommitted(9_000)));
     assert!(refused(&play, snap(&[3]), Answer::SnapshotCommitted(9_000)), "what it needs is not there");
     assert!(!refused(&play, snap(&[2, 3]), Answer::ChunksGone(vec![Ordinal(3)])));
+    assert!(refused(&play, snap(&[2, 3, 4]), Answer::ChunksGone(vec![Ordinal(4)])), "the first comes first");
     assert!(refused(&play, snap(&[2, 3]), Answer::ChunksGone(vec![Ordinal(2)])), "that one is there");
     assert!(refused(&play, snap(&[2]), Answer::SnapshotCommitted(1)), "time runs backwards");
 }
@@ -426,13 +517,47 @@ fn sessions_end_when_closed_or_run_out_and_stay_so() {
     play.at_once(Call::CloseSession { session });
     assert!(!refused(&play, renew.clone(), Answer::SessionEnded));
     assert!(refused(&play, renew, Answer::Done), "closed is closed");
-    let commit = Call::CommitSnapshot { session, snapshot: snapshot(5, [0]) };
+    let commit = Call::CommitSnapshot { session, snapshot: snapshot(5, [0]), replaces: None };
     assert!(refused(&play, commit.clone(), Answer::SnapshotCommitted(9_000)), "fenced");
     assert!(!refused(&play, commit.clone(), Answer::SessionEnded));
-    // An opening sent twice may come late and open it again.
-    let at = play.begin(Call::OpenSession { session, repo: REPO });
+    // An opening sent twice that comes late must not open it again.
+    let at = play.begin(Call::OpenSession { session, repo: REPO, seen: 0 });
     play.history[at].op.origin = Origin::Replay;
-    assert!(!refused(&play, commit, Answer::SnapshotCommitted(9_000)));
+    assert!(refused(&play, commit, Answer::SnapshotCommitted(9_000)));
+    let open = Call::OpenSession { session, repo: REPO, seen: 0 };
+    assert!(refused(&play, open.clone(), Answer::Opened(99)), "ended for good");
+    assert!(!refused(&play, open, Answer::SessionEnded));
+}
+
+#[test]
+fn what_is_forgotten_goes_and_what_is_needed_stays() {
+    let mut play = ready();
+    let session = SessionId([1; 16]);
+    let change = |change| Call::Change { repo: REPO, change: Arc::new(change) };
+    let snapshots = || vec![SnapshotId([1; 32])];
+    let packs = Call::ListPacks { repo: REPO, from: PackNo(0) };
+    let (none, nowhere) =
+        (Answer::Packs(PackPage::default()), Located { places: vec![None], ..Located::default() });
+    let locate = Call::Locate { repo: REPO, ids: [chunk(2)].into() };
+    play.at_once(Call::CloseSession { session });
+    assert!(refused(&play, packs.clone(), none.clone()), "a snapshot needs it");
+    let undelete = change(RepoChange::Undelete { snapshots: snapshots() });
+    assert!(!refused(&play, undelete.clone(), Answer::Changed(0)), "it is where it belongs");
+    assert!(refused(&play, undelete.clone(), Answer::Refused));
+    let forget = change(RepoChange::Forget { snapshots: snapshots(), bypass: false });
+    assert!(refused(&play, forget.clone(), Answer::Refused), "nobody has locked anything");
+    assert!(refused(&play, forget.clone(), Answer::Changed(0)));
+    assert_eq!(play.at_once(forget), Answer::Changed(1));
+    let Answer::Snapshots(listed) = play.honest.answer(&listing()) else { panic!() };
+    assert!(listed.snapshots.is_empty() && play.check().is_ok());
+    assert!(!refused(&play, packs.clone(), none.clone()), "its time in the trash may be over");
+    assert!(!refused(&play, locate.clone(), Answer::Located(nowhere.clone())));
+    assert!(!refused(&play, undelete.clone(), Answer::Refused), "it may have been purged");
+    assert_eq!(play.at_once(undelete), Answer::Changed(1));
+    assert!(refused(&play, packs.clone(), none.clone()), "it is needed again");
+    assert!(refused(&play, locate, Answer::Located(nowhere)));
+    let purge = change(RepoChange::Purge { snapshots: snapshots(), early: true });
+    assert!(refused(&play, purge, Answer::Changed(1)), "it is not in the trash");
 }
 
 #[test]

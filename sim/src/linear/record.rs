@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use farshore_client::Result;
 use farshore_client::api::*;
 use farshore_core::catalogue::command::PackCommitted;
-use farshore_core::catalogue::{PackCommit, RepoRecord, SnapshotRecord};
+use farshore_core::catalogue::{PackCommit, RepoChange, RepoRecord, RepoSettings, SnapshotRecord};
 use farshore_core::host::task;
 use farshore_core::id::{ChunkId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
 use farshore_core::limits::SESSION_LEASE_MS;
@@ -65,8 +65,6 @@ struct Hold {
 pub enum SessionCall {
     /// A client opened it, under an id that it had drawn.
     Open(SessionId, Label),
-    /// The network opened it again.
-    Reopen(SessionId),
     /// A snapshot was offered under it.
     Offer(SessionId, Arc<SnapshotRecord>),
 }
@@ -170,8 +168,7 @@ impl History {
             (Call::OpenSession { session, .. }, Origin::Client) => {
                 Some(SessionCall::Open(*session, op.client))
             }
-            (Call::OpenSession { session, .. }, _) => Some(SessionCall::Reopen(*session)),
-            (Call::CommitSnapshot { session, snapshot }, _) => {
+            (Call::CommitSnapshot { session, snapshot, .. }, _) => {
                 Some(SessionCall::Offer(*session, snapshot.clone()))
             }
             _ => None,
@@ -303,9 +300,9 @@ impl CatalogueApi for Recorder {
         result
     }
 
-    async fn open_session(&self, session: SessionId, repo: RepoId) -> Result<OpenedSession> {
-        let pending = self.begin(Call::OpenSession { session, repo }).await;
-        let result = self.api.open_session(session, repo).await;
+    async fn open_session(&self, session: SessionId, repo: RepoId, seen: u64) -> Result<OpenedSession> {
+        let pending = self.begin(Call::OpenSession { session, repo, seen }).await;
+        let result = self.api.open_session(session, repo, seen).await;
         pending.end(Answer::of(&result, |open| Answer::Opened(open.opened)));
         result
     }
@@ -347,19 +344,40 @@ impl CatalogueApi for Recorder {
         &self,
         session: SessionId,
         snapshot: SnapshotRecord,
+        replaces: Option<SnapshotId>,
     ) -> Result<SnapshotCommitted> {
-        let pending =
-            self.begin(Call::CommitSnapshot { session, snapshot: Arc::new(snapshot.clone()) }).await;
-        let result = self.api.commit_snapshot(session, snapshot).await;
+        let offered = Arc::new(snapshot.clone());
+        let pending = self.begin(Call::CommitSnapshot { session, snapshot: offered, replaces }).await;
+        let result = self.api.commit_snapshot(session, snapshot, replaces).await;
         pending.end(Answer::of(&result, |done| Answer::SnapshotCommitted(done.committed_ms)));
         result
     }
 
-    async fn list_snapshots(&self, repo: RepoId, after: Option<SnapshotId>) -> Result<SnapshotPage> {
-        let pending = self.begin(Call::ListSnapshots { repo, after }).await;
-        let result = self.api.list_snapshots(repo, after).await;
+    async fn list_snapshots(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        trash: bool,
+    ) -> Result<SnapshotPage> {
+        let pending = self.begin(Call::ListSnapshots { repo, after, trash }).await;
+        let result = self.api.list_snapshots(repo, after, trash).await;
         pending.end(Answer::of(&result, |page| Answer::Snapshots(page.clone())));
         result
+    }
+
+    async fn change_repository(&self, repo: RepoId, change: RepoChange) -> Result<u32> {
+        let pending = self.begin(Call::Change { repo, change: Arc::new(change.clone()) }).await;
+        let result = self.api.change_repository(repo, change).await;
+        pending.end(Answer::of_change(&result));
+        result
+    }
+
+    async fn settings(&self, repo: RepoId) -> Result<(RepoSettings, u64)> {
+        self.api.settings(repo).await
+    }
+
+    async fn collect_garbage(&self, repo: RepoId, dry_run: bool) -> Result<GarbageReport> {
+        self.api.collect_garbage(repo, dry_run).await
     }
 
     async fn locate(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Located> {

@@ -249,7 +249,7 @@ fn policy(rng: &mut Rng, layout: &Layout) -> String {
 /// What the clients do in this time.
 fn work(rng: &mut Rng, knobs: &Knobs, length: u64) -> Vec<Step> {
     /// Each kind as often as it stands here.
-    const TABLE: [Work; 20] = [
+    const TABLE: [Work; 26] = [
         Work::Incremental,
         Work::Incremental,
         Work::Incremental,
@@ -270,6 +270,12 @@ fn work(rng: &mut Rng, knobs: &Knobs, length: u64) -> Vec<Step> {
         Work::Status,
         Work::Create,
         Work::Trespass,
+        Work::Forget,
+        Work::Forget,
+        Work::Undelete,
+        Work::Prune,
+        Work::Prune,
+        Work::Lock,
     ];
     let mut steps = Vec::new();
     for client in 0..knobs.clients {

@@ -170,11 +170,19 @@ pub enum Work {
     Create,
     /// Try what only nodes may.
     Trespass,
+    /// Forget snapshots.
+    Forget,
+    /// Take forgotten snapshots out of the trash.
+    Undelete,
+    /// Empty the trash and have garbage collected.
+    Prune,
+    /// Lock a snapshot for good.
+    Lock,
 }
 
 impl Work {
     /// Every kind, for coverage.
-    pub const ALL: [Work; 12] = [
+    pub const ALL: [Work; 16] = [
         Work::Incremental,
         Work::Differential,
         Work::Full,
@@ -187,6 +195,10 @@ impl Work {
         Work::Status,
         Work::Create,
         Work::Trespass,
+        Work::Forget,
+        Work::Undelete,
+        Work::Prune,
+        Work::Lock,
     ];
     /// A short name.
     pub fn word(self) -> &'static str {
@@ -203,6 +215,10 @@ impl Work {
             Work::Status => "status",
             Work::Create => "create",
             Work::Trespass => "trespass",
+            Work::Forget => "forget",
+            Work::Undelete => "undelete",
+            Work::Prune => "prune",
+            Work::Lock => "lock",
         }
     }
     /// Whether a new snapshot comes of it.

@@ -10,7 +10,7 @@ use crate::plan::{Fault, Loss};
 use crate::run::Run;
 use crate::truth::Truth;
 use farshore_core::catalogue::Command;
-use farshore_core::topology::NodeState;
+use farshore_core::topology::{Change, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A machine that was in trouble is not trusted at once.
@@ -578,7 +578,7 @@ impl Run<'_> {
         Ok(Some(at))
     }
 
-    /// A machine is added beside a node, which is drained then.
+    /// A machine is added beside a node, which is drained then and retired when it is empty.
     fn drain(&mut self, at: usize) -> Result<Option<Begun>, Violation> {
         let id = self.cluster.machines[at].id;
         let known = self.newest.as_ref().and_then(|newest| newest.view.node(id).ok()?);
@@ -589,12 +589,15 @@ impl Run<'_> {
         let (Some(scope), Some(node)) = (self.cluster.scope(leader), self.cluster.node(leader)) else {
             return Ok(None);
         };
-        let command = Command::SetNodeState { node: id, from: NodeState::Up, to: NodeState::Draining };
         let (world, seed) = (self.world.clone(), self.rng.draw());
         // Not the node itself, which has to be let go of when it is told to stop.
         let shared = node.shared().clone();
         drop(scope.spawn(seed, async move {
-            let reply = shared.propose(command).await;
+            // The epoch as the leader sees it: another operator's change, or a new node, may win.
+            let epoch = shared.view().and_then(|view| view.intent()).map_or(0, |intent| intent.epoch);
+            let request = farshore_core::host::random(shared.host.entropy.as_ref());
+            let changes = vec![Change::Drain(id)];
+            let reply = shared.propose(Command::ChangeTopology { request, epoch, changes }).await;
             event!(world, 0, "drain of {id}: {reply:?}");
         }));
         Ok(Some(Begun::default()))

@@ -53,7 +53,7 @@ impl Run<'_> {
     /// Every machine's node runs.
     async fn nodes_run(&mut self) -> Result<(), Violation> {
         let deadline = Instant::now() + READY;
-        while let Some(at) = (0..self.cluster.machines.len()).find(|at| self.cluster.node(*at).is_none()) {
+        while let Some(at) = self.cluster.one_not_running() {
             if Instant::now() > deadline {
                 return Err(format!("live: p{} does not start", self.cluster.machines[at].label));
             }
@@ -99,7 +99,8 @@ impl Run<'_> {
 
     /// What the cluster still owes, by its own account.
     fn owed(&self, status: &ClusterStatus) -> Option<String> {
-        let here: BTreeSet<NodeId> = self.cluster.machines.iter().map(|m| m.id).collect();
+        let machines = &self.cluster.machines;
+        let here: BTreeSet<NodeId> = self.cluster.in_service().map(|at| machines[at].id).collect();
         let (known, gone): (Vec<_>, Vec<_>) = status.nodes.iter().partition(|n| here.contains(&n.node.id));
         let in_place = |s: NodeState| matches!(s, NodeState::Up | NodeState::Draining | NodeState::Retired);
         let away = known.iter().filter(|n| !in_place(n.node.state)).count();
@@ -111,18 +112,26 @@ impl Run<'_> {
         let under_target = self.under_target();
         let work = repair.queued + repair.running;
         let condemned = here.iter().filter(|id| self.owes_sweep(**id)).count();
-        // One voter for each region, as there were founders, and none of them gone.
+        // An odd number of voters, each in a region of its own, and none of them gone.
         let voters = self.cluster.voters();
-        let voting =
-            voters.len() == self.plan.layout.regions.len() && voters.iter().all(|id| here.contains(id));
+        let regions: BTreeSet<usize> = voters
+            .iter()
+            .filter(|id| here.contains(id))
+            .filter_map(|id| self.cluster.machine_of(*id))
+            .map(|at| machines[at].region_no)
+            .collect();
+        let wanted = if self.plan.layout.regions.len() < 5 { 3 } else { 5 };
+        let voting = voters.len() == wanted && regions.len() == wanted.min(self.plan.layout.regions.len());
+        let garbage = self.cluster.garbage().unwrap_or_else(Some);
         let placed = voting && !stale && known.len() == here.len() && away + missed + draining == 0;
-        if placed && under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0 {
+        let whole = under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0;
+        if placed && whole && garbage.is_none() {
             return None;
         }
         Some(format!(
             "stale {stale}, {} voters, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
              {under_target} packs under target, {unreadable} unreadable, {work} repairs to do, {condemned} nodes \
-             have to sweep, last error {:?}{}",
+             have to sweep, garbage {garbage:?}, last error {:?}{}",
             voters.len(),
             known.len(),
             here.len(),

@@ -3,11 +3,13 @@
 
 pub mod liveness;
 
+mod discard;
+
 pub mod faults;
 
 use crate::agent::{Agent, Failure, Promise};
 use crate::clock::now_secs;
-use crate::cluster::{Cluster, Settings, Violation};
+use crate::cluster::{COLLECT_EVERY, Cluster, Settings, Violation};
 use crate::coverage::Tallies;
 use crate::entropy::Rng;
 use crate::event;
@@ -21,7 +23,7 @@ use crate::world::World;
 use farshore_client::crypto::KdfParams;
 use farshore_client::{Client, Error, Repository};
 use farshore_core::catalogue::{PackRecord, SnapshotKind};
-use farshore_core::id::PackNo;
+use farshore_core::id::{PackNo, SnapshotId};
 use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::policy::Policy;
 use farshore_node::catalogue::View;
@@ -59,6 +61,12 @@ pub(crate) enum Did {
     Listed(Vec<String>),
     /// So many calls beyond its grants were refused.
     Trespassed(u64),
+    /// These snapshots are in the trash.
+    Forgotten(Vec<SnapshotId>),
+    /// This snapshot is out of the trash again.
+    Undeleted(SnapshotId),
+    /// This snapshot is locked for good.
+    Locked(SnapshotId),
     /// Nothing to remember.
     Done,
 }
@@ -90,9 +98,26 @@ struct Busy {
     /// `None` while the client enters.
     work: Option<Work>,
     since_us: u64,
-    /// Snapshots acknowledged before it began, which a listing must show.
-    promised: usize,
+    /// Snapshots acknowledged before it began, which a listing must show unless they are forgotten meanwhile.
+    promised: BTreeSet<String>,
+    /// Snapshots that it works on.
+    about: Vec<SnapshotId>,
 }
+
+/// A snapshot that somebody has begun to forget.
+pub(crate) struct Forgotten {
+    promise: Arc<Promise>,
+    /// In the trash by an answer that came so soon that no earlier attempt can be under way, which would forget it again.
+    settled: bool,
+}
+
+/// Forgotten trees that are remembered.
+const GRAVES_MAX: usize = 4;
+
+/// An answer that comes within this time has had one attempt.
+const ONE_ATTEMPT_US: u64 = 400_000;
+/// A lock that outlasts every wrong calendar.
+const LOCKED_UNTIL_MS: u64 = u64::MAX / 4;
 
 /// The newest catalogue that any replica has shown.
 pub(crate) struct Newest {
@@ -111,6 +136,13 @@ pub struct Run<'a> {
     pub(crate) truth: Truth,
     pub(crate) newest: Option<Newest>,
     pub(crate) promises: Vec<Arc<Promise>>,
+    forgotten: Vec<Forgotten>,
+    /// Trees of snapshots that were forgotten: whoever backs one up again meets chunks that are just going.
+    graves: VecDeque<Tree>,
+    /// Snapshots that nobody may forget any more.
+    locked: BTreeSet<SnapshotId>,
+    /// When anybody last began to forget or to collect.
+    discarded_us: u64,
     pub(crate) tallies: Tallies,
     invariants: Vec<Box<dyn Invariant + Send>>,
     going: FuturesUnordered<BoxFuture<'static, Ended>>,
@@ -142,6 +174,7 @@ impl<'a> Run<'a> {
         let timing = Timing {
             grace: Duration::from_millis(knobs.grace_ms),
             session_lease: Duration::from_millis(knobs.session_lease_ms),
+            collect_every: COLLECT_EVERY,
             ..Timing::default()
         };
         let raft = RaftTuning {
@@ -188,6 +221,10 @@ impl<'a> Run<'a> {
             truth: Truth::default(),
             newest: None,
             promises: Vec::new(),
+            forgotten: Vec::new(),
+            graves: VecDeque::new(),
+            locked: BTreeSet::new(),
+            discarded_us: 0,
             tallies: Tallies::default(),
             invariants: invariant::all(),
             going: FuturesUnordered::new(),
@@ -262,7 +299,8 @@ impl<'a> Run<'a> {
     }
 
     fn busy(&self, work: Option<Work>) -> Busy {
-        Busy { work, since_us: self.world.now_us(), promised: self.promises.len() }
+        let promised = self.promises.iter().map(|promise| promise.id.clone()).collect();
+        Busy { work, since_us: self.world.now_us(), promised, about: Vec::new() }
     }
 
     /// What the plan says, at its times.
@@ -367,7 +405,10 @@ impl<'a> Run<'a> {
         let client: Client = agent.client().clone();
         match work {
             Work::Incremental | Work::Differential | Work::Full | Work::Unchanged => {
-                if work != Work::Unchanged {
+                let grave = self.rng.below(4 * GRAVES_MAX as u64) as usize;
+                if let Some(tree) = self.graves.get(grave).filter(|_| work != Work::Unchanged) {
+                    self.seats[seat].tree = tree.clone();
+                } else if work != Work::Unchanged {
                     tree::edit(&mut self.rng, &mut self.seats[seat].tree, now_secs(&self.world));
                 }
                 let kind = match work {
@@ -385,12 +426,15 @@ impl<'a> Run<'a> {
                 let at = if work == Work::Restore { self.rng.below(count) } else { count.saturating_sub(1) };
                 match self.promises.get(at as usize) {
                     Some(promise) => {
+                        let about: Option<SnapshotId> = promise.id.parse().ok();
+                        self.seats[seat].busy.iter_mut().for_each(|busy| busy.about.extend(about));
                         let restore = agent.begin_restore(promise.clone());
                         Box::pin(async move { restore.await.map(|()| Did::Done) })
                     }
                     None => Box::pin(async { Ok(Did::Done) }),
                 }
             }
+            Work::Forget | Work::Undelete | Work::Prune | Work::Lock => self.discard(seat, agent, work),
             Work::List => {
                 let list = agent.begin_list(own);
                 Box::pin(async move { list.await.map(Did::Listed) })
@@ -445,7 +489,9 @@ impl<'a> Run<'a> {
             }
             return Ok(());
         }
-        let Some(Busy { work, since_us, promised }) = self.seats[number].busy.take() else { return Ok(()) };
+        let Some(Busy { work, since_us, promised, about }) = self.seats[number].busy.take() else {
+            return Ok(());
+        };
         let word = work.map_or("enter", Work::word);
         if work.is_some() {
             self.world.mark_end(100 + number as u64, word);
@@ -475,13 +521,30 @@ impl<'a> Run<'a> {
             }
             Ok(Did::Listed(ids)) => {
                 let own = number % self.plan.knobs.policies.len();
-                let mut wanted = self.promises[..promised].iter().filter(|p| p.repository == own);
+                let mut wanted =
+                    self.promises.iter().filter(|p| p.repository == own && promised.contains(&p.id));
                 match wanted.find(|p| !ids.contains(&p.id)) {
                     Some(p) => {
                         Err(format!("agree: a list does not show snapshot {}, acknowledged before", p.id))
                     }
                     None => Ok(()),
                 }
+            }
+            Ok(Did::Forgotten(ids)) => {
+                let settled = self.world.now_us() < since_us + ONE_ATTEMPT_US;
+                for gone in self.forgotten.iter_mut().filter(|gone| gone.is_one_of(&ids)) {
+                    gone.settled = settled;
+                }
+                Ok(())
+            }
+            Ok(Did::Undeleted(id)) => {
+                let back = |gone: &mut Forgotten| gone.settled && gone.is_one_of(&[id]);
+                self.promises.extend(self.forgotten.extract_if(.., back).map(|gone| gone.promise));
+                Ok(())
+            }
+            Ok(Did::Locked(id)) => {
+                self.locked.insert(id);
+                Ok(())
             }
             Ok(Did::Trespassed(refused)) => {
                 *self.tallies.checks.entry("granted".into()).or_default() += refused;
@@ -491,6 +554,13 @@ impl<'a> Run<'a> {
             Err(Failure::Broken(violation)) => Err(violation),
             Err(Failure::Refused(why)) => {
                 event!(self.world, 0, "client {number} could not {word}: {why}");
+                let gone = self.forgotten.iter().any(|gone| gone.is_one_of(&about));
+                let read = matches!(work, Some(Work::Restore | Work::RestoreNewest));
+                let looked = work == Some(Work::Check) && self.discarded_us >= since_us;
+                // What was being read was forgotten meanwhile, or went as garbage.
+                if looked || gone && (read || work == Some(Work::Lock)) {
+                    return Ok(());
+                }
                 let since = match work {
                     Some(Work::Restore | Work::RestoreNewest) => self.readable_since,
                     Some(Work::Check) => self.sound_since,
@@ -537,6 +607,9 @@ impl<'a> Run<'a> {
     fn judge_ends(&mut self) -> Result<(), Violation> {
         for (label, why) in self.cluster.take_ends() {
             let at = self.cluster.machines.iter().position(|m| m.label == label);
+            if at.is_some_and(|at| self.cluster.retired(at)) {
+                continue;
+            }
             if !at.is_some_and(|at| self.faults.touches(at) || self.truth.may_err(at)) {
                 return Err(format!("live: p{label} has ended, and nothing was wrong with it: {why}"));
             }
@@ -573,7 +646,19 @@ impl<'a> Run<'a> {
             packs.extend(page.rows);
             from = page.next;
         }
+        self.switch_off_retired(&view)?;
         self.newest = Some(Newest { view, packs });
+        Ok(())
+    }
+
+    /// Operators take away machines whose nodes the cluster has retired.
+    fn switch_off_retired(&mut self, view: &View) -> Result<(), Violation> {
+        let nodes = view.nodes().map_err(|e| format!("agree: {e}"))?;
+        for node in nodes.iter().filter(|node| node.state == farshore_core::topology::NodeState::Retired) {
+            if let Some(at) = self.cluster.machine_of(node.id) {
+                self.cluster.decommission(at);
+            }
+        }
         Ok(())
     }
 
@@ -583,7 +668,7 @@ impl<'a> Run<'a> {
         let up = |at: usize| self.cluster.node(at).is_some() && !self.faults.touches(at);
         let well: BTreeSet<usize> = (0..self.cluster.machines.len()).filter(|at| up(*at)).collect();
         let calm = !self.faults.everywhere();
-        let all = calm && well.len() == self.cluster.machines.len();
+        let all = calm && well.len() == self.cluster.in_service().count();
         self.well_since = if all { self.well_since.or(Some(now)) } else { None };
         let packs = self.newest.as_ref().map_or(&[][..], |newest| &newest.packs);
         let sound = all && !self.truth.is_any_damaged(&self.cluster, packs);
@@ -639,6 +724,12 @@ impl<'a> Run<'a> {
             doing.insert("drain");
         }
         doing
+    }
+}
+
+impl Forgotten {
+    fn is_one_of(&self, ids: &[SnapshotId]) -> bool {
+        self.promise.id.parse().is_ok_and(|id| ids.contains(&id))
     }
 }
 

@@ -6,9 +6,10 @@ use super::super::tables::*;
 use super::super::tx::Tx;
 use super::Outcome;
 use super::shards::condemn;
-use farshore_core::catalogue::{ExportRecord, Refusal, Reply};
-use farshore_core::id::ShardId;
+use farshore_core::catalogue::{ExportPart, ExportRecord, Refusal, Reply};
+use farshore_core::id::{NodeId, ShardId, StripeId};
 use farshore_core::limits::{EXPORT_BASES_KEPT, EXPORT_PARTS_MAX, EXPORTS_MAX};
+use std::collections::BTreeSet;
 
 pub(super) fn record(tx: &mut Tx, export: &ExportRecord) -> Outcome {
     let malformed = |what: &str| Err(Refusal::Malformed(what.into()).into());
@@ -18,6 +19,12 @@ pub(super) fn record(tx: &mut Tx, export: &ExportRecord) -> Outcome {
     }
     if export.from > export.to || (export.base && export.from != 0) {
         return malformed("an export ends before it begins");
+    }
+    for (node, shard) in export.parts.iter().flat_map(copies) {
+        // An export that took long enough may have been taken for what somebody gave up.
+        if tx.has::<Condemneds>(&(node, shard))? {
+            return Err(Refusal::StillCondemned.into());
+        }
     }
     let key = ExportKey { to: export.to, id: export.id };
     if !tx.has::<Exports>(&key)? && tx.state.rows_of(Exports::TABLE) >= EXPORTS_MAX {
@@ -46,13 +53,21 @@ fn drop_useless(tx: &mut Tx) -> Result<(), CatalogueError> {
 }
 
 fn condemn_all(tx: &mut Tx, export: &ExportRecord) -> Result<(), CatalogueError> {
-    for part in &export.parts {
-        let stripe = part.stripe();
-        for (shard, index) in part.shards.iter().zip(0u8..) {
-            if let Some(node) = shard.node {
-                condemn(tx, node, ShardId { stripe, index })?;
-            }
-        }
+    for (node, shard) in export.parts.iter().flat_map(copies) {
+        condemn(tx, node, shard)?;
     }
     Ok(())
+}
+
+/// Who holds what of a part.
+fn copies(part: &ExportPart) -> impl Iterator<Item = (NodeId, ShardId)> + '_ {
+    let stripe = part.stripe();
+    let held = part.shards.iter().zip(0u8..);
+    held.filter_map(move |(shard, index)| Some((shard.node?, ShardId { stripe, index })))
+}
+
+/// The stripes of all exports that are kept.
+pub(super) fn stripes(tx: &Tx) -> Result<BTreeSet<StripeId>, CatalogueError> {
+    let kept = tx.scan::<Exports>(&Span::all(), EXPORTS_MAX as usize)?;
+    Ok(kept.iter().flat_map(|(_, export)| &export.parts).map(ExportPart::stripe).collect())
 }

@@ -1,23 +1,32 @@
 //! Command in, rows changed, reply out. Deterministic: no clock, no randomness, no I/O but the tables of the
 //! transaction, and work bounded by the size of the command.
 
+mod sessions;
+
 mod exports;
+
+mod garbage;
 
 mod packs;
 
 mod snapshots;
 
+mod retention;
+
 mod shards;
+
+mod ordinals;
+
+mod topology;
 
 use super::error::CatalogueError;
 use super::read::Read;
 use super::tables::*;
 use super::tx::Tx;
-use farshore_core::catalogue::{Command, EXPORT_REPO, Refusal, Reply, RepoRecord, SessionRecord};
-use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId};
+use farshore_core::catalogue::{Command, EXPORT_REPO, Refusal, Reply, RepoRecord};
+use farshore_core::id::{ClusterId, NodeId};
 use farshore_core::limits::{
     KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, REPO_CONFIG_BYTES_MAX,
-    SESSIONS_OPEN_MAX,
 };
 use farshore_core::topology::{NodeRecord, NodeState};
 
@@ -57,18 +66,31 @@ fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
         Command::PutNode { node } => put_node(tx, node),
         Command::SetNodeState { node, from, to } => set_node_state(tx, *node, *from, *to),
         Command::CreateRepository { repo } => create_repository(tx, repo),
-        Command::OpenSession { session, repo } => open_session(tx, index, *session, *repo),
-        Command::EndSessions { sessions } => end_sessions(tx, sessions),
+        Command::OpenSession { session, repo, seen } => sessions::open(tx, index, *session, *repo, *seen),
+        Command::EndSessions { sessions } => sessions::end(tx, index, sessions),
         Command::CommitPacks { session, packs } => packs::commit(tx, *session, packs),
-        Command::CommitSnapshot { session, snapshot } => snapshots::commit(tx, *session, snapshot),
+        Command::CommitSnapshot { session, snapshot, replaces } => {
+            snapshots::commit(tx, *session, snapshot, *replaces)
+        }
         Command::PlaceShard { pack, generation, index, node } => {
             shards::place(tx, *pack, *generation, *index, *node)
         }
         Command::ShardBad { pack, index, node } => shards::bad(tx, *pack, *index, *node),
         Command::Recheck { packs } => shards::recheck(tx, packs),
         Command::Swept { copies } => shards::swept(tx, copies),
+        Command::CondemnPacks { packs } => garbage::condemn(tx, index, packs),
+        Command::RevivePacks { packs } => garbage::revive(tx, packs),
+        Command::DropPacks { packs, looked } => garbage::drop_dead(tx, packs, *looked),
+        Command::CondemnOrphans { node, copies } => garbage::condemn_orphans(tx, *node, copies),
+        Command::CompactPacks { repo, pack, from } => garbage::compact(tx, *repo, pack, from),
+        Command::ChangeRepository { repo, change } => retention::change(tx, *repo, change),
+        Command::AdmitNode { node, incarnation } => topology::admit(tx, node, *incarnation),
+        Command::StageTopology { request, epoch, changes } => topology::stage(tx, *request, *epoch, changes),
+        Command::ChangeTopology { request, epoch, changes } => {
+            topology::change(tx, *request, *epoch, changes)
+        }
         Command::RecordExport { export } => exports::record(tx, export),
-        Command::BeginEra { .. } => begin_era(tx),
+        Command::BeginEra { .. } => sessions::begin_era(tx, index),
     }
 }
 
@@ -137,35 +159,4 @@ fn create_repository(tx: &mut Tx, repo: &RepoRecord) -> Outcome {
         (Some(known), _) if known == *repo => Ok(Reply::Done),
         _ => Err(Refusal::RepoExists(repo.name.to_string()).into()),
     }
-}
-
-fn open_session(tx: &mut Tx, index: u64, id: SessionId, repo: RepoId) -> Outcome {
-    match tx.get::<Sessions>(&id)? {
-        Some(open) if open.repo == repo => Ok(Reply::SessionOpen { opened: open.opened }),
-        Some(_) => Err(Refusal::Malformed("session id is in use for another repository".into()).into()),
-        None if !tx.has::<Repos>(&repo)? => Err(Refusal::NoRepo.into()),
-        None if tx.state.rows_of(Sessions::TABLE) >= SESSIONS_OPEN_MAX => Err(Refusal::Malformed(format!(
-            "{SESSIONS_OPEN_MAX} sessions are open; wait until some have ended"
-        ))
-        .into()),
-        None => {
-            let session = SessionRecord { id, repo, opened: index, opened_ms: tx.state.time_ms };
-            tx.put::<Sessions>(&id, &session)?;
-            Ok(Reply::SessionOpen { opened: index })
-        }
-    }
-}
-
-fn end_sessions(tx: &mut Tx, sessions: &[SessionId]) -> Outcome {
-    for id in sessions {
-        tx.remove::<Sessions>(id)?;
-    }
-    Ok(Reply::Done)
-}
-
-/// Ends every session: ordinals that were acknowledged after what is known here will be given out once more, and no
-/// client may name the old ones.
-fn begin_era(tx: &mut Tx) -> Outcome {
-    let open = tx.scan::<Sessions>(&Span::all(), SESSIONS_OPEN_MAX as usize)?;
-    end_sessions(tx, &open.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
 }

@@ -4,10 +4,10 @@ use super::super::error::CatalogueError;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::{Outcome, Stop, shards};
+use super::{Outcome, Stop, garbage, ordinals, shards};
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    ChunkRecord, ChunkSpan, PackCommit, PackRecord, Refusal, Reply, ShardRecord, StripeRecord,
+    ChunkRecord, ChunkSpan, PackCommit, PackRecord, Refusal, Reply, RepoRecord, ShardRecord, StripeRecord,
 };
 use farshore_core::erasure::CODEC_RS;
 use farshore_core::id::{ChunkId, NodeId, Ordinal, PackNo, RepoId, SessionId, ShardId, StripeId};
@@ -27,23 +27,54 @@ pub(super) fn commit(tx: &mut Tx, session: SessionId, packs: &[PackCommit]) -> O
     let repo = tx.get::<Repos>(&session.repo)?.ok_or(Refusal::NoRepo)?;
     let mut committed = Vec::with_capacity(packs.len());
     for pack in packs {
-        check_shape(pack)?;
-        committed.push(match tx.get::<PackIds>(&(repo.id, pack.id))? {
-            Some(no) => again(tx, repo.id, pack, no)?,
-            None => {
-                if !repo.policy.admits(pack.scheme) {
-                    let (scheme, spread, policy) = (pack.scheme, pack.scheme.spread(), repo.policy);
-                    return Err(malformed(format!(
-                        "pack {}: no {scheme} with {spread} in a region survives the policy's \"{policy}\"",
-                        pack.id
-                    )));
-                }
-                check_shards(tx, repo.id, pack, repo.policy.floor_nodes)?;
-                record(tx, repo.id, pack)?
+        // Packs that are no longer good for anything: asked once each, since neighbours tend to lie together.
+        let mut gone = BTreeMap::<PackNo, bool>::new();
+        committed.push(commit_one(tx, &repo, pack, |tx, span| {
+            let Some(known) = tx.get::<Chunks>(&(repo.id, span.id))? else { return Ok(false) };
+            if let Some(known) = gone.get(&known.pack) {
+                return Ok(*known);
             }
-        });
+            let is_gone = is_gone(tx, repo.id, known.pack)?;
+            gone.insert(known.pack, is_gone);
+            Ok(is_gone)
+        })?);
     }
     Ok(Reply::PacksCommitted { packs: committed })
+}
+
+/// A pack that is answered as absent: condemned, or lost. What is sent again takes the place of what was in it.
+fn is_gone(tx: &Tx, repo: RepoId, no: PackNo) -> Result<bool, CatalogueError> {
+    if tx.has::<CondemnedPacks>(&(repo, no))? {
+        return Ok(true);
+    }
+    if !tx.has::<UnderTargets>(&no)? {
+        return Ok(false);
+    }
+    let pack = tx.get::<Packs>(&no)?.ok_or(CatalogueError::Torn("a chunk names no pack"))?;
+    shards::is_lost(tx, &pack)
+}
+
+/// Records one pack, or finds it recorded. `moves` says whether a chunk that is known shall live in this pack from now
+/// on.
+pub(super) fn commit_one(
+    tx: &mut Tx,
+    repo: &RepoRecord,
+    pack: &PackCommit,
+    moves: impl FnMut(&Tx, &ChunkSpan) -> Result<bool, Stop>,
+) -> Result<PackCommitted, Stop> {
+    check_shape(pack)?;
+    if let Some(no) = tx.get::<PackIds>(&(repo.id, pack.id))? {
+        return again(tx, repo.id, pack, no);
+    }
+    if !repo.policy.admits(pack.scheme) {
+        let (scheme, spread, policy) = (pack.scheme, pack.scheme.spread(), repo.policy);
+        return Err(malformed(format!(
+            "pack {}: no {scheme} with {spread} in a region survives the policy's \"{policy}\"",
+            pack.id
+        )));
+    }
+    check_shards(tx, repo.id, pack, repo.policy.floor_nodes)?;
+    record(tx, repo.id, pack, moves)
 }
 
 fn malformed(what: impl Into<String>) -> Stop {
@@ -145,8 +176,8 @@ fn stripe_id(repo: RepoId, pack: &PackCommit) -> StripeId {
     StripeId::of(repo, pack.id, k, m, CODEC_RS)
 }
 
-/// The pack is known already: the same answer as the first time.
-fn again(tx: &Tx, repo: RepoId, pack: &PackCommit, no: PackNo) -> Result<PackCommitted, Stop> {
+/// The pack is known already: the same answer as the first time. Whoever asks needs it, so it is no longer condemned.
+fn again(tx: &mut Tx, repo: RepoId, pack: &PackCommit, no: PackNo) -> Result<PackCommitted, Stop> {
     let known = tx.get::<Packs>(&no)?.ok_or(CatalogueError::Torn("a pack id names no pack"))?;
     let other = || malformed(format!("pack {} is known with other contents", pack.id));
     if known.len != pack.len || known.kind != pack.kind || known.chunks as usize != pack.chunks.len() {
@@ -156,13 +187,18 @@ fn again(tx: &Tx, repo: RepoId, pack: &PackCommit, no: PackNo) -> Result<PackCom
     for span in &pack.chunks {
         ordinals.push(tx.get::<Chunks>(&(repo, span.id))?.ok_or_else(other)?.ordinal);
     }
+    garbage::revive_pack(tx, &known)?;
     Ok(PackCommitted { id: pack.id, no, ordinals })
 }
 
-fn record(tx: &mut Tx, repo: RepoId, pack: &PackCommit) -> Result<PackCommitted, Stop> {
+fn record(
+    tx: &mut Tx,
+    repo: RepoId,
+    pack: &PackCommit,
+    moves: impl FnMut(&Tx, &ChunkSpan) -> Result<bool, Stop>,
+) -> Result<PackCommitted, Stop> {
     let no = tx.state.next_pack;
     let first_ordinal = tx.get::<NextOrdinals>(&repo)?.unwrap_or_default();
-    let ordinals = record_chunks(tx, repo, no, first_ordinal, &pack.chunks)?;
     let chunks = pack.chunks.len() as u32;
     let stripe = StripeRecord {
         id: stripe_id(repo, pack),
@@ -179,30 +215,54 @@ fn record(tx: &mut Tx, repo: RepoId, pack: &PackCommit) -> Result<PackCommitted,
     tx.put::<PackIds>(&(repo, pack.id), &no)?;
     tx.put::<Stripes>(&row.stripe.id, &no)?;
     tx.put::<OrdinalPacks>(&(repo, first_ordinal), &no)?;
+    tx.put::<PackChunks>(&no, &pack.chunks.iter().map(|span| span.id).collect())?;
+    let ordinals = record_chunks(tx, &row, &pack.chunks, moves)?;
     shards::put_pack(tx, None, &row)?;
     Ok(PackCommitted { id: pack.id, no, ordinals })
 }
 
-/// Every chunk of the table uses up one ordinal, so that a pack's ordinals are consecutive; a chunk that another pack
-/// brought first keeps the place and the ordinal it has.
+/// Every chunk of the table uses up one ordinal, so that packs are given consecutive ones. A chunk that is known keeps
+/// the ordinal it has, and its place unless it moves here; the ordinal it would have got stays unused for ever.
 fn record_chunks(
     tx: &mut Tx,
-    repo: RepoId,
-    pack: PackNo,
-    first: Ordinal,
+    pack: &PackRecord,
     chunks: &[ChunkSpan],
+    mut moves: impl FnMut(&Tx, &ChunkSpan) -> Result<bool, Stop>,
 ) -> Result<Vec<Ordinal>, Stop> {
-    let mut ordinals = Vec::with_capacity(chunks.len());
-    for (at, span) in (first.0..).zip(chunks) {
+    let (repo, mut given) = (pack.repo, Vec::with_capacity(chunks.len()));
+    let (mut unused, mut moved) = (Vec::new(), BTreeMap::<PackNo, Vec<Ordinal>>::new());
+    for (at, span) in (pack.first_ordinal.0..).map(Ordinal).zip(chunks) {
         let known = tx.get::<Chunks>(&(repo, span.id))?;
-        let ordinal = known.map_or(Ordinal(at), |known| known.ordinal);
-        if known.is_none() {
-            let row = ChunkRecord { ordinal, pack, offset: span.offset, len: span.len };
-            tx.put::<Chunks>(&(repo, span.id), &row)?;
-        }
-        ordinals.push(ordinal);
+        let here = |ordinal| ChunkRecord { ordinal, pack: pack.no, offset: span.offset, len: span.len };
+        let ordinal = match known {
+            None => {
+                tx.put::<Chunks>(&(repo, span.id), &here(at))?;
+                at
+            }
+            Some(known) => {
+                unused.push(at);
+                if moves(tx, span)? {
+                    tx.put::<Chunks>(&(repo, span.id), &here(known.ordinal))?;
+                    moved.entry(known.pack).or_default().push(known.ordinal);
+                }
+                known.ordinal
+            }
+        };
+        given.push(ordinal);
     }
-    Ok(ordinals)
+    if !unused.is_empty() {
+        ordinals::set_absent(tx, repo, unused.iter().copied())?;
+        let arrived: Vec<Ordinal> = moved.values().flatten().copied().collect();
+        ordinals::set_present(tx, repo, arrived.iter().copied())?;
+        let own = ordinals::of_pack(tx, pack)?.without(&unused).with(&arrived);
+        ordinals::set_of_pack(tx, pack, &own)?;
+    }
+    for (no, left) in moved {
+        let source = tx.get::<Packs>(&no)?.ok_or(CatalogueError::Torn("a chunk names no pack"))?;
+        let rest = ordinals::of_pack(tx, &source)?.without(&left);
+        ordinals::set_of_pack(tx, &source, &rest)?;
+    }
+    Ok(given)
 }
 
 #[cfg(test)]

@@ -87,6 +87,24 @@ fn hold(tx: &mut Tx, old: PackRecord, index: u8, node: Option<NodeId>) -> Result
     put_pack(tx, Some(&old), &new)
 }
 
+/// Removes a pack's row and all that follows from where its shards were: their copies are condemned.
+pub(super) fn drop_pack(tx: &mut Tx, pack: &PackRecord) -> Result<(), CatalogueError> {
+    for (node, held) in held_by_node(&pack.stripe.shards) {
+        tx.remove::<Holders>(&(node, pack.no))?;
+        for index in (0..pack.stripe.shards.len() as u8).filter(|index| held & 1 << index != 0) {
+            condemn(tx, node, ShardId { stripe: pack.stripe.id, index })?;
+        }
+    }
+    tx.remove::<UnderTargets>(&pack.no)?;
+    tx.remove::<Packs>(&pack.no)
+}
+
+/// Fewer shards than needed are held by nodes that count, so that the pack cannot be read as things are.
+pub(super) fn is_lost(tx: &Tx, pack: &PackRecord) -> Result<bool, CatalogueError> {
+    let nodes = holders(tx, &pack.stripe.shards)?;
+    Ok(pack.stripe.is_lost(|node| nodes.get(&node).is_some_and(|node| node.state.counts())))
+}
+
 /// Writes a pack's row and all that follows from where its shards are.
 pub(super) fn put_pack(
     tx: &mut Tx,

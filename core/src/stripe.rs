@@ -1,12 +1,12 @@
 //! Coding a full pack into shards. The stripe is decoded once from other shards than it was made of, and compared, before
 //! anything leaves.
 
-use crate::error::{Error, Result};
-use crate::format::{Pack, PackBuilder};
-use farshore_core::erasure::{Codec, Scheme};
-use farshore_core::id::{ClusterId, PackId, RepoId, SessionId};
-use farshore_core::peer::ShardPut;
-use farshore_core::shard::{PackInfo, hash_shard};
+use crate::catalogue::{PackCommit, ShardRecord};
+use crate::erasure::{Codec, Scheme};
+use crate::id::{ClusterId, PackId, RepoId, SessionId};
+use crate::pack::{Pack, PackBuilder};
+use crate::peer::ShardPut;
+use crate::shard::{PackInfo, hash_shard};
 
 /// Whose stripes, and how they are coded; the same for a whole run.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,8 @@ pub struct Coding {
     pub cluster: ClusterId,
     /// Repository they belong to.
     pub repo: RepoId,
-    /// Session under which their packs are committed.
-    pub session: SessionId,
+    /// Session under which their packs are committed; `None` if the cluster does it.
+    pub session: Option<SessionId>,
     /// k, m and spread.
     pub scheme: Scheme,
 }
@@ -29,16 +29,34 @@ pub struct Stripe {
     pub puts: Vec<ShardPut>,
 }
 
+impl Stripe {
+    /// What to commit, once its shards are where `shards` says.
+    pub fn to_commit(&self, shards: Vec<ShardRecord>) -> PackCommit {
+        let header = &self.puts.first().expect("a stripe has at least two shards").header;
+        PackCommit {
+            id: self.pack.id,
+            kind: self.pack.kind,
+            len: self.pack.bytes.len() as u64,
+            chunks: self.pack.chunks.clone(),
+            scheme: header.scheme,
+            shard_len: header.payload_len,
+            shards,
+        }
+    }
+}
+
+/// The shards do not give the pack back right after coding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stripe of pack {id} is wrong right after coding: the memory or processor of this machine is failing", id = .0.short())]
+pub struct Miscoded(pub PackId);
+
 /// Closes a pack and codes it. Touches every byte several times: run it through `compute`.
-pub fn encode(coding: Coding, pack: PackBuilder) -> Result<Stripe> {
+pub fn encode(coding: Coding, pack: PackBuilder) -> Result<Stripe, Miscoded> {
     let pack = pack.close();
     let codec = Codec::new(coding.scheme);
     let shards = codec.encode_pack(pack.bytes.clone());
     if !codec.verify_by_decoding(&shards, seed(&pack.id)) {
-        return Err(Error::corrupt(
-            format!("stripe of pack {} right after coding", pack.id.short()),
-            "the memory or processor of this machine is failing",
-        ));
+        return Err(Miscoded(pack.id));
     }
     let info = PackInfo {
         cluster: coding.cluster,
@@ -50,7 +68,7 @@ pub fn encode(coding: Coding, pack: PackBuilder) -> Result<Stripe> {
     let put = |(index, payload): (usize, bytes::Bytes)| {
         let index = u8::try_from(index).expect("a scheme has at most 32 shards");
         let (hash, _) = hash_shard(info.shard(index), &payload);
-        ShardPut { header: info.header(index, hash), payload, session: Some(coding.session) }
+        ShardPut { header: info.header(index, hash), payload, session: coding.session }
     };
     let puts = shards.into_iter().enumerate().map(put).collect();
     Ok(Stripe { pack, puts })

@@ -8,12 +8,10 @@
 //! ```
 //! All numbers are little-endian.
 
-use crate::crypto::checksum;
-use crate::error::{Error, Result};
+use crate::catalogue::{ChunkSpan, PackKind};
+use crate::id::{ChunkId, PackId};
+use crate::limits::{PACK_BYTES_MAX, PACK_CHUNKS_MAX};
 use bytes::Bytes;
-use farshore_core::catalogue::{ChunkSpan, PackKind};
-use farshore_core::id::{ChunkId, PackId};
-use farshore_core::limits::{PACK_BYTES_MAX, PACK_CHUNKS_MAX};
 
 const MAGIC: &[u8; 8] = b"FarPack\0";
 const PACK_VERSION: u8 = 1;
@@ -23,6 +21,11 @@ pub const ROW_BYTES: usize = 40;
 pub const TRAILER_BYTES: usize = 40;
 /// The checksum covers the trailer up to here.
 const SUM_AT: usize = TRAILER_BYTES - 16;
+
+/// Bytes that are not the end of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("chunk table of a pack fails its checks")]
+pub struct BadPackTable;
 
 /// A closed pack.
 #[derive(Clone, Debug)]
@@ -149,8 +152,19 @@ pub fn tail_len(chunks: u32) -> u64 {
 
 /// Reads the table from the end of a pack of `pack_len` bytes; `tail` is at least its last [`tail_len`] bytes. Every
 /// span of the result lies inside the pack, and spans follow each other without gap or overlap.
-pub fn read_table(tail: &[u8], pack_len: u64) -> Result<PackTable> {
-    parse_table(tail, pack_len).ok_or_else(|| Error::corrupt("chunk table of a pack", "it fails its checks"))
+pub fn read_table(tail: &[u8], pack_len: u64) -> Result<PackTable, BadPackTable> {
+    parse_table(tail, pack_len).ok_or(BadPackTable)
+}
+
+/// The first sixteen bytes of a BLAKE3 hash.
+fn checksum(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    let mut sum = [0u8; 16];
+    sum.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    sum
 }
 
 fn parse_table(tail: &[u8], pack_len: u64) -> Option<PackTable> {

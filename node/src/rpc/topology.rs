@@ -1,0 +1,309 @@
+//! What operators ask about the topology: what a change would do, to stage it, to enact it. Any node answers: it looks at a
+//! confirmed view, and the command is refused if the epoch has moved since.
+
+use super::internal;
+use crate::catalogue::View;
+use crate::maintain::Shared;
+use crate::plan::preview::{Coded, Outlook, Preview, PreviewScan, Strength, nodes_after, outlook};
+use crate::raft::voters::can_spare;
+use farshore_core::catalogue::{Command, Refusal, Reply};
+use farshore_core::host::compute;
+use farshore_core::id::PackNo;
+use farshore_core::limits::{PAGE_ROWS_MAX, TOPOLOGY_CHANGES_MAX};
+use farshore_core::policy::{Policy, PolicyError};
+use farshore_core::topology::{Change, NodeRecord, NodeState};
+use farshore_proto::convert::list;
+use farshore_proto::status::ApiError;
+use farshore_proto::wire::{
+    ApplyTopologyRequest, LinkBytes, NodeBytes, PackStrength, PlanTopologyReply, PlanTopologyRequest,
+    PolicyCode, PolicyOutlook, StageTopologyRequest, TopologyChange, TopologyReply,
+};
+use std::collections::BTreeMap;
+
+/// Looks, and changes nothing.
+pub async fn plan(shared: &Shared, request: PlanTopologyRequest) -> Result<PlanTopologyReply, ApiError> {
+    let asked = changes_of(request.changes)?;
+    let added: Vec<NodeRecord> =
+        list(request.added, TOPOLOGY_CHANGES_MAX, "nodes thought of", NodeRecord::try_from)?;
+    let view = confirmed(shared).await?;
+    let intent = view.intent().map_err(internal)?;
+    let mut changes = if request.alone { Vec::new() } else { intent.staged };
+    changes.retain(|staged| asked.iter().all(|change| change.node() != staged.node()));
+    changes.extend(asked);
+    let found = look(shared, &view, &changes, &added).await?;
+    Ok(found.into_wire(intent.epoch, changes))
+}
+
+/// Replaces what is staged.
+pub async fn stage(shared: &Shared, request: StageTopologyRequest) -> Result<TopologyReply, ApiError> {
+    let (token, epoch) = (token(&request.request)?, request.epoch);
+    let changes = changes_of(request.changes)?;
+    done(shared, epoch, Command::StageTopology { request: token, epoch, changes }).await
+}
+
+/// Enacts, if nothing speaks against it.
+pub async fn apply(shared: &Shared, request: ApplyTopologyRequest) -> Result<TopologyReply, ApiError> {
+    let (token, epoch) = (token(&request.request)?, request.epoch);
+    let view = confirmed(shared).await?;
+    let intent = view.intent().map_err(internal)?;
+    // Asked again after the answer was lost: what was staged is gone, and the command is known by its number.
+    let again = intent.epoch.checked_sub(1) == Some(epoch) && intent.request == token;
+    let changes = if request.staged { intent.staged } else { changes_of(request.changes)? };
+    if !again && intent.epoch != epoch {
+        return Err(Refusal::StaleTopology(intent.epoch).into());
+    }
+    if !again {
+        if changes.is_empty() {
+            return Err(ApiError::Invalid(
+                "nothing is staged; `farshore cluster plan` stages changes".into(),
+            ));
+        }
+        let found = look(shared, &view, &changes, &[]).await?;
+        if !found.refused.is_empty() {
+            return Err(ApiError::Invalid(found.refused.join("; ")));
+        }
+    }
+    done(shared, epoch, Command::ChangeTopology { request: token, epoch, changes }).await
+}
+
+async fn done(shared: &Shared, epoch: u64, command: Command) -> Result<TopologyReply, ApiError> {
+    match shared.consensus.propose(command).await? {
+        Reply::Refused(refusal) => Err(refusal.into()),
+        _ => Ok(TopologyReply { epoch: epoch + 1 }),
+    }
+}
+
+async fn confirmed(shared: &Shared) -> Result<View, ApiError> {
+    shared.consensus.read_index().await?;
+    shared.view().map_err(internal)
+}
+
+fn token(bytes: &[u8]) -> Result<[u8; 16], ApiError> {
+    let token: [u8; 16] =
+        bytes.try_into().map_err(|_| ApiError::Invalid("a request's number has 16 bytes".into()))?;
+    match token {
+        none if none == [0; 16] => Err(ApiError::Invalid("a request's number is drawn at random".into())),
+        _ => Ok(token),
+    }
+}
+
+fn changes_of(changes: Vec<TopologyChange>) -> Result<Vec<Change>, ApiError> {
+    list(changes, TOPOLOGY_CHANGES_MAX, "changes", Change::try_from)
+}
+
+/// What was found out about some changes.
+struct Found {
+    nodes: Vec<NodeRecord>,
+    preview: Preview,
+    policies: BTreeMap<Policy, (u64, Outlook)>,
+    refused: Vec<String>,
+}
+
+async fn look(
+    shared: &Shared,
+    view: &View,
+    changes: &[Change],
+    added: &[NodeRecord],
+) -> Result<Found, ApiError> {
+    let nodes = view.nodes().map_err(internal)?;
+    let after = nodes_after(&nodes, changes, added);
+    let leader = shared.consensus.leader();
+    let relay = nodes.iter().find(|node| Some(node.id) == leader).map(|node| node.region.clone());
+    let mut scan = PreviewScan::begin(&nodes, &after, relay);
+    let mut from = Some(PackNo(0));
+    while let Some(start) = from {
+        let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(internal)?;
+        page.rows.iter().for_each(|pack| scan.feed(pack));
+        from = page.next;
+        tokio::task::yield_now().await;
+    }
+    let preview = scan.end();
+    let mut policies = BTreeMap::<Policy, (u64, Vec<String>)>::new();
+    let (mut at, mut more) = (None, true);
+    while more {
+        let page = view.repos(at, PAGE_ROWS_MAX).map_err(internal)?;
+        for repo in page.rows {
+            let known = policies.entry(repo.policy).or_default();
+            known.0 += 1;
+            // A name or two is enough to know which are meant.
+            if known.1.len() < 2 {
+                known.1.push(repo.name.to_string());
+            }
+        }
+        (more, at) = (page.next.is_some(), page.next);
+    }
+    let (mut looked, mut names) = (BTreeMap::new(), BTreeMap::new());
+    for (policy, (count, some)) in policies {
+        let (before, after) = (nodes.clone(), after.clone());
+        let seen = compute(shared.host.compute.as_ref(), move || outlook(&policy, &before, &after)).await;
+        looked.insert(policy, (count, seen));
+        names.insert(policy, some);
+    }
+    let mut refused = why_not(&nodes, changes, &preview);
+    refused.extend(broken(&looked, &names));
+    let voters = shared.consensus.standing().voters;
+    let mut rest = nodes_after(&nodes, &[], added);
+    for change in changes.iter().filter(|change| !matches!(change, Change::Keep(_))) {
+        let id = change.node();
+        if !can_spare(&rest, &voters, id) {
+            let name = name_of(&nodes, *change);
+            refused.push(format!("node {name} votes and no other can take its place; add a node first"));
+        }
+        rest.retain(|node| node.id != id);
+    }
+    Ok(Found { nodes, preview, policies: looked, refused })
+}
+
+fn name_of(nodes: &[NodeRecord], change: Change) -> String {
+    let node = nodes.iter().find(|node| node.id == change.node());
+    node.map_or_else(|| change.node().to_string(), |node| node.name.to_string())
+}
+
+/// What speaks against single changes, and what cannot be moved.
+fn why_not(nodes: &[NodeRecord], changes: &[Change], preview: &Preview) -> Vec<String> {
+    let mut refused = Vec::new();
+    for change in changes {
+        let name = name_of(nodes, *change);
+        let state = nodes.iter().find(|node| node.id == change.node()).map(|node| node.state);
+        let holds = preview.stored.get(&change.node()).is_some_and(|(before, _)| *before > 0);
+        match (change, state) {
+            (_, None) => refused.push(format!("there is no node {name}")),
+            (Change::Drain(_), Some(NodeState::Lost)) => {
+                refused.push(format!(
+                    "node {name} is lost: its shards are rebuilt elsewhere already; remove it"
+                ));
+            }
+            (Change::Drain(_), Some(NodeState::Retired)) => refused.push(format!("node {name} is retired")),
+            (Change::Keep(_), Some(state)) if !matches!(state, NodeState::Draining | NodeState::Lost) => {
+                refused.push(format!("node {name} is {}: it is not being emptied", state.word()));
+            }
+            (Change::Remove(_), Some(state)) if state.counts() && holds => {
+                refused.push(format!("node {name} is {} and holds shards; drain it instead", state.word()));
+            }
+            _ => {}
+        }
+    }
+    for (scheme, shards) in &preview.stuck {
+        refused.push(format!(
+            "{shards} shards of packs coded {scheme} would find no other node within the spread limit; add a node first, \
+             best in the same region"
+        ));
+    }
+    refused
+}
+
+/// Policies that can be kept now and could not be then.
+fn broken(policies: &BTreeMap<Policy, (u64, Outlook)>, names: &BTreeMap<Policy, Vec<String>>) -> Vec<String> {
+    let mut refused = Vec::new();
+    for (policy, (count, seen)) in policies {
+        if let (Ok(_), Err(why)) = (&seen.before, &seen.after) {
+            let names = names.get(policy).map_or_else(String::new, |names| names.join(", "));
+            let more = if *count > 2 { format!(" and {} more", count - 2) } else { String::new() };
+            refused.push(format!("repository {names}{more}: {why}"));
+        }
+    }
+    refused
+}
+
+impl Found {
+    fn into_wire(self, epoch: u64, changes: Vec<Change>) -> PlanTopologyReply {
+        let Found { nodes, preview, policies, refused } = self;
+        let stored = nodes.into_iter().filter_map(|node| {
+            let (before, after) = preview.stored.get(&node.id).copied()?;
+            Some(NodeBytes { node: Some(node.into()), before, after })
+        });
+        let links = preview.links.iter().map(|((from, to), bytes)| LinkBytes {
+            from: from.to_string(),
+            to: to.to_string(),
+            bytes: *bytes,
+        });
+        let policies = policies.into_values().map(|(repositories, seen)| PolicyOutlook {
+            survive: seen.policy.to_string(),
+            repositories,
+            before: Some(code(seen.before)),
+            after: Some(code(seen.after)),
+        });
+        PlanTopologyReply {
+            epoch,
+            changes: changes.into_iter().map(Into::into).collect(),
+            packs: preview.packs,
+            moves: preview.moves,
+            moved_bytes: preview.moved_bytes,
+            links: links.collect(),
+            nodes: stored.collect(),
+            policies: policies.collect(),
+            before: Some(strength(preview.before)),
+            after: Some(strength(preview.after)),
+            refused,
+        }
+    }
+}
+
+fn code(coded: Result<Coded, PolicyError>) -> PolicyCode {
+    match coded {
+        Err(why) => PolicyCode { impossible: why.to_string(), ..PolicyCode::default() },
+        Ok(Coded { scheme, nodes_alone, with_regions }) => PolicyCode {
+            impossible: String::new(),
+            scheme: Some(scheme.into()),
+            loss_nodes: nodes_alone,
+            loss_regions: with_regions,
+        },
+    }
+}
+
+fn strength(strength: Strength) -> PackStrength {
+    let Strength { at_target, spare, spare_after_region } = strength;
+    PackStrength { at_target, spare, spare_after_region }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_core::id::NodeId;
+
+    fn node(id: u64, region: &str, state: NodeState) -> NodeRecord {
+        NodeRecord {
+            id: NodeId(id),
+            name: format!("n{id}").parse().unwrap(),
+            region: region.parse().unwrap(),
+            zone: None,
+            addr: "h:1".into(),
+            capacity: 1,
+            state,
+        }
+    }
+
+    #[test]
+    fn a_policy_is_broken_only_by_what_breaks_it() {
+        let nodes: Vec<_> =
+            (0..6).map(|id| node(id + 1, ["p/a", "p/b", "p/c"][id as usize % 3], NodeState::Up)).collect();
+        let two = Policy { regions: 2, ..Policy::default() };
+        let three = Policy { regions: 3, ..Policy::default() };
+        let gone = [Change::Drain(NodeId(1)), Change::Drain(NodeId(4))];
+        let after = nodes_after(&nodes, &gone, &[]);
+        let looked = [two, three].map(|policy| (policy, (5, outlook(&policy, &nodes, &after))));
+        let names = BTreeMap::from([(two, vec!["a".to_string(), "b".to_string()])]);
+        let refused = broken(&looked.into(), &names);
+        let [one] = refused.as_slice() else { panic!("{refused:?}") };
+        assert!(one.contains("repository a, b and 3 more") && one.contains("nearest possible goal"), "{one}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let states = [NodeState::Up, NodeState::Lost, NodeState::Retired];
+        let nodes: Vec<_> = (1..).zip(states).map(|(id, state)| node(id, "p/a", state)).collect();
+        let mut preview = Preview::default();
+        preview.stored.insert(NodeId(1), (5, 0));
+        let ids = [1, 2, 3, 9].map(NodeId);
+        let count =
+            |change: fn(NodeId) -> Change| ids.map(|id| why_not(&nodes, &[change(id)], &preview).len());
+        assert_eq!(count(Change::Drain), [0, 1, 1, 1]);
+        assert_eq!(count(Change::Keep), [1, 0, 1, 1]);
+        assert_eq!(count(Change::Remove), [1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_request_has_a_number_of_its_own() {
+        assert!(token(&[1; 16]).is_ok() && token(&[0; 16]).is_err() && token(&[1; 15]).is_err());
+    }
+}
