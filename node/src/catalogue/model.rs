@@ -530,9 +530,14 @@ impl Model {
             return Ok(PackCommitted { id: pack.id, no: known.no, ordinals });
         }
         let mut held = BTreeMap::<NodeId, u8>::new();
-        for node in pack.shards.iter().filter_map(|shard| shard.node) {
+        let stripe = StripeId::of(repo, pack.id, k, m, 1);
+        for (index, shard) in (0u8..).zip(&pack.shards) {
+            let Some(node) = shard.node else { continue };
             if !self.nodes.contains_key(&node) {
                 return Err(no(Refusal::NoNode(node)));
+            }
+            if self.condemned.contains(&Condemned { node, shard: ShardId { stripe, index } }) {
+                return Err(no(Refusal::StillCondemned));
             }
             *held.entry(node).or_default() += u8::from(self.counts(node));
         }

@@ -253,17 +253,12 @@ fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport
 
 /// Whether a running node is at the other end, in whatever state.
 pub async fn answers(peer: Channel) -> bool {
-    let mut admin = channel::admin(peer);
-    let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
-    matches!(tokio::time::timeout(limit, admin.status(StatusRequest {})).await, Ok(Ok(_)))
+    status_from(peer).await.is_some()
 }
 
 /// Whether `id` has a vote, by the confirmed word of the leader at the other end; `None` from anybody else.
 pub async fn has_vote(peer: Channel, id: NodeId) -> Option<bool> {
-    let mut admin = channel::admin(peer);
-    let limit = Duration::from_millis(STATUS_CONFIRM_MS * 2);
-    let answer = tokio::time::timeout(limit, admin.status(StatusRequest {})).await;
-    let reply = answer.ok()?.ok()?.into_inner();
+    let reply = status_from(peer).await?;
     let votes = |status: &NodeStatus| status.voter && status.node.as_ref().is_some_and(|n| n.id == id.0);
     (!reply.stale).then(|| reply.nodes.iter().any(votes))
 }

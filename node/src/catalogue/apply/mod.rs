@@ -3,9 +3,9 @@
 
 mod sessions;
 
-mod exports;
-
 mod garbage;
+
+mod exports;
 
 mod packs;
 
