@@ -103,7 +103,7 @@ fn host(config: &Config) -> Result<Host, Exit> {
     std::fs::create_dir_all(&dir)
         .map_err(|e| Exit::failure(format!("cannot create {}: {e}", dir.display())))?;
     let disk = RealDisk::new(dir.clone());
-    let kv = RealKv::new(dir);
+    let kv = RealKv::with_cache(dir, config.cache);
     Ok(Host { disk: Arc::new(disk), kv: Arc::new(kv), ..real::client_host() })
 }
 

@@ -149,11 +149,13 @@ pub const SESSION_RENEW_MS: u64 = 20_000;
 
 /// Longest key in a Kv store.
 pub const KV_KEY_BYTES_MAX: usize = 512;
-/// Cache of the engine that holds Raft log and catalogue.
+/// Least cache of an engine: below it every read goes to the disk.
+pub const KV_CACHE_BYTES_MIN: u64 = 1 << 20;
+/// Cache of the engine that holds Raft log and catalogue, unless the node's configuration says otherwise.
 pub const KV_CATALOGUE_CACHE_BYTES: u64 = 64 << 20;
 /// Torn journal ends of that engine that are kept for the operator.
 pub const KV_JOURNAL_TAILS_KEPT: usize = 4;
-/// Cache of the engine that holds the shard index.
+/// Cache of the engine that holds the shard index, unless the node's configuration says otherwise.
 pub const KV_INDEX_CACHE_BYTES: u64 = 8 << 20;
 
 /// Open connections one node accepts.

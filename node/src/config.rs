@@ -1,9 +1,10 @@
 //! What an operator may say about one node: as typed in TOML, and checked. Reading files is the caller's affair;
 //! nothing here touches the disk.
 
+use crate::kv::KvCache;
 use crate::raft::RaftTuning;
 use farshore_core::id::{ClusterId, NodeId};
-use farshore_core::limits::{NODES_MAX, SESSION_LEASE_MS};
+use farshore_core::limits::{KV_CACHE_BYTES_MIN, NODES_MAX, SESSION_LEASE_MS, SPARSE_PERCENT_DEFAULT};
 use farshore_core::topology::{Name, Region};
 use farshore_core::units::{Bytes, parse_duration};
 use serde::Deserialize;
@@ -67,6 +68,8 @@ pub struct Timing {
     pub maintain_every: Duration,
     /// Least pause between looks for garbage. Default 1 min: nothing waits for it.
     pub collect_every: Duration,
+    /// Packs of which less than this percentage of chunks is needed are emptied into new ones; 0 for never. Default 60.
+    pub compact_below: u8,
     /// Shortest time between two exports of the catalogue into the shard stores: what was acknowledged longer ago than
     /// about this survives the loss of every replica. Default 10 s; 0 s turns exports off.
     pub export_every: Duration,
@@ -83,6 +86,7 @@ impl Default for Timing {
             session_lease: Duration::from_millis(SESSION_LEASE_MS),
             maintain_every: Duration::from_secs(2),
             collect_every: Duration::from_secs(60),
+            compact_below: SPARSE_PERCENT_DEFAULT as u8,
             export_every: Duration::from_secs(10),
         }
     }
@@ -116,6 +120,8 @@ pub struct Config {
     pub timing: Timing,
     /// Consensus.
     pub raft: RaftTuning,
+    /// Memory of the engines; the caller opens the stores with it.
+    pub cache: KvCache,
     /// First voters of a new cluster. Never typed: the caller passes it to exactly one node on its first start; it is
     /// ignored once that node has state.
     pub bootstrap: Option<Vec<Seed>>,
@@ -151,6 +157,8 @@ struct Typed {
     timing: TypedTiming,
     #[serde(default)]
     raft: TypedRaft,
+    #[serde(default)]
+    cache: TypedCache,
 }
 
 /// What a node is for.
@@ -190,6 +198,7 @@ struct TypedTiming {
     session_lease: Option<String>,
     maintain_every: Option<String>,
     collect_every: Option<String>,
+    compact_below: Option<u8>,
     export_every: Option<String>,
 }
 
@@ -201,6 +210,13 @@ struct TypedRaft {
     election_max: Option<String>,
     snapshot_logs: Option<u64>,
     keep_logs: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TypedCache {
+    catalogue: Option<String>,
+    index: Option<String>,
 }
 
 impl Typed {
@@ -222,6 +238,7 @@ impl Typed {
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
             raft: self.raft.check()?,
+            cache: self.cache.check()?,
             bootstrap: None,
         })
     }
@@ -239,12 +256,19 @@ impl TypedTiming {
             session_lease: duration("timing.session_lease", self.session_lease, d.session_lease)?,
             maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
             collect_every: duration("timing.collect_every", self.collect_every, d.collect_every)?,
+            compact_below: self.compact_below.unwrap_or(d.compact_below),
             export_every: match self.export_every.as_deref() {
                 Some("0" | "0s") => Duration::ZERO,
                 _ => duration("timing.export_every", self.export_every, d.export_every)?,
             },
         };
         longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
+        if timing.compact_below > 90 {
+            return Err(value(
+                "timing.compact_below",
+                "must be at most 90: almost full packs are not worth copying",
+            ));
+        }
         longer("timing.down_after", timing.down_after, "timing.suspect_after", timing.suspect_after)?;
         Ok(timing)
     }
@@ -271,6 +295,25 @@ impl TypedRaft {
             keep_logs: self.keep_logs.unwrap_or(d.keep_logs),
             ..d
         })
+    }
+}
+
+impl TypedCache {
+    fn check(self) -> Result<KvCache, ConfigError> {
+        let d = KvCache::default();
+        Ok(KvCache {
+            catalogue: cache("cache.catalogue", self.catalogue, d.catalogue)?,
+            index: cache("cache.index", self.index, d.index)?,
+        })
+    }
+}
+
+fn cache(key: &'static str, text: Option<String>, default: u64) -> Result<u64, ConfigError> {
+    match text.map_or(Ok(default), |text| size(key, &text))? {
+        bytes if bytes < KV_CACHE_BYTES_MIN => {
+            Err(value(key, format!("must be at least {}", Bytes(KV_CACHE_BYTES_MIN))))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -371,6 +414,7 @@ mod tests {
         assert_eq!(config.capacity, 3 << 39);
         assert_eq!(config.timing, Timing { grace: Duration::from_secs(20), ..Timing::default() });
         assert_eq!(config.raft, RaftTuning::default());
+        assert_eq!(config.cache, KvCache::default());
         assert_eq!(config.peers[0].id, NodeId(0x0123_4567_89ab_cdef));
         assert_eq!(config.bootstrap, None);
     }
@@ -379,6 +423,17 @@ mod tests {
     fn a_witness_offers_nothing() {
         let text = GOOD.replace("capacity = \"1.5TiB\"", "role = \"witness\"");
         assert_eq!(Config::parse(&text).unwrap().capacity, 0);
+    }
+
+    #[test]
+    fn caches_are_set_one_by_one() {
+        let cache =
+            |text: &str| Config::parse(&format!("{GOOD}\n[cache]\n{text}")).map(|config| config.cache);
+        let default = KvCache::default();
+        assert_eq!(cache("catalogue = \"256M\""), Ok(KvCache { catalogue: 256 << 20, ..default }));
+        assert_eq!(cache("index = \"32MiB\""), Ok(KvCache { index: 32 << 20, ..default }));
+        assert!(cache("index = \"1k\"").unwrap_err().to_string().contains("`cache.index`"));
+        assert!(cache("indices = \"1M\"").is_err());
     }
 
     #[test]

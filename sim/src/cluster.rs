@@ -9,7 +9,6 @@ use crate::kv::SimStores;
 use crate::linear::History;
 use crate::net::{Hub, Label};
 use crate::plan::Layout;
-use crate::truth::is_shard;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
@@ -18,11 +17,12 @@ use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
 use farshore_core::id::{ClusterId, NodeId, PackNo};
-use farshore_core::limits::{PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT};
+use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::topology::{Name, NodeState, Region};
 use farshore_node::Node;
 use farshore_node::catalogue::{PackUse, View};
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
+use farshore_node::kv::KvCache;
 use farshore_node::raft::RaftTuning;
 use farshore_proto::pki::{Authority, Validity};
 use farshore_proto::profile::Profile;
@@ -196,7 +196,9 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let timing = Timing { grace: GRACE, collect_every: COLLECT_EVERY, ..Timing::default() };
+        // The story of a day compares with one order, which knows only packs that clients have made.
+        let (collect_every, compact_below) = (COLLECT_EVERY, 0);
+        let timing = Timing { grace: GRACE, collect_every, compact_below, ..Timing::default() };
         Settings { timing, raft: RaftTuning::default(), near_us: None }
     }
 }
@@ -525,7 +527,8 @@ impl Cluster {
             let mut from = Some(PackNo(0));
             while let Some(start) = from {
                 let page = view.pack_uses(&of, start, PAGE_ROWS_MAX).map_err(failed)?;
-                let sparse = |pack: &PackUse| pack.live * 100 < pack.chunks * SPARSE_PERCENT_DEFAULT;
+                let least = u64::from(self.settings.timing.compact_below);
+                let sparse = |pack: &PackUse| pack.live == 0 || pack.live * 100 < pack.chunks * least;
                 let garbage = |pack: &&PackUse| sparse(pack) || pack.condemned.is_some();
                 if let Some(pack) = page.rows.iter().find(garbage) {
                     return Ok(Some(format!("pack {} of {}: {pack:?}", pack.no.0, repo.name)));
@@ -578,6 +581,11 @@ pub fn too_wide(view: &View, pack: &PackRecord) -> bool {
     usable.values().map(|nodes| (*nodes).min(spread)).sum::<usize>() < pack.stripe.shards.len()
 }
 
+/// Whether a path is that of a published shard.
+pub fn is_shard(path: &str) -> bool {
+    path.starts_with("shards/") && path.ends_with(".shard")
+}
+
 /// A path without its directory.
 pub fn file_of(name: &str) -> &str {
     name.rsplit_once('/').map_or(name, |(_, file)| file)
@@ -618,6 +626,7 @@ fn config(
         // What lies among the shards beside the packs is unknown to the invariants so far (docs/invariants.md).
         timing: Timing { export_every: Duration::ZERO, ..settings.timing },
         raft: settings.raft.clone(),
+        cache: KvCache::default(),
         bootstrap: None,
     })
 }

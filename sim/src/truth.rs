@@ -1,7 +1,7 @@
 //! What is really on the disks, told by the disks themselves and never by the code under test: the contents each shard
 //! file was first published with, which copies faults have damaged, and which are durable right now.
 
-use crate::cluster::{Cluster, Violation, file_of};
+use crate::cluster::{Cluster, Violation, file_of, is_shard};
 use crate::contents::is_whole;
 use crate::world::fold;
 use farshore_core::catalogue::PackRecord;
@@ -181,9 +181,4 @@ impl Truth {
         let places = Self::places(cluster, pack).into_iter().flatten().filter(|(at, _)| admit(*at));
         places.filter(|(at, file)| !self.is_damaged(*at, file) && self.is_durable(cluster, *at, file)).count()
     }
-}
-
-/// Whether a path is that of a published shard.
-pub fn is_shard(path: &str) -> bool {
-    path.starts_with("shards/") && path.ends_with(".shard")
 }

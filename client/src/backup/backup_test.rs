@@ -560,7 +560,8 @@ async fn a_further_name_is_read_if_the_first_reading_was_no_good() {
 #[tokio::test]
 async fn a_run_that_dies_leaves_one_checkpoint_and_the_next_run_removes_it() {
     let bench = bench();
-    bench.tree.file("/src/a", noise(1, 5_000));
+    bench.tree.dir("/src");
+    bench.tree.file("/src/a", noise(5_000, 1));
     let done = bench.backup().await;
     let options = bench.options(SnapshotKind::Incremental, &["/src"]);
     let (ctx, group) = (&bench.ctx, bench.ctx.keys.group("here", &options.paths));
@@ -586,7 +587,8 @@ async fn a_run_that_dies_leaves_one_checkpoint_and_the_next_run_removes_it() {
 #[tokio::test]
 async fn a_long_run_makes_checkpoints_and_its_snapshot_replaces_the_last() {
     let bench = bench();
-    bench.tree.file("/src/a", noise(3, 900_000));
+    bench.tree.dir("/src");
+    bench.tree.file("/src/a", noise(900_000, 3));
     let options = Options { checkpoint_ms: Some(1), ..bench.options(SnapshotKind::Full, &["/src"]) };
     run(&bench.ctx, &options).await.unwrap();
     assert!(bench.cluster.state().partial_commits > 0);

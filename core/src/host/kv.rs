@@ -92,6 +92,25 @@ pub trait KvRead: Send + Sync {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
     /// Up to `limit` pairs with `from <= key < to`, ascending.
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<KvPair>, KvError>;
+    /// As `scan`, but ends after the pair with which `bytes_max` is reached: rows may be megabytes each, and a page of
+    /// them must not be. An engine that can stop in the middle of a scan should.
+    fn scan_some(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<KvPair>, KvError> {
+        let (mut from, mut found, mut bytes) = (from.to_vec(), Vec::new(), 0);
+        while found.len() < limit && bytes < bytes_max {
+            let Some((key, value)) = self.scan(table, &from, to, 1)?.pop() else { break };
+            from = [key.as_slice(), &[0]].concat();
+            bytes += key.len() + value.len();
+            found.push((key, value));
+        }
+        Ok(found)
+    }
     /// The pair with the greatest key in `from <= key < to`.
     fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<KvPair>, KvError>;
 }

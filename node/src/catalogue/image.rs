@@ -75,16 +75,18 @@ impl ImageWriter {
         let mut page = ImagePage::new();
         let mut bytes = 0;
         while let Some(table) = TABLES.get(self.table) {
-            let rows = self.stored().raw_scan(*table, &self.span, rows_to_read(*table))?;
+            let room = IMAGE_PAGE_BYTES.saturating_sub(bytes);
+            if room == 0 {
+                return Ok(Some(self.count(page)));
+            }
+            // Rows may be megabytes each, so what is read at a time is bounded by bytes as well.
+            let rows = self.stored().raw_scan_some(*table, &self.span, IMAGE_ROWS_READ, room)?;
             if rows.is_empty() {
                 self.table += 1;
                 self.span = Span::all();
                 continue;
             }
             for row in rows {
-                if bytes >= IMAGE_PAGE_BYTES {
-                    return Ok(Some(self.count(page)));
-                }
                 bytes += row.key.len() + row.payload.len();
                 self.span.from = [row.key.as_slice(), &[0]].concat();
                 let value = [&[row.version], row.payload.as_slice()].concat();
@@ -115,11 +117,6 @@ impl ImageWriter {
     fn stored(&self) -> Stored<'_, dyn farshore_core::host::KvRead> {
         Stored { records: &self.records, generation: self.generation }
     }
-}
-
-/// Rows of these tables can be megabytes each, so they are read one by one.
-fn rows_to_read(table: Table) -> usize {
-    if table == LiveSets::TABLE || table == Snapshots::TABLE { 1 } else { IMAGE_ROWS_READ }
 }
 
 /// Receives an image beside the live catalogue. Dropping it before `finish` installs nothing.

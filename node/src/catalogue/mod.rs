@@ -35,6 +35,9 @@ mod error;
 mod example_test;
 
 #[cfg(test)]
+mod bounds_test;
+
+#[cfg(test)]
 mod catalogue_test;
 
 #[cfg(test)]
@@ -54,6 +57,7 @@ pub use view::{Counts, Page, View};
 use crate::kv::record::{self, Records};
 use farshore_core::host::Kv;
 use farshore_core::host::kv::KvRead;
+use farshore_core::limits::IMAGE_PAGE_BYTES;
 use read::{Read, Stored};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tables::*;
@@ -128,7 +132,8 @@ impl Catalogue {
     }
 
     /// Removes up to `page` rows that belong to no live catalogue: what an installed image replaced, or an interrupted
-    /// one left. Returns how many; call again until it is 0.
+    /// one left. Returns how many; call again until it is 0. Fewer are removed at a time where they are large, since each
+    /// is read.
     pub fn drop_old_generation(&self, page: usize) -> Result<usize, CatalogueError> {
         // Held to the end: no image may begin to stage rows between the look and the removal.
         let live = self.inner.live();
@@ -140,7 +145,8 @@ impl Catalogue {
         for table in TABLES {
             for (from, to) in &dead {
                 let (from, to) = (from.to_be_bytes(), to.to_be_bytes());
-                let rows = self.inner.records.scan(table, &from, &to, page.saturating_sub(batch.len()))?;
+                let rest = page.saturating_sub(batch.len());
+                let rows = self.inner.records.scan_some(table, &from, &to, rest, IMAGE_PAGE_BYTES)?;
                 batch.extend(rows.into_iter().map(|row| record::delete(table, row.key)));
             }
         }

@@ -43,19 +43,32 @@ pub(crate) struct Stored<'a, K: KvRead + ?Sized> {
     pub generation: Generation,
 }
 
+impl<K: KvRead + ?Sized> Stored<'_, K> {
+    /// Rows of a span, ascending, up to `limit` and until they come to `bytes_max`; at least one, if there is one.
+    pub fn raw_scan_some(
+        &self,
+        table: Table,
+        span: &Span,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Row>, CatalogueError> {
+        let (from, to) = stored_span(self.generation, span);
+        if from >= to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut rows = self.records.scan_some(table, &from, &to, limit, bytes_max)?;
+        for row in &mut rows {
+            row.key.drain(..size_of::<Generation>().min(row.key.len()));
+        }
+        Ok(rows)
+    }
+}
+
 impl<K: KvRead + ?Sized> Read for Stored<'_, K> {
     fn raw_get(&self, table: Table, key: &[u8]) -> Result<Option<Payload>, CatalogueError> {
         Ok(self.records.get(table, &stored_key(self.generation, key))?)
     }
     fn raw_scan(&self, table: Table, span: &Span, limit: usize) -> Result<Vec<Row>, CatalogueError> {
-        let (from, to) = stored_span(self.generation, span);
-        if from >= to || limit == 0 {
-            return Ok(Vec::new());
-        }
-        let mut rows = self.records.scan(table, &from, &to, limit)?;
-        for row in &mut rows {
-            row.key.drain(..size_of::<Generation>().min(row.key.len()));
-        }
-        Ok(rows)
+        self.raw_scan_some(table, span, limit, usize::MAX)
     }
 }

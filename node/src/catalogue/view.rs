@@ -167,6 +167,9 @@ impl View {
     /// One answer per id, in order.
     pub fn offered(&self, repo: RepoId, ids: &[ChunkId]) -> Result<Vec<Option<Ordinal>>, CatalogueError> {
         let mut gone = BTreeMap::<PackNo, bool>::new();
+        // Exact counts: while nothing is condemned or weak, there is nothing to ask.
+        let rows = |table| self.state.rows_of(table);
+        let all_good = rows(CondemnedPacks::TABLE) == 0 && rows(UnderTargets::TABLE) == 0;
         let mut nodes = None;
         let mut offered = Vec::with_capacity(ids.len());
         for found in self.lookup(repo, ids)? {
@@ -175,6 +178,7 @@ impl View {
                 continue;
             };
             let is_gone = match gone.get(&chunk.pack) {
+                _ if all_good => false,
                 Some(known) => *known,
                 None => {
                     let is_gone = self.is_gone(repo, chunk.pack, &mut nodes)?;
@@ -232,24 +236,32 @@ impl View {
         limit: usize,
     ) -> Result<Page<PackRecord, PackNo>, CatalogueError> {
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
-        let mut span = Span::within(&repo);
-        if let Some(first) = self.pack(from)?.filter(|pack| pack.repo == repo) {
-            span = span.starting(&(repo, first.first_ordinal));
+        let span = Span::within(&repo).starting(&(repo, self.ordinal_from(repo, from)?));
+        let found = self.scan::<OrdinalPacks>(&span, limit)?;
+        let mut rows = Vec::with_capacity(found.len());
+        for (_, no) in found {
+            rows.extend(self.pack(no)?);
         }
-        let mut rows = Vec::new();
-        while rows.len() < limit {
-            // Numbers and ordinals of a repository ascend together, so rows below `from` only come first.
-            let found = self.scan::<OrdinalPacks>(&span, limit)?;
-            let Some((last, _)) = found.last() else { break };
-            span = span.beyond(last);
-            for (_, no) in found.into_iter().filter(|(_, no)| *no >= from) {
-                rows.extend(self.pack(no)?);
+        let next = rows.last().filter(|_| rows.len() >= limit).map(|pack| PackNo(pack.no.0 + 1));
+        Ok(Page { rows, next })
+    }
+    /// An ordinal above those of all packs of a repository below number `from`, and not above those of any other.
+    /// Numbers and ordinals of a repository ascend together, so that halving finds it, even if the pack of that number was
+    /// dropped or is another repository's.
+    fn ordinal_from(&self, repo: RepoId, from: PackNo) -> Result<Ordinal, CatalogueError> {
+        if let Some(pack) = self.pack(from)?.filter(|pack| pack.repo == repo) {
+            return Ok(pack.first_ordinal);
+        }
+        let (mut low, mut high) = (0, self.next_ordinal(repo)?.0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let span = Span::within(&repo).starting(&(repo, Ordinal(middle)));
+            match self.scan::<OrdinalPacks>(&span, 1)?.pop() {
+                Some(((_, first), no)) if no < from => low = first.0 + 1,
+                _ => high = middle,
             }
         }
-        let more = rows.len() >= limit;
-        rows.truncate(limit);
-        let next = rows.last().filter(|_| more).map(|pack| PackNo(pack.no.0 + 1));
-        Ok(Page { rows, next })
+        Ok(Ordinal(low))
     }
 
     /// Snapshots of a repository after `after`, by id; their live sets only if asked for.

@@ -68,6 +68,11 @@ fn reads(store: &dyn Kv) {
     assert!(scan(b"a", b"b", 0).is_empty());
     assert!(scan(b"b", b"a", 9).is_empty(), "a range that runs backwards is empty");
     assert!(scan(b"b", b"b", 9).is_empty());
+    let some = |limit, bytes_max| store.scan_some(1, b"a", b"b", limit, bytes_max).unwrap().len();
+    assert_eq!(some(9, usize::MAX), 3);
+    assert_eq!(some(2, usize::MAX), 2);
+    assert_eq!([some(9, 0), some(9, 1), some(9, 3), some(9, 4), some(9, 8), some(9, 9)], [0, 1, 1, 2, 2, 3]);
+    assert!(store.scan_some(1, b"b", b"a", 9, 9).unwrap().is_empty());
     let last = |from: &[u8], to: &[u8]| store.last(1, from, to).unwrap().map(|(key, _)| key);
     assert_eq!(last(b"a", b"b"), Some(b"ab".to_vec()));
     assert_eq!(last(b"", b"\xff\xff"), Some(b"c".to_vec()));

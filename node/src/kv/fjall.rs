@@ -146,7 +146,18 @@ impl KvRead for FjallStore {
         self.table(table).map_or(Ok(None), |keyspace| get(&self.db.snapshot(), &keyspace, key))
     }
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<KvPair>, KvError> {
-        self.table(table).map_or(Ok(vec![]), |keyspace| scan(&self.db.snapshot(), &keyspace, from, to, limit))
+        self.scan_some(table, from, to, limit, usize::MAX)
+    }
+    fn scan_some(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<KvPair>, KvError> {
+        let scan = |keyspace| scan(&self.db.snapshot(), &keyspace, from, to, limit, bytes_max);
+        self.table(table).map_or(Ok(vec![]), scan)
     }
     fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<KvPair>, KvError> {
         self.table(table).map_or(Ok(None), |keyspace| last(&self.db.snapshot(), &keyspace, from, to))
@@ -189,7 +200,18 @@ impl KvRead for Frozen {
         self.tables.get(&table).map_or(Ok(None), |keyspace| get(&self.snapshot, keyspace, key))
     }
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<KvPair>, KvError> {
-        self.tables.get(&table).map_or(Ok(vec![]), |keyspace| scan(&self.snapshot, keyspace, from, to, limit))
+        self.scan_some(table, from, to, limit, usize::MAX)
+    }
+    fn scan_some(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<KvPair>, KvError> {
+        let scan = |keyspace| scan(&self.snapshot, keyspace, from, to, limit, bytes_max);
+        self.tables.get(&table).map_or(Ok(vec![]), scan)
     }
     fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<KvPair>, KvError> {
         self.tables.get(&table).map_or(Ok(None), |keyspace| last(&self.snapshot, keyspace, from, to))
@@ -209,11 +231,21 @@ fn scan(
     from: &[u8],
     to: &[u8],
     limit: usize,
+    bytes_max: usize,
 ) -> Result<Vec<KvPair>, KvError> {
-    if from >= to {
-        return Ok(vec![]);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    if from >= to || limit == 0 || bytes_max == 0 {
+        return Ok(found);
     }
-    at.range(table, from..to).take(limit).map(pair).collect()
+    for guard in at.range(table, from..to).take(limit) {
+        let (key, value) = pair(guard)?;
+        bytes += key.len() + value.len();
+        found.push((key, value));
+        if bytes >= bytes_max {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 fn last(at: &Snapshot, table: &Keyspace, from: &[u8], to: &[u8]) -> Result<Option<KvPair>, KvError> {

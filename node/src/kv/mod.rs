@@ -19,6 +19,9 @@ mod sync;
 #[cfg(test)]
 mod journal_test;
 
+#[cfg(test)]
+pub(crate) mod testkit;
+
 use async_trait::async_trait;
 use farshore_core::host::kv::{Kv, KvError, KvFactory, KvRole};
 use farshore_core::limits::{KV_CATALOGUE_CACHE_BYTES, KV_INDEX_CACHE_BYTES};
@@ -27,16 +30,37 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// Memory that the engines use for what they have read, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KvCache {
+    /// Of the store that holds Raft log and catalogue. Default 64 MiB: filters and index blocks of 10 million chunks fit.
+    pub catalogue: u64,
+    /// Of the shard index. Default 8 MiB: it is asked for one shard at a time.
+    pub index: u64,
+}
+
+impl Default for KvCache {
+    fn default() -> Self {
+        KvCache { catalogue: KV_CATALOGUE_CACHE_BYTES, index: KV_INDEX_CACHE_BYTES }
+    }
+}
+
 /// The stores of one node below its data directory: `catalogue/` and `index/`.
 pub struct RealKv {
     root: PathBuf,
+    cache: KvCache,
     open: Mutex<BTreeMap<KvRole, Weak<dyn Kv>>>,
 }
 
 impl RealKv {
     /// Stores below `root`, which comes into being with the first of them.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        RealKv { root: root.into(), open: Mutex::default() }
+        Self::with_cache(root, KvCache::default())
+    }
+
+    /// The same with caches of other sizes.
+    pub fn with_cache(root: impl Into<PathBuf>, cache: KvCache) -> Self {
+        RealKv { root: root.into(), cache, open: Mutex::default() }
     }
 
     fn path(&self, role: KvRole) -> PathBuf {
@@ -63,12 +87,12 @@ impl RealKv {
 impl KvFactory for RealKv {
     async fn open(&self, role: KvRole) -> Result<Arc<dyn Kv>, KvError> {
         self.refuse_if_open(role)?;
-        let (root, path) = (self.root.clone(), self.path(role));
+        let (root, path, cache) = (self.root.clone(), self.path(role), self.cache);
         let store = blocking(move || {
             make_root(&root).map_err(|e| KvError::Io(e.to_string()))?;
             match role {
-                KvRole::Catalogue => fjall::FjallStore::open(&path, KV_CATALOGUE_CACHE_BYTES),
-                KvRole::Index => sled::SledStore::open(&path, KV_INDEX_CACHE_BYTES),
+                KvRole::Catalogue => fjall::FjallStore::open(&path, cache.catalogue),
+                KvRole::Index => sled::SledStore::open(&path, cache.index),
             }
         })
         .await?;

@@ -94,6 +94,18 @@ impl<K: KvRead + ?Sized> Records<K> {
     pub fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, KvError> {
         self.store.scan(table, from, to, limit)?.into_iter().map(|pair| open_row(table, pair)).collect()
     }
+    /// As [`Records::scan`], but ends after the record with which `bytes_max` is reached.
+    pub fn scan_some(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Row>, KvError> {
+        let pairs = self.store.scan_some(table, from, to, limit, bytes_max)?;
+        pairs.into_iter().map(|pair| open_row(table, pair)).collect()
+    }
     /// The record with the greatest key in `from <= key < to`.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>, KvError> {
         self.store.last(table, from, to)?.map(|pair| open_row(table, pair)).transpose()

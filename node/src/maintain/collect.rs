@@ -14,8 +14,7 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, CondemnedPack, Reply, RepoChange, SnapshotRecord};
 use farshore_core::id::{PackNo, RepoId, SnapshotId};
 use farshore_core::limits::{
-    CHECKPOINT_KEEP_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX, SPARSE_PERCENT_DEFAULT,
-    SWEEP_COPIES_MAX,
+    CHECKPOINT_KEEP_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX, SWEEP_COPIES_MAX,
 };
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::NodeState;
@@ -58,9 +57,9 @@ pub struct Collected {
 }
 
 /// What is garbage in a repository; nothing is changed.
-pub async fn look(view: &View, repo: RepoId) -> Result<Collected, WorkFailed> {
+pub async fn look(view: &View, repo: RepoId, sparse_percent: u64) -> Result<Collected, WorkFailed> {
     let of = view.repo_use(repo)?;
-    let (_, totals) = plan(view, &of).await?;
+    let (_, totals) = plan(view, &of, sparse_percent).await?;
     let trash = trash_of(view, repo)?.len() as u64;
     Ok(Collected { totals, sessions: of.sessions, trash, ..Collected::default() })
 }
@@ -96,7 +95,7 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
     let purged = purge_due(shared, &view, repo).await?;
     let view = if purged { shared.view()? } else { view };
     let of = view.repo_use(repo)?;
-    let (plan, totals) = plan(&view, &of).await?;
+    let (plan, totals) = plan(&view, &of, shared.timing.compact_below.into()).await?;
     let mut done = Collected { totals, sessions: of.sessions, ..Collected::default() };
     if mutant(Mutant::DropFirstLook) {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -153,12 +152,12 @@ async fn drop_at_once(shared: &Shared, repo: RepoId, packs: &[PackNo]) -> Result
     Ok(())
 }
 
-async fn plan(view: &View, of: &RepoUse) -> Result<(GarbagePlan, Totals), WorkFailed> {
+async fn plan(view: &View, of: &RepoUse, sparse_percent: u64) -> Result<(GarbagePlan, Totals), WorkFailed> {
     let (mut whole, mut totals) = (GarbagePlan::default(), Totals::default());
     let mut from = PackNo(0);
     loop {
         let page = view.pack_uses(of, from, PACKS_PER_LOOK)?;
-        let part = plan_garbage(of, &page.rows, SPARSE_PERCENT_DEFAULT, &mut totals);
+        let part = plan_garbage(of, &page.rows, sparse_percent, &mut totals);
         whole.condemn.extend(part.condemn);
         whole.revive.extend(part.revive);
         whole.drop.extend(part.drop);

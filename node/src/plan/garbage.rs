@@ -68,12 +68,11 @@ pub fn plan_garbage(
                     plan.drop.push(*pack);
                 }
             }
-            None if may_be_own(of, pack.no) => {
-                if pack.live == 0 {
-                    totals.in_use += 1;
-                    totals.in_use_bytes += pack.len;
-                }
+            None if may_be_own(of, pack.no) && pack.live == 0 => {
+                totals.in_use += 1;
+                totals.in_use_bytes += pack.len;
             }
+            None if may_be_own(of, pack.no) => {}
             None if pack.live == 0 => {
                 totals.dead += 1;
                 totals.dead_bytes += pack.len;

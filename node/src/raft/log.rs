@@ -33,7 +33,8 @@ const VERSION: u8 = 1;
 
 /// Entries read or removed in one go.
 const PAGE: usize = 256;
-/// Replication reads at most about this much at a time; a single larger entry still goes alone.
+/// The log is read at most about this much at a time, and so is what one replication sends; a single larger entry still
+/// goes alone.
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// Why this replica must not take part.
@@ -319,17 +320,15 @@ impl LogReader {
         let (mut next, to) = (from.max(ends.first), to.min(ends.next()));
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while next < to && bytes < bytes_max {
-            let rows = self.records.scan(LOG, &key(next), &key(to), PAGE.min((to - next) as usize))?;
+            let (limit, room) = (PAGE.min((to - next) as usize), READ_BYTES_MAX.min(bytes_max - bytes));
+            let rows = self.records.scan_some(LOG, &key(next), &key(to), limit, room)?;
             if rows.is_empty() {
                 return Err(RaftStoreError::Hole(next));
             }
             for row in &rows {
                 entries.push(entry(row, next)?);
                 next += 1;
-                bytes += row.payload.len();
-                if bytes >= bytes_max {
-                    break;
-                }
+                bytes += row.key.len() + row.payload.len();
             }
         }
         Ok(entries)
@@ -388,7 +387,8 @@ fn entry(row: &Row, index: u64) -> Result<Entry, RaftStoreError> {
 fn sweep_purged(records: &Records, purged: Option<LogId>) -> Result<(), RaftStoreError> {
     let Some(purged) = purged else { return Ok(()) };
     loop {
-        let rows = records.scan(LOG, &key(0), &key(purged.index.saturating_add(1)), PAGE)?;
+        let end = key(purged.index.saturating_add(1));
+        let rows = records.scan_some(LOG, &key(0), &end, PAGE, READ_BYTES_MAX)?;
         if rows.is_empty() {
             return Ok(());
         }
@@ -402,7 +402,7 @@ fn survey(records: &Records, purged: Option<LogId>) -> Result<Ends, RaftStoreErr
     let mut ends = Ends { purged, first, last: purged };
     loop {
         let next = ends.last.map_or(first, |last| last.index + 1);
-        let rows = records.scan(LOG, &key(next), &[0xff; 9], PAGE)?;
+        let rows = records.scan_some(LOG, &key(next), &[0xff; 9], PAGE, READ_BYTES_MAX)?;
         if rows.is_empty() {
             return Ok(ends);
         }

@@ -13,20 +13,21 @@ use farshore_core::host::task::Owned;
 use farshore_core::limits::PAGE_ROWS_MAX;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
-use std::sync::{Arc, Mutex};
 
-/// Entries applied in one transaction at most; bounds its memory.
+/// Entries applied in one transaction at most.
 const TX_ENTRIES_MAX: usize = 64;
+/// A transaction ends with the entry with which it comes to this many bytes of commands: what it changes is held in
+/// memory until it is stored, several times as long.
+const TX_BYTES_MAX: usize = 4 << 20;
 
 /// The state machine of one replica.
 pub struct Machine {
     catalogue: Catalogue,
-    current: Current,
+    /// An image was made or installed since the start. None is kept: a frozen view would hold everything in memory and on
+    /// disk that was written since. Whoever needs one is given the state as it is then, which is never older.
+    has_image: bool,
     sweeping: Option<Owned>,
 }
-
-/// The newest image of this replica. It is only a frozen view: after a restart openraft has a new one made.
-type Current = Arc<Mutex<Option<(SnapshotMeta, Frozen)>>>;
 
 /// Why an entry could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +41,14 @@ enum ApplyError {
 impl Machine {
     /// A state machine over this catalogue.
     pub fn new(catalogue: Catalogue) -> Self {
-        let mut machine = Machine { catalogue, current: Current::default(), sweeping: None };
+        let mut machine = Machine { catalogue, has_image: false, sweeping: None };
         machine.sweep();
         machine
     }
 
     /// Applies entries to a stopped replica's catalogue, as they were applied when they were new.
     pub fn replay(catalogue: &Catalogue, entries: &[Entry]) -> Result<(), String> {
-        let machine = Machine { catalogue: catalogue.clone(), current: Current::default(), sweeping: None };
+        let machine = Machine { catalogue: catalogue.clone(), has_image: false, sweeping: None };
         machine.apply_all(entries).map(drop).map_err(|(at, why)| format!("log entry {}: {why}", at.index))
     }
 
@@ -69,7 +70,8 @@ impl Machine {
     /// Applies all entries, or says at which one this replica got stuck.
     fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Reply>, (LogId, ApplyError)> {
         let mut replies = Vec::with_capacity(entries.len());
-        for batch in entries.chunks(TX_ENTRIES_MAX) {
+        let mut rest = entries;
+        while let Some(batch) = rest.split_off(..batch_len(rest)).filter(|batch| !batch.is_empty()) {
             let mut tx = self.catalogue.begin();
             let mut last = None;
             for entry in batch {
@@ -97,10 +99,21 @@ impl Machine {
 
     fn freeze(&self) -> Result<Snapshot, CatalogueError> {
         let frozen = Frozen::of(&self.catalogue)?;
-        let meta = frozen.meta()?;
-        *self.current.lock().expect("no holder of this lock panics") = Some((meta.clone(), frozen.clone()));
-        Ok(Snapshot { meta, snapshot: Box::new(Image::Frozen(frozen)) })
+        Ok(Snapshot { meta: frozen.meta()?, snapshot: Box::new(Image::Frozen(frozen)) })
     }
+}
+
+/// How many of the first entries go into one transaction.
+fn batch_len(entries: &[Entry]) -> usize {
+    let (mut len, mut bytes) = (0, 0);
+    while len < entries.len().min(TX_ENTRIES_MAX) && bytes < TX_BYTES_MAX {
+        bytes += match &entries[len].payload {
+            EntryPayload::Normal(payload) => payload.0.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        len += 1;
+    }
+    len
 }
 
 /// Every replica must come to the same reply, whatever the entry holds.
@@ -156,6 +169,7 @@ impl RaftStateMachine<Types> for Machine {
 
     /// The view is frozen here, between two batches, and not when the builder runs.
     async fn get_snapshot_builder(&mut self) -> Builder {
+        self.has_image = true;
         Builder(Some(self.freeze()))
     }
 
@@ -167,14 +181,16 @@ impl RaftStateMachine<Types> for Machine {
         let failed = |e: CatalogueError| StorageIOError::write_snapshot(Some(meta.signature()), &e);
         self.install(meta, *image).map_err(failed)?;
         self.catalogue.flush().await.map_err(failed)?;
-        self.freeze().map_err(failed)?;
+        self.has_image = true;
         self.sweep();
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        let current = self.current.lock().expect("no holder of this lock panics").clone();
-        Ok(current.map(|(meta, frozen)| Snapshot { meta, snapshot: Box::new(Image::Frozen(frozen)) }))
+        if !self.has_image {
+            return Ok(None);
+        }
+        self.freeze().map(Some).map_err(|e| StorageIOError::read_snapshot(None, &e).into())
     }
 }
 
@@ -190,5 +206,24 @@ impl RaftSnapshotBuilder<Types> for Builder {
                 Err(StorageIOError::write_snapshot(None, openraft::AnyError::error("built twice")).into())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::CommittedLeaderId;
+
+    #[test]
+    fn a_transaction_is_bounded_in_entries_and_bytes() {
+        let of = |bytes: usize| Entry {
+            log_id: LogId::new(CommittedLeaderId::new(1, 1), 1),
+            payload: EntryPayload::Normal(Payload(vec![0; bytes].into())),
+        };
+        let entries = |count: usize, bytes| (0..count).map(|_| of(bytes)).collect::<Vec<_>>();
+        assert_eq!(batch_len(&[]), 0);
+        assert_eq!(batch_len(&entries(100, 10)), TX_ENTRIES_MAX);
+        assert_eq!(batch_len(&entries(3, TX_BYTES_MAX)), 1, "a large entry goes alone, but it goes");
+        assert_eq!(batch_len(&entries(9, TX_BYTES_MAX / 3 + 1)), 3);
     }
 }

@@ -10,6 +10,7 @@ use super::types::{Entry, LogId, Payload, Snapshot, StorageError, Types, Vote};
 use crate::catalogue::Catalogue;
 use crate::kv::RealKv;
 use crate::kv::memory::MemoryKv;
+use crate::kv::testkit::Watched;
 use farshore_core::catalogue::{Command, Proposal, Refusal, Reply};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvFactory, KvOp, KvRole};
@@ -446,4 +447,38 @@ async fn a_log_is_not_purged_before_the_image_that_replaces_it_is_installed() {
     assert_eq!((catalogue.applied(), last(&mut log).await), (2, Some(id(1, 2))));
     let state = log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(id(1, 2)));
+}
+
+#[tokio::test]
+async fn large_entries_are_read_a_few_at_a_time() {
+    const BYTES: usize = 700_000;
+    let (kv, scanned) = Watched::new();
+    let disk = SlotDisk::default();
+    let mut log = LogStore::open(kv.clone(), Arc::new(disk.clone())).await.unwrap();
+    let large = |index| command(index, Payload(vec![7; BYTES].into()));
+    log.blocking_append((0..12).map(large)).await.unwrap();
+    scanned.take();
+    let mut log = LogStore::open(kv, Arc::new(disk)).await.unwrap();
+    assert_eq!(log.limited_get_log_entries(0, 12).await.unwrap().len(), 2, "1 MiB is reached by the second");
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 12);
+    let (rows, largest) = scanned.take();
+    assert!((2 * BYTES..3 * BYTES).contains(&largest), "{largest} bytes read at a time");
+    assert!(rows < 40, "{rows} rows read: some came twice");
+}
+
+#[tokio::test]
+async fn an_image_that_was_made_holds_nothing_back() {
+    let (kv, scanned) = Watched::new();
+    let mut machine = Machine::new(Catalogue::open(kv).unwrap());
+    machine.apply([members(0), command(1, form(5))]).await.unwrap();
+    assert!(machine.get_current_snapshot().await.unwrap().is_none(), "none was made");
+    // Every frozen view shares the counters.
+    let held = Arc::strong_count(&scanned);
+    let made = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    assert_eq!(made.meta.last_log_id, Some(id(1, 1)));
+    drop(made);
+    assert_eq!(Arc::strong_count(&scanned), held, "a view was kept");
+    machine.apply([blank(1, 2)]).await.unwrap();
+    let current = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta.last_log_id, Some(id(1, 2)), "the state as it is now");
 }

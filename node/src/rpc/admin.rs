@@ -152,7 +152,7 @@ impl AdminService {
             return Err(farshore_core::catalogue::Refusal::NoRepo.into());
         }
         let collected = match request.dry_run {
-            true => collect::look(&view, repo).await,
+            true => collect::look(&view, repo, shared.timing.compact_below.into()).await,
             false => collect::collect_now(shared, repo).await,
         };
         let unswept = shared.view().map_err(internal)?.counts().condemned;

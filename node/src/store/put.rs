@@ -6,7 +6,7 @@ use super::space::Reservation;
 use super::{ShardStore, StoreError, TEMP_DIR, file_name, uncut};
 use bytes::Bytes;
 use farshore_core::host::{DiskFile, Host, compute, publish, task};
-use farshore_core::id::{SessionId, ShardHash};
+use farshore_core::id::{SessionId, ShardHash, ShardId};
 use farshore_core::limits::SHARD_BLOCK_BYTES;
 use farshore_core::shard::{ShardHeader, ShardSums, SumBuilder, file_len};
 use std::io::ErrorKind;
@@ -169,15 +169,32 @@ async fn finish_upload(
     let _held = lock.lock().await;
     store.held(&header)?;
     let old = store.index.get(id)?;
-    publish(store.host.disk.as_ref(), file, &temp.name, &file_name(id)).await.map_err(full)?;
+    let published = publish(store.host.disk.as_ref(), file, &temp.name, &file_name(id)).await;
+    let entry = Entry::of(&header, session, store.host.clock.now_ms());
+    if let Err(error) = published {
+        note_half_published(store, id, entry, old.is_some()).await;
+        return Err(full(error));
+    }
     // From here on there is no temp file, and the room is taken.
     let room = temp.room.take();
-    let entry = Entry::of(&header, session, store.host.clock.now_ms());
     store.account.replace(old.map(|old| old.file_len), Some(entry.file_len));
     drop(room);
     store.index.write(vec![index::set(id, &entry)])?;
     store.index.flush().await?;
     Ok(hash)
+}
+
+/// A shard that got its name and may lose it in a power cut was not promised to anybody. Unless the index knows of it, as
+/// one that is not to be relied on, it would stay for nothing until the next start.
+async fn note_half_published(store: &ShardStore, id: ShardId, entry: Entry, known: bool) {
+    if known || !matches!(store.host.disk.len(&file_name(id)).await, Ok(Some(_))) {
+        return;
+    }
+    store.account.replace(None, Some(entry.file_len));
+    let noted = store.index.write(vec![index::set(id, &Entry { bad: true, ..entry })]);
+    if let Err(error) = noted {
+        tracing::warn!(%id, %error, "a shard without a place in the index stays until the next start");
+    }
 }
 
 /// The shard was here when the put began. A receipt says that it is here, whole, now: so it is read once more.

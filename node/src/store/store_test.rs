@@ -13,7 +13,7 @@ use farshore_core::id::{PackId, RepoId, SessionId};
 use farshore_core::shard::{PackInfo, ShardHeader, ShardRange, file_len, hash_shard};
 use proptest::prelude::*;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const ROOMY: StoreOptions = StoreOptions { capacity: 1 << 30, reserve: 0 };
@@ -423,12 +423,20 @@ struct MortalDisk {
     sick: Arc<Mutex<BTreeSet<String>>>,
     /// Directories that were synced.
     synced: Arc<Mutex<BTreeSet<String>>>,
+    /// Directories cannot be synced.
+    stubborn: Arc<AtomicBool>,
 }
 
 impl MortalDisk {
     fn new(bench: &Bench, calls_left: Arc<AtomicI64>) -> Self {
         let disk = RealDisk::new(bench.dir.path());
-        MortalDisk { disk, calls_left, sick: Arc::default(), synced: Arc::default() }
+        MortalDisk {
+            disk,
+            calls_left,
+            sick: Arc::default(),
+            synced: Arc::default(),
+            stubborn: Arc::default(),
+        }
     }
     fn immortal(bench: &Bench) -> Self {
         Self::new(bench, Arc::new(AtomicI64::new(i64::MAX)))
@@ -488,6 +496,9 @@ impl Disk for MortalDisk {
     }
     async fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.live()?;
+        if self.stubborn.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the directory cannot be synced"));
+        }
         self.synced.lock().unwrap().insert(dir.into());
         self.disk.sync_dir(dir).await
     }
@@ -603,6 +614,26 @@ async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouc
     assert_eq!(report.adopted, 1);
     assert!(disk.synced.lock().unwrap().contains(dir_of(&file_name(header.id))));
     assert_eq!(put(&store, &header, &payload).await.unwrap(), header.hash);
+}
+
+/// Found by the simulator, storm seed 11: a put whose directory could not be synced left a file that nothing knew of, and
+/// that stayed for nothing until the node was started again.
+#[tokio::test]
+async fn a_put_that_fails_after_its_rename_leaves_nothing_unknown() {
+    let bench = Bench::new();
+    let disk = MortalDisk::immortal(&bench);
+    let (store, _) = ShardStore::open(&bench.host(disk.clone()), CLUSTER, ROOMY).await.unwrap();
+    let (header, payload) = shard(1, 1000, 1);
+    disk.stubborn.store(true, Ordering::SeqCst);
+    assert!(put(&store, &header, &payload).await.is_err());
+    assert!(bench.path(header.id).exists());
+    let entry = store.entry(header.id).unwrap().expect("the index knows it");
+    assert!(entry.bad, "and does not rely on it");
+    assert_eq!((store.stats().shards, store.stats().used), (1, entry.file_len));
+    disk.stubborn.store(false, Ordering::SeqCst);
+    put(&store, &header, &payload).await.unwrap();
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+    assert_eq!(store.stats().shards, 1);
 }
 
 /// One file that could not be removed used to keep all others, and the word that they are gone, from being done.

@@ -14,7 +14,7 @@ use farshore_core::shard::{PackInfo, ShardRange, hash_shard};
 use farshore_core::topology::NodeState;
 use farshore_node::config::{Config, CredentialFiles, Seed, Timing};
 use farshore_node::disk::RealDisk;
-use farshore_node::kv::RealKv;
+use farshore_node::kv::{KvCache, RealKv};
 use farshore_node::raft::RaftTuning;
 use farshore_node::{Node, StartError};
 use farshore_proto::channel;
@@ -172,6 +172,7 @@ impl Cluster {
                 election_max_ms: 1_000,
                 ..RaftTuning::default()
             },
+            cache: KvCache::default(),
             bootstrap: None,
         }
     }

@@ -5,8 +5,8 @@
 
 use super::{Invariant, Moment, Scene};
 use crate::cluster::file_of;
+use crate::cluster::is_shard;
 use crate::contents::is_whole;
-use crate::truth::is_shard;
 use std::collections::BTreeSet;
 
 /// Whole or absent.

@@ -451,7 +451,7 @@ impl State {
 
     fn is_listed(&self, repo: RepoId, id: SnapshotId) -> bool {
         let known = self.repo(repo).and_then(|repo| repo.snapshots.get(&id));
-        known.is_some_and(|snapshot| snapshot.place == Place::Listed)
+        known.is_some_and(Snapshot::stays)
     }
 
     /// Whether these are chunks that the snapshot needs and that may not be there: numbers not given out, all of them up
@@ -460,9 +460,7 @@ impl State {
         let Some(repo) = self.repo(snapshot.repo) else { return false };
         let Some(live) = live(snapshot) else { return false };
         let next = repo.packs.next_ordinal();
-        let is_needed = |ordinal: u64| {
-            repo.snapshots.values().any(|s| s.place == Place::Listed && s.live.contains(ordinal))
-        };
+        let is_needed = |ordinal: u64| repo.snapshots.values().any(|s| s.stays() && s.live.contains(ordinal));
         let (given, beyond): (Vec<u64>, Vec<u64>) = gone.iter().map(|o| o.0).partition(|o| *o < next);
         let wanted = live.iter().filter(|ordinal| *ordinal >= next).take(beyond.len());
         !self.is_listed(snapshot.repo, snapshot.id)
@@ -487,12 +485,17 @@ impl State {
             let inside = |id: &SnapshotId| after.is_none_or(|after| *id > after);
             let last = rows.last().map(|row| row.id).filter(|_| more);
             let mut rows = rows.iter().peekable();
-            let wanted = repo.snapshots.iter_mut().filter(|(id, known)| inside(id) && known.place == place);
+            let may_be = |known: &Snapshot| {
+                let stale = place == Place::Trash && known.place == Place::Listed && !known.stays();
+                known.place == place || stale
+            };
+            let wanted = repo.snapshots.iter_mut().filter(|(id, known)| inside(id) && may_be(known));
             for (id, known) in wanted.take_while(|(id, _)| last.is_none_or(|last| **id <= last)) {
                 match rows.next_if(|row| row.id == *id) {
-                    Some(row) if known.shows_as(row) => {}
-                    // What was in the trash for its time is gone.
-                    None if place == Place::Trash => known.place = Place::Gone,
+                    Some(row) if known.shows_as(row) => known.place = place,
+                    None if known.place != place => {}
+                    // What was in the trash for its time is gone, and so is an old checkpoint.
+                    None if place == Place::Trash || !known.stays() => known.place = Place::Gone,
                     _ => return false,
                 }
             }
@@ -504,13 +507,13 @@ impl State {
 impl Repo {
     /// What the listed snapshots need.
     fn live(&self) -> Vec<Live> {
-        let listed = self.snapshots.values().filter(|snapshot| snapshot.place == Place::Listed);
+        let listed = self.snapshots.values().filter(|snapshot| snapshot.stays());
         listed.map(|snapshot| snapshot.live.clone()).collect()
     }
 
     /// Carries out a change of snapshots, if it can answer like this.
     fn change(&mut self, change: &RepoChange, count: Option<u32>) -> bool {
-        let mut concerned = 0;
+        let (mut concerned, mut unsure) = (0, 0);
         let (ids, from, to) = match change {
             RepoChange::Forget { snapshots, .. } => (snapshots, Place::Listed, Place::Trash),
             RepoChange::Undelete { snapshots } => (snapshots, Place::Trash, Place::Listed),
@@ -544,9 +547,10 @@ impl Repo {
             if known.place == from {
                 known.place = to;
                 concerned += 1;
+                unsure += u32::from(known.record.label.partial);
             }
         }
-        count.is_none_or(|count| count == concerned)
+        count.is_none_or(|count| (concerned - unsure..=concerned).contains(&count))
     }
 
     /// Whether the change can be refused here.
@@ -565,6 +569,11 @@ impl Repo {
 }
 
 impl Snapshot {
+    /// It does not go by itself, as checkpoints do that nobody has replaced for long.
+    fn stays(&self) -> bool {
+        self.place == Place::Listed && !self.record.label.partial
+    }
+
     fn shows_as(&mut self, row: &SnapshotRecord) -> bool {
         let (committed_ms, live) = (row.committed_ms, Vec::new());
         let timely = self.committed_ms.is_none_or(|known| known == committed_ms);

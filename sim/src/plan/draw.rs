@@ -231,6 +231,7 @@ fn knobs(rng: &mut Rng, profile: Profile, layout: &Layout) -> Knobs {
         pack_bytes: (0..repositories).map(|_| (64 << 10) << rng.below(6)).collect(),
         clients: rng.range(1, 3) as usize,
         entries: rng.range(5, 40),
+        compact: rng.one_in(4),
     }
 }
 

@@ -116,6 +116,10 @@ pub struct Knobs {
     pub clients: usize,
     /// Entries of a client's tree.
     pub entries: u64,
+    /// Sparse packs are emptied into new ones. What clients are told of packs is not compared with one order then: the
+    /// checker does not know packs that no client has made.
+    #[serde(default)]
+    pub compact: bool,
 }
 
 /// Something happens.

@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
             grace: Duration::from_millis(knobs.grace_ms),
             session_lease: Duration::from_millis(knobs.session_lease_ms),
             collect_every: COLLECT_EVERY,
+            compact_below: if knobs.compact { Timing::default().compact_below } else { 0 },
             ..Timing::default()
         };
         let raft = RaftTuning {
