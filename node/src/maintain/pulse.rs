@@ -10,7 +10,7 @@ use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Reply;
 use farshore_core::id::NodeId;
-use farshore_core::topology::NodeState;
+use farshore_core::topology::{NodeRecord, NodeState};
 use farshore_proto::channel;
 use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::status::ApiError;
@@ -136,6 +136,12 @@ impl Pulse {
         {
             Ok(answer) => {
                 let answer = answer.map_err(ApiError::from_status)?.into_inner();
+                if let Some(leader) = answer.leader {
+                    // A newcomer may never have heard of it: it is no older than the configuration allows.
+                    let leader = NodeRecord::try_from(leader)?;
+                    self.shared.peers.set(leader.id, &leader.addr);
+                    return Err(ApiError::NoQuorum(format!("node {to} does not lead, {} does", leader.name)));
+                }
                 passport.told(answer.incarnation);
                 if answer.retired {
                     passport.retire();

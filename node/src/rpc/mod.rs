@@ -50,7 +50,12 @@ impl HeartbeatSink for Heartbeats {
         let shared = &self.0;
         let beat = Heartbeat::try_from(beat)?;
         if !shared.consensus.is_leader() {
-            return Err(ApiError::NoQuorum("this node does not lead".into()));
+            // Whoever asks may not know of the one that does: votes move to nodes that its configuration does not name.
+            let view = shared.view().map_err(internal)?;
+            let leader = shared.consensus.leader().map(|leader| view.node(leader)).transpose();
+            let leader = leader.map_err(internal)?.flatten().filter(|leader| leader.id != shared.own.id);
+            let leader = leader.ok_or_else(|| ApiError::NoQuorum("this node does not lead".into()))?;
+            return Ok(HeartbeatReply { leader: Some(leader.into()), ..HeartbeatReply::default() });
         }
         let incarnation = shared.consensus.passport().known(from).unwrap_or(0);
         let known = shared.view().and_then(|view| view.node(from)).map_err(internal)?;
@@ -60,7 +65,7 @@ impl HeartbeatSink for Heartbeats {
                 Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
             shared.health.hear(beat.node, beat.incarnation, load, Instant::now());
         }
-        Ok(HeartbeatReply { incarnation, retired })
+        Ok(HeartbeatReply { incarnation, retired, leader: None })
     }
 }
 
