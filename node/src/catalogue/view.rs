@@ -272,27 +272,7 @@ impl View {
         limit: usize,
         with_live: bool,
     ) -> Result<Page<SnapshotRecord, SnapshotId>, CatalogueError> {
-        let mut span = Span::within(&repo);
-        if let Some(after) = after {
-            span = span.beyond(&(repo, after));
-        }
-        let limit = limit.clamp(1, PAGE_ROWS_MAX);
-        let mut page = Page { rows: Vec::new(), next: None };
-        let mut bytes = 0;
-        while page.rows.len() < limit {
-            let Some((key, mut row)) = self.scan::<Snapshots>(&span, 1)?.pop() else { return Ok(page) };
-            if with_live {
-                row.live = self.live(&key)?;
-            }
-            bytes += row.sealed.len() + row.live.len();
-            if bytes > PAGE_BYTES_MAX && !page.rows.is_empty() {
-                break;
-            }
-            span = span.beyond(&key);
-            page.rows.push(row);
-        }
-        page.next = page.rows.last().map(|row| row.id);
-        Ok(page)
+        self.records::<Snapshots>(repo, after, limit, with_live)
     }
     /// One snapshot with its live set.
     pub fn snapshot(&self, repo: RepoId, id: SnapshotId) -> Result<Option<SnapshotRecord>, CatalogueError> {
@@ -306,15 +286,29 @@ impl View {
         after: Option<SnapshotId>,
         limit: usize,
     ) -> Result<Page<SnapshotRecord, SnapshotId>, CatalogueError> {
+        self.records::<Trash>(repo, after, limit, false)
+    }
+    /// A page of either: it ends when its rows have come to many bytes, too.
+    fn records<R: Rows<Key = (RepoId, SnapshotId), Value = SnapshotRecord>>(
+        &self,
+        repo: RepoId,
+        after: Option<SnapshotId>,
+        limit: usize,
+        with_live: bool,
+    ) -> Result<Page<SnapshotRecord, SnapshotId>, CatalogueError> {
         let mut span = Span::within(&repo);
         if let Some(after) = after {
             span = span.beyond(&(repo, after));
         }
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
         let mut page = Page { rows: Vec::new(), next: None };
         let mut bytes = 0;
-        while page.rows.len() < limit.clamp(1, PAGE_ROWS_MAX) {
-            let Some((key, row)) = self.scan::<Trash>(&span, 1)?.pop() else { return Ok(page) };
-            bytes += row.sealed.len();
+        while page.rows.len() < limit {
+            let Some((key, mut row)) = self.scan::<R>(&span, 1)?.pop() else { return Ok(page) };
+            if with_live {
+                row.live = self.live(&key)?;
+            }
+            bytes += row.sealed.len() + row.live.len();
             if bytes > PAGE_BYTES_MAX && !page.rows.is_empty() {
                 break;
             }
