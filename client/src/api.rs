@@ -197,6 +197,8 @@ pub struct GarbageReport {
     pub dropped: u64,
     /// Their bytes.
     pub dropped_bytes: u64,
+    /// There is more to collect at once: call again.
+    pub more: bool,
     /// Packs emptied into others by this call.
     pub compacted: u64,
     /// Copies of shards, of all repositories, that their nodes have not deleted yet.

@@ -220,6 +220,9 @@ impl Client {
     }
 }
 
+/// Calls of one prune at most; what is left is collected by the cluster itself.
+const PRUNE_CALLS_MAX: usize = 1_000;
+
 fn named(name: &str) -> Result<Name> {
     name.parse().map_err(|e: farshore_core::topology::BadName| Error::Invalid(e.to_string()))
 }
@@ -370,7 +373,20 @@ impl Repository {
 
     /// What garbage there is; unless `dry_run`, what can be collected at once is collected first.
     pub async fn prune(&self, dry_run: bool) -> Result<GarbageReport> {
-        self.0.client.0.api.collect_garbage(self.id(), dry_run).await
+        let api = &self.0.client.0.api;
+        let mut sum = api.collect_garbage(self.id(), dry_run).await?;
+        for _ in 1..PRUNE_CALLS_MAX {
+            if dry_run || !sum.more {
+                break;
+            }
+            // What there was before the first call, and all that was done.
+            let next = api.collect_garbage(self.id(), false).await?;
+            sum.dropped += next.dropped;
+            sum.dropped_bytes += next.dropped_bytes;
+            sum.compacted += next.compacted;
+            (sum.unswept, sum.more) = (next.unswept, next.more);
+        }
+        Ok(sum)
     }
 
     async fn change(&self, change: RepoChange) -> Result<u32> {

@@ -80,6 +80,9 @@ pub const CHECKPOINT_MS: u64 = 180_000;
 pub const CHECKPOINT_KEEP_MS: u64 = 30 * 24 * 3_600_000;
 /// Most snapshots in one command.
 pub const SNAPSHOTS_PER_COMMAND_MAX: usize = 1_024;
+/// A call that collects garbage begins nothing new after this long, well within the deadline of a call; its client calls
+/// again if there is more.
+pub const COLLECT_CALL_MS: u64 = CATALOGUE_CALL_MS / 3;
 /// Most orphans in one command.
 pub const ORPHANS_MAX: usize = 256;
 /// Longest retention policy in its readable form, in bytes.

@@ -260,6 +260,7 @@ fn garbage_of(reply: wire::GarbageReport) -> GarbageReport {
         trash: reply.trash,
         dropped: reply.dropped,
         dropped_bytes: reply.dropped_bytes,
+        more: reply.more,
         compacted: reply.compacted,
         unswept: reply.unswept,
     }

@@ -5,7 +5,7 @@
 
 use super::Shared;
 use super::compact::compact;
-use super::retain::Retain;
+use super::retain::{Retain, forget};
 use crate::catalogue::{PackUse, RepoUse, View};
 use crate::plan::{GarbagePlan, Totals, plan_garbage};
 use crate::worker::{Pace, WorkFailed, Worker};
@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, CondemnedPack, Reply, RepoChange, SnapshotRecord};
 use farshore_core::id::{PackNo, RepoId, SnapshotId};
 use farshore_core::limits::{
-    CHECKPOINT_KEEP_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX, SWEEP_COPIES_MAX,
+    CHECKPOINT_KEEP_MS, COLLECT_CALL_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX,
+    SNAPSHOTS_PER_COMMAND_MAX, SWEEP_COPIES_MAX,
 };
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::NodeState;
@@ -63,9 +64,11 @@ pub async fn look(view: &View, repo: RepoId, sparse_percent: u64) -> Result<Coll
     Ok(Collected { totals, sessions: of.sessions, trash, ..Collected::default() })
 }
 
-/// Collects what can be collected at once in one repository, in as many rounds as that takes.
+/// Collects what can be collected at once in one repository, in as many rounds as that takes and for as long as a call
+/// may: if there is more it says so, and wants to be called again.
 pub async fn collect_now(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFailed> {
     let mut sum = Collected::default();
+    let until = Instant::now() + Duration::from_millis(COLLECT_CALL_MS);
     for round in 0..ROUNDS_MAX {
         // Confirmed: an operator must not be told what an earlier state knew.
         shared.consensus.read_index_leading().await?;
@@ -79,7 +82,7 @@ pub async fn collect_now(shared: &Shared, repo: RepoId) -> Result<Collected, Wor
             compacted: sum.compacted + one.compacted,
             ..one
         };
-        if !one.busy {
+        if !one.busy || Instant::now() >= until {
             break;
         }
     }
@@ -87,6 +90,7 @@ pub async fn collect_now(shared: &Shared, repo: RepoId) -> Result<Collected, Wor
 }
 
 /// One round over one repository: from one view, so that what is seen fits together.
+/// What is not begun in time after the look is left to the next round, so that nobody waits long for his turn.
 async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFailed> {
     let _only = shared.collecting.0.lock().await;
     let view = shared.view()?;
@@ -95,30 +99,37 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
     let view = if purged { shared.view()? } else { view };
     let of = view.repo_use(repo)?;
     let (plan, totals) = plan(&view, &of, shared.timing.compact_below.into()).await?;
+    let until = Instant::now() + Duration::from_millis(COLLECT_CALL_MS);
+    let in_time = || Instant::now() < until;
     let mut done = Collected { totals, sessions: of.sessions, ..Collected::default() };
     if mutant(Mutant::DropFirstLook) {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    for packs in plan.revive.chunks(GARBAGE_PACKS_MAX) {
+    for packs in plan.revive.chunks(GARBAGE_PACKS_MAX).take_while(|_| in_time()) {
         shared.propose_leading(Command::RevivePacks { packs: packs.to_vec() }).await?;
     }
-    for packs in plan.condemn.chunks(GARBAGE_PACKS_MAX) {
+    for packs in plan.condemn.chunks(GARBAGE_PACKS_MAX).take_while(|_| in_time()) {
         let reply = shared.propose_leading(Command::CondemnPacks { packs: packs.to_vec() }).await?;
         done.condemned += counted(&reply);
         if mutant(Mutant::DropFirstLook) {
             drop_at_once(shared, repo, packs).await?;
         }
     }
-    let bytes_before = shared.view()?.counts().pack_bytes;
-    for packs in batches(&plan.drop) {
+    for packs in batches(&plan.drop).into_iter().take_while(|_| in_time()) {
         let reply = shared.propose_leading(Command::DropPacks { packs, looked: of.looked }).await?;
         done.dropped += counted(&reply);
     }
-    done.dropped_bytes = bytes_before.saturating_sub(shared.view()?.counts().pack_bytes);
-    // Those that packs were dropped for in this round are not looked at again.
-    done.compacted = compact(shared, &view, &of, &plan.sparse).await?;
+    if done.dropped > 0 {
+        let after = shared.view()?;
+        for pack in &plan.drop {
+            done.dropped_bytes += if after.pack(pack.no)?.is_none() { pack.len } else { 0 };
+        }
+    }
+    if in_time() {
+        done.compacted = compact(shared, &view, &of, &plan.sparse).await?;
+    }
     done.trash = trash_of(&shared.view()?, repo)?.len() as u64;
-    done.busy = purged || done.condemned + done.dropped + done.compacted > 0;
+    done.busy = purged || !in_time() || done.condemned + done.dropped + done.compacted > 0;
     if done.busy {
         tracing::info!(%repo, ?done, "garbage collected");
     }
@@ -213,9 +224,9 @@ async fn forget_stale(shared: &Shared, view: &View, repo: RepoId) -> Result<(), 
             break;
         }
     }
-    for snapshots in stale.chunks(PAGE_ROWS_MAX) {
-        let change = RepoChange::Forget { snapshots: snapshots.to_vec(), bypass: false };
-        shared.propose_leading(Command::ChangeRepository { repo, change }).await?;
+    // A client may have locked one, which must not keep everything else from being collected.
+    if let Err(error) = forget(shared, repo, &stale).await {
+        tracing::warn!(%repo, %error, "old checkpoints not forgotten");
     }
     Ok(())
 }
@@ -230,7 +241,7 @@ async fn purge_due(shared: &Shared, view: &View, repo: RepoId) -> Result<bool, W
     let due = trash_of(view, repo)?.into_iter().filter(|(_, since)| now_ms >= since.saturating_add(trash_ms));
     let due: Vec<SnapshotId> = due.map(|(id, _)| id).collect();
     let mut purged = 0;
-    for snapshots in due.chunks(PAGE_ROWS_MAX) {
+    for snapshots in due.chunks(SNAPSHOTS_PER_COMMAND_MAX) {
         let change = RepoChange::Purge { snapshots: snapshots.to_vec(), early: false };
         purged += counted(&shared.propose_leading(Command::ChangeRepository { repo, change }).await?);
     }

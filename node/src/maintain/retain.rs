@@ -58,13 +58,14 @@ fn candidates(view: &View, repo: RepoId, settings: &RepoSettings) -> Result<Vec<
     }
 }
 
-async fn forget(shared: &Shared, repo: RepoId, due: &[SnapshotId]) -> Result<(), WorkFailed> {
+/// Moves snapshots to the trash, locks respected.
+pub(super) async fn forget(shared: &Shared, repo: RepoId, due: &[SnapshotId]) -> Result<(), WorkFailed> {
     for snapshots in due.chunks(SNAPSHOTS_PER_COMMAND_MAX) {
         let change = RepoChange::Forget { snapshots: snapshots.to_vec(), bypass: false };
         shared.propose_leading(Command::ChangeRepository { repo, change }).await?;
     }
     if !due.is_empty() {
-        tracing::info!(%repo, snapshots = due.len(), "forgotten by the repository's policy");
+        tracing::info!(%repo, snapshots = due.len(), "snapshots forgotten");
     }
     Ok(())
 }

@@ -228,6 +228,7 @@ fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport
         trash: collected.trash,
         dropped: collected.dropped,
         dropped_bytes: collected.dropped_bytes,
+        more: collected.busy,
         compacted: collected.compacted,
         unswept,
     }
