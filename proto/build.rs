@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "farshore/v1/catalogue.proto",
         "farshore/v1/raft.proto",
         "farshore/v1/admin.proto",
+        "farshore/v1/recovery.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure()

@@ -33,6 +33,10 @@ pub struct Global {
     /// The passphrase itself; only by environment, since arguments can be seen by others
     #[arg(long, hide = true, env = "FARSHORE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// Read whatever one replica of the catalogue knows, confirmed by nobody: for when no majority is left. Only for
+    /// commands that read
+    #[arg(long, global = true)]
+    pub stale: bool,
     /// Machine-readable output, one JSON object a line
     #[arg(long, global = true)]
     pub json: bool,
@@ -115,6 +119,12 @@ pub enum NodeCommand {
     Run(NodeRunArgs),
     /// Empty this node and take it out of the cluster (with the operator's profile)
     Leave(NodeLeaveArgs),
+    /// Serve the shards and nothing else, so that a lost catalogue can be rebuilt from them
+    Recover(NodeRunArgs),
+    /// Go on from this stopped node's replica alone, because the majority of the voters is lost for good
+    RecoverQuorum(RecoverQuorumArgs),
+    /// Give up this stopped node's replica of the catalogue and learn it anew; the shards stay
+    Rejoin(RejoinArgs),
 }
 
 #[derive(Args, Debug)]
@@ -125,6 +135,26 @@ pub struct NodeLeaveArgs {
     /// Wait until it is empty and retired, at most this long
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RecoverQuorumArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Do it; without this the command only says where the replica stands
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub i_have_lost_the_other_voters: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RejoinArgs {
+    /// The node's configuration
+    #[arg(long, env = "FARSHORE_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Do it; without this the command only says what is there
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub i_give_up_this_replica: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -155,6 +185,10 @@ pub enum ClusterCommand {
     Plan(PlanArgs),
     /// Enact what is staged, if nothing has changed since it was shown
     Apply(ApplyArgs),
+    /// Export the whole catalogue into the shard stores now (it happens by itself, too)
+    Export,
+    /// Rebuild a catalogue that every node has lost from the exports among their shards
+    RebuildCatalogue(RebuildArgs),
 }
 
 #[derive(Args, Debug)]
@@ -201,6 +235,13 @@ pub struct ApplyArgs {
     /// Epoch that `farshore cluster plan` has shown
     #[arg(long)]
     pub epoch: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct RebuildArgs {
+    /// Do it; without this the command only says what was found
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub yes_i_lost_the_catalogue: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 use crate::args::{ClusterCommand, ClusterInitArgs, Global, ScrubArgs, StatusArgs};
 use crate::exit::{self, Exit};
 use crate::health::{self, Report};
+use crate::recovery;
 use crate::setup::{self, NewNode, Placing};
 use crate::topology;
 use farshore_client::Client;
@@ -23,6 +24,8 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Remove(args) => topology::remove(&args, global).await,
         ClusterCommand::Plan(args) => topology::plan(&args, global).await,
         ClusterCommand::Apply(args) => topology::apply(&args, global).await,
+        ClusterCommand::Export => recovery::export(global).await,
+        ClusterCommand::RebuildCatalogue(args) => recovery::rebuild(&args, global).await,
     }
 }
 

@@ -19,6 +19,7 @@ mod node;
 mod print;
 mod profile;
 mod prune;
+mod recovery;
 mod repository;
 mod setup;
 mod topology;
@@ -95,6 +96,11 @@ fn start_log(verbose: u8, node: bool) {
 
 async fn run(cli: Cli) -> Result<u8, Exit> {
     let global = cli.global;
+    if global.stale && !reads_only(&cli.command) {
+        return Err(Exit::failure(
+            "--stale goes with commands that only read: snapshots, ls, restore, check",
+        ));
+    }
     let result = match cli.command {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
@@ -117,6 +123,10 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Err(exit) if exit.code == exit::UNAVAILABLE => Err(profile::with_names(exit, &global).await),
         result => result,
     }
+}
+
+fn reads_only(command: &Command) -> bool {
+    matches!(command, Command::Snapshots(_) | Command::Ls(_) | Command::Restore(_) | Command::Check(_))
 }
 
 /// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.

@@ -2,6 +2,7 @@
 
 use crate::args::{DrainArgs, Global, NodeCommand, NodeLeaveArgs, NodeRunArgs};
 use crate::exit::Exit;
+use crate::recovery;
 use crate::setup::{BOOTSTRAP, Founder};
 use farshore_core::host::{Host, real};
 use farshore_node::config::{Config, Seed};
@@ -17,6 +18,9 @@ pub async fn run(command: NodeCommand, global: &Global) -> Result<u8, Exit> {
     match command {
         NodeCommand::Run(args) => run_node(args).await,
         NodeCommand::Leave(args) => leave(args, global).await,
+        NodeCommand::Recover(args) => recovery::serve_shards(args).await,
+        NodeCommand::RecoverQuorum(args) => recovery::recover_quorum(args).await,
+        NodeCommand::Rejoin(args) => recovery::rejoin(args).await,
     }
 }
 
@@ -29,14 +33,23 @@ async fn leave(args: NodeLeaveArgs, global: &Global) -> Result<u8, Exit> {
     crate::topology::drain(&drain, global).await
 }
 
-async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
-    if args.with_parent {
-        end_with_parent()?;
-    }
-    let text = read(&args.config)?;
-    let mut config =
-        Config::parse(&text).map_err(|e| Exit::failure(format!("{}: {e}", args.config.display())))?;
-    let beside = args.config.parent().unwrap_or(Path::new("."));
+/// What every command about a node on this machine begins with.
+pub struct Prepared {
+    /// The real seams, below the node's data directory.
+    pub host: Host,
+    /// The node's configuration.
+    pub config: Config,
+    /// Its keys.
+    pub credentials: Credentials,
+    /// Where the permission to found the cluster lies, if there is one.
+    founding: PathBuf,
+}
+
+/// Reads configuration and keys.
+pub fn prepare(path: &Path) -> Result<Prepared, Exit> {
+    let text = read(path)?;
+    let mut config = Config::parse(&text).map_err(|e| Exit::failure(format!("{}: {e}", path.display())))?;
+    let beside = path.parent().unwrap_or(Path::new("."));
     let founding = beside.join(BOOTSTRAP);
     if founding.exists() {
         config.bootstrap = Some(read_founders(&founding)?);
@@ -47,7 +60,14 @@ async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
         cert_pem: read(&beside.join(&config.credentials.cert))?,
         key_pem: read(&beside.join(&config.credentials.key))?,
     };
-    let host = host(&config)?;
+    Ok(Prepared { host: host(&config)?, config, credentials, founding })
+}
+
+async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
+    if args.with_parent {
+        end_with_parent()?;
+    }
+    let Prepared { host, config, credentials, founding } = prepare(&args.config)?;
     let node = farshore_node::Node::start(host, config, credentials).await.map_err(Exit::failure)?;
     let wait_and_put_away = async {
         if founding.exists() {

@@ -151,6 +151,16 @@ pub fn permissions(kind: char, mode: u32) -> String {
     text
 }
 
+/// How long ago something was, for people.
+pub fn ago(ms: u64) -> String {
+    match ms / 1_000 {
+        seconds @ 0..120 => format!("{seconds} s ago"),
+        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -2,8 +2,9 @@
 
 use crate::args::Global;
 use crate::exit::{self, Exit};
+use farshore_client::client::Freshness;
 use farshore_client::{Client, Repository};
-use farshore_core::host::real;
+use farshore_core::host::{WallClock, real};
 use farshore_proto::profile::Profile;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -22,6 +23,32 @@ impl From<farshore_client::Error> for Exit {
 
 /// Connects to the cluster of the profile.
 pub async fn connect(global: &Global) -> Result<Client, Exit> {
+    let profile = read_profile(global)?;
+    let freshness = if global.stale { Freshness::AsFound } else { Freshness::Confirmed };
+    let client = Client::connect_as(real::client_host(), profile, freshness).await?;
+    if global.stale {
+        say_how_old(&client).await?;
+    }
+    Ok(client)
+}
+
+/// Nobody confirms a stale answer, so whoever reads it must know how old it may be.
+async fn say_how_old(client: &Client) -> Result<(), Exit> {
+    let status = client.status().await?;
+    let of = status.nodes.iter().find(|n| n.node.id == status.answering);
+    let name = of.map_or_else(|| status.answering.to_string(), |n| n.node.name.to_string());
+    let age = real::SystemClock.now_ms().saturating_sub(status.catalogue_ms);
+    eprintln!(
+        "farshore: stale: the catalogue is read as {name} or another replica knows it, unconfirmed; its last change was \
+         {} (log entry {}), and snapshots made later are not seen",
+        crate::print::ago(age),
+        status.applied
+    );
+    Ok(())
+}
+
+/// The profile that the flags or the environment name.
+pub fn read_profile(global: &Global) -> Result<Profile, Exit> {
     let Some(path) = &global.profile else {
         return Err(Exit::failure(
             "which cluster? give --profile FILE or set FARSHORE_PROFILE (try `farshore dev --dir ./dev` for one to play with)",
@@ -29,9 +56,8 @@ pub async fn connect(global: &Global) -> Result<Client, Exit> {
     };
     let text = std::fs::read_to_string(path)
         .map_err(|e| Exit::failure(format!("cannot read profile {}: {e}", path.display())))?;
-    let profile = Profile::parse(&text)
-        .map_err(|e| Exit::code(WRONG_CREDENTIAL, format!("profile {}: {e}", path.display())))?;
-    Ok(Client::connect(real::client_host(), profile).await?)
+    Profile::parse(&text)
+        .map_err(|e| Exit::code(WRONG_CREDENTIAL, format!("profile {}: {e}", path.display())))
 }
 
 /// The same error with node ids replaced by names, as far as some node still knows them.

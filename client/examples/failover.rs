@@ -11,6 +11,7 @@
 use farshore_client::api::CatalogueApi;
 use farshore_client::session::GrpcCatalogue;
 use farshore_client::session::conversation::Conversation;
+use farshore_client::session::grpc::Freshness;
 use farshore_core::host::{Host, random, real};
 use farshore_core::id::{RepoId, SessionId};
 use farshore_core::topology::{Name, NodeState};
@@ -103,7 +104,7 @@ impl Writer {
             Conversation::new(host.net.clone(), tls.clone(), host.entropy.clone(), &profile.endpoints);
         let peers = Arc::new(Peers::new(host.net.clone(), tls));
         let conversation = Arc::new(conversation.expect("endpoints"));
-        let api = Arc::new(GrpcCatalogue::new(conversation, peers));
+        let api = Arc::new(GrpcCatalogue::new(conversation, peers, Freshness::Confirmed));
         let seen = Arc::new(AtomicU64::new(api.topology().await.expect("topology").applied));
         let name: Name = "dev".parse().expect("a name");
         let repo = api.get_repository(&name).await.expect("run `farshore init` first").id;

@@ -14,7 +14,8 @@ use crate::progress::Progress;
 use crate::restore;
 use crate::retention::{self, ForgetPlan, Keep};
 use crate::session::conversation::Conversation;
-use crate::session::{GrpcCatalogue, Operator, ScrubResult, scrub};
+pub use crate::session::grpc::Freshness;
+use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
@@ -67,6 +68,11 @@ impl SealedRepository {
 impl Client {
     /// Connects to the cluster of a profile: any node that answers will do.
     pub async fn connect(host: Host, profile: Profile) -> Result<Client> {
+        Self::connect_as(host, profile, Freshness::Confirmed).await
+    }
+
+    /// The same, and says how fresh the catalogue's answers must be.
+    pub async fn connect_as(host: Host, profile: Profile, freshness: Freshness) -> Result<Client> {
         let tls = Tls::new(&profile.credentials(), host.clock.clone());
         let tls = Arc::new(tls.map_err(|e| Error::Credential(e.to_string()))?);
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
@@ -74,7 +80,7 @@ impl Client {
             Conversation::new(host.net.clone(), tls, host.entropy.clone(), &profile.endpoints)?;
         let conversation = Arc::new(conversation);
         let operator = Arc::new(Operator::new(conversation.clone(), host.entropy.clone()));
-        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone()));
+        let api = Arc::new(GrpcCatalogue::new(conversation, peers.clone(), freshness));
         let topology = api.topology().await?;
         if topology.cluster != profile.cluster {
             return Err(Error::Credential("the profile belongs to another cluster".into()));
@@ -137,6 +143,15 @@ impl Client {
     pub fn operator(&self) -> Result<&Operator> {
         let direct = self.0.direct.as_ref().map(|direct| direct.operator.as_ref());
         direct.ok_or_else(|| Error::Invalid("the topology of this cluster cannot be changed".into()))
+    }
+
+    /// Has the leader export the whole catalogue now, and waits.
+    pub async fn export_catalogue(&self) -> Result<farshore_proto::wire::ExportCatalogueReply> {
+        let direct = self.0.direct.as_ref();
+        let direct = direct.ok_or_else(|| Error::Invalid("this cluster cannot be asked to export".into()))?;
+        // From the topology the addresses are learnt.
+        self.topology().await?;
+        export::export(&direct.peers, &self.status().await?).await
     }
 
     /// Creates a repository. Refused if this cluster cannot meet the policy; the reason names the nearest it can.

@@ -113,6 +113,10 @@ byte_id!(
     /// A cluster, drawn once when it is formed.
     ClusterId, 16, "cluster id");
 
+byte_id!(
+    /// An export of the catalogue.
+    ExportId, 16, "export id");
+
 /// A node: the first eight bytes of the BLAKE3 hash of its public key, so that a new key is a new node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct NodeId(pub u64);

@@ -255,6 +255,37 @@ pub const RAFT_INSTALL_MS: u64 = 30_000;
 pub const SESSIONS_OPEN_MAX: u64 = 4_096;
 /// Ended sessions that are remembered; beyond it the older half is forgotten.
 pub const SESSIONS_ENDED_MAX: u64 = 8_192;
+/// A part of a catalogue export is closed at this size, so that whoever makes or reads one holds little.
+pub const EXPORT_PART_BYTES: usize = 8 << 20;
+/// Most parts of one export.
+pub const EXPORT_PARTS_MAX: usize = 2_048;
+/// Most exports recorded at a time, old ones included.
+pub const EXPORTS_MAX: u64 = 1_024;
+/// Whole exports that are kept; with the older go the increments that only it needs.
+pub const EXPORT_BASES_KEPT: usize = 2;
+/// After this many increments the catalogue is exported whole.
+pub const EXPORT_INCREMENTS_MAX: usize = 200;
+/// A catalogue is exported whole at least this often, whether it changed or not.
+pub const EXPORT_BASE_AGE_MS: u64 = 24 * 3_600 * 1_000;
+/// Increments may grow to this size, however small the catalogue, before it is exported whole.
+pub const EXPORT_INCREMENT_BYTES_MIN: u64 = 16 << 20;
+/// An operator waits this long for an export.
+pub const EXPORT_CALL_MS: u64 = 30 * 60 * 1_000;
+/// Making an export is given up after this time.
+pub const EXPORT_MAKE_MS: u64 = EXPORT_CALL_MS;
+/// A part of an export that is not recorded for this long never will be: longer than an export may take.
+pub const EXPORT_LEFT_OVER_MS: u64 = 2 * EXPORT_MAKE_MS;
+/// Shards listed in one answer of a node under recovery; each is a header of 176 bytes.
+pub const LISTED_SHARDS_MAX: usize = 4_096;
+/// Stripes of exports that a rebuild looks at.
+pub const EXPORT_STRIPES_MAX: usize = 65_536;
+/// A node asked about its state during a recovery answers within this time.
+pub const RECOVERY_CALL_MS: u64 = 5_000;
+/// For so long after a recovery nothing is deleted by itself: packs that were taken in from their chunk tables wait for the
+/// next backup, and an operator who has chosen the wrong replica can choose again.
+pub const RECOVERY_REST_MS: u64 = 24 * 3_600 * 1_000;
+/// A rebuild of the catalogue reports that it is still at work at least this often.
+pub const REBUILD_SILENCE_MS: u64 = 60_000;
 /// Commands one node has under way at a time; more wait.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
 
@@ -271,5 +302,8 @@ const _: () =
     assert!(WINDOW_BYTES_MAX / SMALL_FILE_BYTES_MAX <= 512, "larger files are open while being written");
 const _: () = assert!(PAGE_BYTES_MAX + SNAPSHOT_SEALED_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(IMAGE_PAGE_BYTES + SNAPSHOT_BITMAP_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(EXPORT_PART_BYTES + ROW_BYTES_MAX + (1 << 20) <= PACK_BYTES_MAX);
+const _: () = assert!(EXPORT_PARTS_MAX * STRIPE_SHARDS_MAX * 48 < COMMAND_BYTES_MAX);
+const _: () = assert!(EXPORTS_MAX as usize > 3 * EXPORT_INCREMENTS_MAX);
 const _: () = assert!(SESSION_RENEW_MS * 3 < SESSION_LEASE_MS);
 const _: () = assert!(WORKER_PAUSE_MIN_MS < WORKER_PAUSE_MAX_MS);

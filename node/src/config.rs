@@ -70,6 +70,9 @@ pub struct Timing {
     pub collect_every: Duration,
     /// Packs of which less than this percentage of chunks is needed are emptied into new ones; 0 for never. Default 60.
     pub compact_below: u8,
+    /// Shortest time between two exports of the catalogue into the shard stores: what was acknowledged longer ago than
+    /// about this survives the loss of every replica. Default 10 s; 0 s turns exports off.
+    pub export_every: Duration,
 }
 
 impl Default for Timing {
@@ -84,6 +87,7 @@ impl Default for Timing {
             maintain_every: Duration::from_secs(2),
             collect_every: Duration::from_secs(60),
             compact_below: SPARSE_PERCENT_DEFAULT as u8,
+            export_every: Duration::from_secs(10),
         }
     }
 }
@@ -195,6 +199,7 @@ struct TypedTiming {
     maintain_every: Option<String>,
     collect_every: Option<String>,
     compact_below: Option<u8>,
+    export_every: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -252,6 +257,10 @@ impl TypedTiming {
             maintain_every: duration("timing.maintain_every", self.maintain_every, d.maintain_every)?,
             collect_every: duration("timing.collect_every", self.collect_every, d.collect_every)?,
             compact_below: self.compact_below.unwrap_or(d.compact_below),
+            export_every: match self.export_every.as_deref() {
+                Some("0" | "0s") => Duration::ZERO,
+                _ => duration("timing.export_every", self.export_every, d.export_every)?,
+            },
         };
         longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
         if timing.compact_below > 90 {

@@ -4,11 +4,15 @@
 //! Read downwards: a module uses only those below it. A node links no decryption code and never sees a plaintext, a
 //! name or a key of a client.
 
+pub mod rescue;
+
 pub mod run;
 
 pub mod form;
 
 pub mod rpc;
+
+pub mod recover;
 
 pub mod maintain;
 

@@ -9,15 +9,16 @@ use crate::maintain::collect;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
 use crate::maintain::report::Reports;
-use crate::maintain::{Shared, lead, survey};
+use crate::maintain::{Shared, export, lead, survey};
 use crate::raft::passport::Passport;
+use crate::raft::reseat;
 use crate::raft::{Consensus, RaftStoreError};
 use crate::rpc;
 use crate::store::{ShardStore, StoreError, StoreOptions};
 use crate::worker::{WorkerStatus, Workers};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::task::{self, Owned};
-use farshore_core::host::{Host, KvError, KvRole};
+use farshore_core::host::{Host, Kv, KvError, KvRole};
 use farshore_core::id::NodeId;
 use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
 use farshore_core::topology::{NodeRecord, NodeState};
@@ -60,6 +61,21 @@ pub enum StartError {
     /// The catalogue is another cluster's.
     #[error("the catalogue in the data directory belongs to cluster {0}")]
     ForeignCatalogue(farshore_core::id::ClusterId),
+    /// The directory has shards and no trace of a replica.
+    #[error(
+        "there are {0} shards here and no catalogue: if the cluster lives, `farshore node rejoin` has this node learn it \
+         anew; if every node has lost it, `farshore cluster rebuild-catalogue` (docs/operations.md)"
+    )]
+    NoReplica(u64),
+    /// A recovery was begun in an empty directory.
+    #[error("the data directory is empty: there is nothing to recover here; is a disk not mounted?")]
+    NothingHere,
+    /// A recovery was interrupted here.
+    #[error(
+        "a recovery of the catalogue was interrupted here: repeat the command that was used \
+         (`farshore node recover-quorum`, or `farshore cluster rebuild-catalogue`)"
+    )]
+    HalfRecovered,
     /// The shard store does not open.
     #[error("open the shard store: {0}")]
     Store(#[from] StoreError),
@@ -81,9 +97,19 @@ pub struct Node {
 }
 
 /// The accept loop and what ends it.
-struct Listening {
+pub(crate) struct Listening {
     stop: watch::Sender<bool>,
     task: Option<JoinHandle<()>>,
+}
+
+impl Listening {
+    /// Accepts nothing more and lets running calls end for a moment.
+    pub(crate) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
 }
 
 impl Drop for Listening {
@@ -119,6 +145,8 @@ impl Node {
         audit.missing.iter().chain(&audit.bad).for_each(|shard| reports.suspect(*shard));
         tracing::info!(?audit, "shards audited");
 
+        refuse_without_replica(&host, &state, &catalogue, audit.shards).await?;
+
         let listener = host.net.listen(&config.listen).await;
         let listener = listener.map_err(|e| StartError::Listen(config.listen.clone(), e))?;
         let addr = listener.local_addr();
@@ -149,6 +177,7 @@ impl Node {
             surveyed: survey::Surveyed::default(),
             repairs: lead::Repairs::default(),
             collecting: collect::Collecting::default(),
+            exports: export::Exports::default(),
             host,
         });
         let listening = listen(listener, tls, rpc::routes(&shared));
@@ -163,13 +192,10 @@ impl Node {
 
     /// Stops in reverse order: no more work of our own, no more calls, no more consensus. Everything that was
     /// acknowledged is durable already, so this only spares others the waiting.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.workers.stop(Duration::from_millis(WORKER_STOP_MS)).await;
         tracing::info!("workers stopped");
-        self.listening.stop.send_replace(true);
-        if let Some(task) = self.listening.task.take() {
-            let _ = task.await;
-        }
+        self.listening.stop().await;
         tracing::info!("listener closed");
         self.shared.consensus.shutdown().await;
         tracing::info!("consensus stopped");
@@ -249,7 +275,7 @@ pub enum RunError {
 }
 
 /// A certificate of this cluster that names a node.
-fn own_id(tls: &Tls, config: &Config) -> Result<NodeId, StartError> {
+pub(crate) fn own_id(tls: &Tls, config: &Config) -> Result<NodeId, StartError> {
     if tls.cluster() != config.cluster {
         let why = format!(
             "the certificate belongs to cluster {}, the configuration says {}",
@@ -277,7 +303,25 @@ async fn refuse_if_known(host: &Host, tls: &Arc<Tls>, config: &Config, id: NodeI
     if answers.contains(&true) { Err(StartError::Emptied) } else { Ok(()) }
 }
 
-fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<(), StartError> {
+/// A node gets shards only once it has a replica, and the replica's mark is older than any shard. Without it, this node
+/// would start with no memory of its votes; what to do about that is not for it to decide.
+async fn refuse_without_replica(
+    host: &Host,
+    state: &Arc<dyn Kv>,
+    catalogue: &Catalogue,
+    shards: u64,
+) -> Result<(), StartError> {
+    if !reseat::is_whole(state.clone(), host.disk.as_ref(), catalogue).await? {
+        return Err(StartError::HalfRecovered);
+    }
+    let marked = reseat::has_mark(host.disk.as_ref()).await.map_err(RaftStoreError::Io)?;
+    match marked || catalogue.applied() > 0 || shards == 0 {
+        true => Ok(()),
+        false => Err(StartError::NoReplica(shards)),
+    }
+}
+
+pub(crate) fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<(), StartError> {
     match catalogue.view()?.cluster() {
         Some(cluster) if cluster != config.cluster => Err(StartError::ForeignCatalogue(cluster)),
         _ => Ok(()),
@@ -291,7 +335,7 @@ fn retired(view: &View) -> Result<BTreeSet<NodeId>, CatalogueError> {
 }
 
 /// This node as it describes itself to the leader. The state is the leader's to judge.
-fn own_record(id: NodeId, config: &Config, addr: &str) -> NodeRecord {
+pub(crate) fn own_record(id: NodeId, config: &Config, addr: &str) -> NodeRecord {
     NodeRecord {
         id,
         name: config.name.clone(),
@@ -313,7 +357,11 @@ fn fill_book(peers: &Peers, config: &Config, view: &View, own: &NodeRecord) -> R
     Ok(())
 }
 
-fn listen(listener: Box<dyn farshore_core::host::Listener>, tls: Arc<Tls>, routes: rpc::Routes) -> Listening {
+pub(crate) fn listen(
+    listener: Box<dyn farshore_core::host::Listener>,
+    tls: Arc<Tls>,
+    routes: rpc::Routes,
+) -> Listening {
     let (stop, mut asked) = watch::channel(false);
     let stopped = async move {
         // An error means the node was dropped, which is a stop too.

@@ -189,7 +189,7 @@ async fn strangers_are_refused(cluster: &Cluster, client: &Client, repo: RepoId)
     );
 
     let mut raft = client.raft.clone();
-    let denied = raft.read_index(wire::ReadIndexRequest {}).await.unwrap_err();
+    let denied = raft.read_index(wire::ReadIndexRequest::default()).await.unwrap_err();
     assert!(matches!(ApiError::from_status(denied), ApiError::Denied(_)));
 }
 

@@ -6,6 +6,7 @@ use crate::tls::{Expect, Tls};
 use crate::wire::admin_client::AdminClient;
 use crate::wire::catalogue_client::CatalogueClient;
 use crate::wire::raft_client::RaftClient;
+use crate::wire::recovery_client::RecoveryClient;
 use crate::wire::shards_client::ShardsClient;
 use farshore_core::host::{ByteStream, Net};
 use farshore_core::limits::{
@@ -103,6 +104,11 @@ pub fn raft(channel: Channel) -> RaftClient<Channel> {
 /// Calls of operators; answers have our message limit.
 pub fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Calls to a node under recovery; answers have our message limit.
+pub fn recovery(channel: Channel) -> RecoveryClient<Channel> {
+    RecoveryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]

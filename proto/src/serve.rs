@@ -8,6 +8,7 @@ use crate::tls::{Caller, Tls, TlsError};
 use crate::wire::admin_server::{Admin, AdminServer};
 use crate::wire::catalogue_server::{Catalogue, CatalogueServer};
 use crate::wire::raft_server::{Raft, RaftServer};
+use crate::wire::recovery_server::{Recovery, RecoveryServer};
 use crate::wire::shards_server::{Shards, ShardsServer};
 use farshore_core::host::{ByteStream, Listener, task};
 use farshore_core::limits::{
@@ -187,6 +188,13 @@ pub fn raft<T: Raft>(service: Arc<T>) -> RaftServer<T> {
 /// The operators' service, with our message limits in both directions.
 pub fn admin<T: Admin>(service: Arc<T>) -> AdminServer<T> {
     AdminServer::from_arc(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The service of a node under recovery, with our message limits in both directions.
+pub fn recovery<T: Recovery>(service: Arc<T>) -> RecoveryServer<T> {
+    RecoveryServer::from_arc(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

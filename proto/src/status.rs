@@ -15,6 +15,14 @@ use tonic::{Code, Status};
 /// Trailer that holds an encoded `ErrorDetail`.
 pub const ERROR_TRAILER: &str = "farshore-error-bin";
 
+/// Metadata of a request for whatever the asked replica knows, confirmed by nobody.
+pub const STALE_HEADER: &str = "farshore-stale";
+
+/// Whether a request is content with that.
+pub fn takes_stale<T>(request: &tonic::Request<T>) -> bool {
+    request.metadata().contains_key(STALE_HEADER)
+}
+
 /// Why a call failed, as callers can act on it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -48,6 +56,9 @@ pub enum ApiError {
     /// The stripe is at this generation, not at the expected one.
     #[error("the stripe has moved on to generation {0}")]
     Stale(u64),
+    /// The caller's replica belongs to an era of the catalogue that has ended; this is the present one.
+    #[error("the catalogue was recovered without the caller's replica and is in era {0} now")]
+    LeftBehind(u32),
     /// Try again after a pause.
     #[error("{0}")]
     TooBusy(String),
@@ -74,7 +85,7 @@ impl ApiError {
         use ApiError::*;
         match self {
             NotFound(_) | Exists(_) | NoSession(_) | ChunksGone(_) | BelowFloor(_) | Denied(_)
-            | Locked(_) | Invalid(_) | Stale(_) => Retry::Never,
+            | Locked(_) | Invalid(_) | Stale(_) | LeftBehind(_) => Retry::Never,
             TooBusy(_) => Retry::Later,
             NoQuorum(_) | Missing(_) | Corrupt(_) | Full(_) | Unreachable(_) | Internal(_) => {
                 Retry::Elsewhere
@@ -96,6 +107,7 @@ impl ApiError {
             Locked(_) => "locked",
             Invalid(_) => "invalid",
             Stale(_) => "stale",
+            LeftBehind(_) => "left-behind",
             TooBusy(_) => "too-busy",
             Missing(_) => "missing",
             Corrupt(_) => "corrupt",
@@ -120,7 +132,7 @@ impl ApiError {
             NoQuorum(_) | Unreachable(_) => Code::Unavailable,
             Denied(_) | Locked(_) => Code::PermissionDenied,
             Invalid(_) => Code::InvalidArgument,
-            Stale(_) => Code::Aborted,
+            Stale(_) | LeftBehind(_) => Code::Aborted,
             TooBusy(_) | Full(_) => Code::ResourceExhausted,
             Corrupt(_) => Code::DataLoss,
             Internal(_) => Code::Internal,
@@ -135,6 +147,7 @@ impl ApiError {
                 detail.ordinals = gone.iter().take(ERROR_ORDINALS_MAX).map(|o| o.0).collect();
             }
             ApiError::Stale(generation) => detail.number = *generation,
+            ApiError::LeftBehind(era) => detail.number = (*era).into(),
             _ => {}
         }
         detail
@@ -209,6 +222,7 @@ fn from_detail(detail: &ErrorDetail, message: &str) -> Option<ApiError> {
         "locked" => ApiError::Locked(text),
         "invalid" => ApiError::Invalid(text),
         "stale" => ApiError::Stale(detail.number),
+        "left-behind" => ApiError::LeftBehind(detail.number.try_into().ok()?),
         "too-busy" => ApiError::TooBusy(text),
         "missing" => ApiError::Missing(text),
         "corrupt" => ApiError::Corrupt(text),

@@ -152,7 +152,7 @@ async fn answer<T, E: Into<ApiError>>(call: impl Future<Output = Result<T, E>>) 
 /// Everything reserved to nodes, asked for by a client. Requests that would be carried out are well-formed.
 async fn overreach(line: Channel, credentials: &Credentials, mark: &Mark) -> Vec<(&'static str, Answer)> {
     let mut raft = channel::raft(line.clone());
-    let empty = || RaftMessage { body: Bytes::new() };
+    let empty = || RaftMessage::default();
     let first = answer(raft.append(empty())).await;
     // Nobody there: the rest would only take time.
     if matches!(first, None | Some(Err(ApiError::Unreachable(_)))) {
@@ -162,11 +162,12 @@ async fn overreach(line: Channel, credentials: &Credentials, mark: &Mark) -> Vec
         ("append to the log", first),
         ("stand for election", answer(raft.vote(empty())).await),
         ("replace the catalogue", answer(raft.install_snapshot(stream::iter([image()]))).await),
-        ("ask for a read index", answer(raft.read_index(wire::ReadIndexRequest {})).await),
+        ("ask for a read index", answer(raft.read_index(wire::ReadIndexRequest::default())).await),
     ];
     if let Ok(repo) = mark.repository() {
         let body = seal_message(COMMAND_VERSION, &Command::CreateRepository { repo });
-        answers.push(("pass on a command", answer(raft.propose(RaftMessage { body })).await));
+        answers
+            .push(("pass on a command", answer(raft.propose(RaftMessage { body, era_plus_one: 0 })).await));
     }
     if let Ok(node) = mark.node() {
         let beat = wire::HeartbeatRequest { node: Some(node.into()), ..Default::default() };
@@ -181,7 +182,7 @@ async fn overreach(line: Channel, credentials: &Credentials, mark: &Mark) -> Vec
 }
 
 fn image() -> wire::SnapshotPart {
-    wire::SnapshotPart { part: Some(wire::snapshot_part::Part::Open(Bytes::new())) }
+    wire::SnapshotPart { era_plus_one: 0, part: Some(wire::snapshot_part::Part::Open(Bytes::new())) }
 }
 
 /// The beginning of an upload as a node that repairs makes it.

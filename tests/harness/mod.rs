@@ -116,6 +116,15 @@ impl Dev {
             farshore().args(["node", "run", "--config"]).arg(config).stderr(Stdio::null()).spawn().unwrap();
         self.single.insert(name.into(), child);
     }
+    /// Waits until a node that was started one by one has ended by itself.
+    pub fn ends(&mut self, name: &str) {
+        let mut child = self.single.remove(name).expect("it was started one by one");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "{name} does not end");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
     fn end_single(&mut self) {
         for (_, mut child) in std::mem::take(&mut self.single) {
             let _ = child.kill();

@@ -16,20 +16,41 @@ use farshore_core::topology::{Name, NodeRecord};
 use farshore_proto::channel::{admin, catalogue};
 use farshore_proto::convert::{common, list, required};
 use farshore_proto::peers::Peers;
-use farshore_proto::status::ApiError;
+use farshore_proto::status::{ApiError, STALE_HEADER};
 use farshore_proto::wire;
 use std::sync::Arc;
+use tonic::metadata::MetadataValue;
 
 /// The catalogue of a cluster, asked through whichever of its nodes answers.
 pub struct GrpcCatalogue {
     conversation: Arc<Conversation>,
     peers: Arc<Peers>,
+    freshness: Freshness,
+}
+
+/// How fresh answers about the catalogue must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Freshness {
+    /// Everything that was acknowledged before the question; a leader with a majority confirms it.
+    #[default]
+    Confirmed,
+    /// Whatever the replica knows that is asked: for the day on which no majority is left.
+    AsFound,
 }
 
 impl GrpcCatalogue {
     /// `peers` learns every node's address from each topology that comes in.
-    pub fn new(conversation: Arc<Conversation>, peers: Arc<Peers>) -> Self {
-        GrpcCatalogue { conversation, peers }
+    pub fn new(conversation: Arc<Conversation>, peers: Arc<Peers>, freshness: Freshness) -> Self {
+        GrpcCatalogue { conversation, peers, freshness }
+    }
+
+    /// A request that says how fresh its answer must be.
+    fn ask<T>(request: T, freshness: Freshness) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(request);
+        if freshness == Freshness::AsFound {
+            request.metadata_mut().insert(STALE_HEADER, MetadataValue::from_static("1"));
+        }
+        request
     }
 
     fn learn(&self, topology: &Topology) {
@@ -43,9 +64,9 @@ impl GrpcCatalogue {
 /// One call, spelled out once: the request is cloned for each attempt (its blobs are shared, not copied).
 macro_rules! ask {
     ($self:ident, $client:ident . $method:ident, $request:expr) => {{
-        let request = $request;
+        let (request, freshness) = ($request, $self.freshness);
         $self.conversation.call(move |channel| {
-            let request = request.clone();
+            let request = GrpcCatalogue::ask(request.clone(), freshness);
             async move { $client(channel).$method(request).await }
         })
     }};

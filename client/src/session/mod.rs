@@ -2,10 +2,13 @@
 //! tonic in this crate.
 
 pub mod conversation;
+pub mod export;
 pub mod grpc;
+pub mod recovery;
 pub mod scrub;
 pub mod topology;
 
 pub use grpc::GrpcCatalogue;
+pub use recovery::Recovery;
 pub use scrub::ScrubResult;
 pub use topology::{Operator, TopologyPlan};

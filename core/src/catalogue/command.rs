@@ -1,6 +1,7 @@
 //! Every change to the catalogue as one closed, versioned enum, and its reply. Ids, times and random values are
 //! inside, so that applying a command is deterministic.
 
+use super::export::ExportRecord;
 use super::record::{
     Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
 };
@@ -80,6 +81,11 @@ pub enum Command {
     StageTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
     /// Enacts changes, all or none, if the topology's epoch is this. Repeating it under the same number is harmless.
     ChangeTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
+    /// An export of the catalogue is durable. A base condemns the exports that it makes useless.
+    RecordExport { export: ExportRecord },
+    /// The catalogue goes on from the replica of `node` alone, or from an export, because all else was lost. What was
+    /// acknowledged after it is not known here, so every session ends: its client asks again what is there.
+    BeginEra { era: u32, node: NodeId },
 }
 
 /// What an operator changes in a repository.

@@ -295,7 +295,23 @@ fn command() -> impl Strategy<Value = Command> {
             let addr = if good { format!("there:{n}") } else { String::new() };
             Command::AdmitNode { node: NodeRecord { addr, capacity, ..node(n.min(NODES - 1)) }, incarnation }
         }),
+        2 => export().prop_map(|export| Command::RecordExport { export }),
+        1 => (1..NODES).prop_map(|n| Command::BeginEra { era: n as u32, node: NodeId(n) }),
     ]
+}
+
+fn export() -> impl Strategy<Value = ExportRecord> {
+    let part =
+        (0..9u8, prop::collection::vec(prop::option::of(1..=NODES), 2..4)).prop_map(|(which, nodes)| {
+            let shard =
+                |node: &Option<u64>| ShardRecord { node: node.map(NodeId), hash: ShardHash([which; 32]) };
+            let shards = nodes.iter().map(shard).collect();
+            ExportPart { pack: PackId([which; 32]), len: 100, scheme: Scheme::new(1, 1, 1).unwrap(), shards }
+        });
+    (0..4u8, any::<bool>(), 0..9u64, prop::collection::vec(part, 0..3)).prop_map(|(id, base, to, parts)| {
+        let from = if base { 0 } else { u64::from(id) };
+        ExportRecord { id: ExportId([id; 16]), base, from, to, time_ms: 0, made_ms: 0, bytes: 100, parts }
+    })
 }
 
 fn resolve(wish: Wish, model: &Model) -> Command {
@@ -356,6 +372,9 @@ fn resolve(wish: Wish, model: &Model) -> Command {
         }
         Wish::Orphan { pack, index, node, session, seen } => {
             let stripe = pack_at(pack as u64).map_or(StripeId([pack as u8; 16]), |pack| pack.stripe.id);
+            // Some are of exports, kept or not.
+            let part = model.exports.iter().flat_map(|export| &export.parts).nth(index.into());
+            let stripe = part.filter(|_| pack > 4).map_or(stripe, ExportPart::stripe);
             let session = session.map(|nth| nth_session(nth).map_or(SessionId([77; 16]), |open| open.id));
             let orphan = Orphan { shard: ShardId { stripe, index }, session, seen };
             Command::CondemnOrphans { node: NodeId(node), copies: vec![orphan] }
@@ -382,12 +401,13 @@ fn resolve(wish: Wish, model: &Model) -> Command {
             Command::PlaceShard { pack, generation, index, node: NodeId(node) }
         }
         Wish::Return { copy } => {
-            let Some(copy) = model.condemned.iter().nth(copy) else {
+            let Some(copy) = model.condemned.iter().nth(copy).copied() else {
                 return Command::Swept { copies: vec![] };
             };
             let pack = model.packs.values().find(|pack| pack.stripe.id == copy.shard.stripe);
+            // A condemned part of an export belongs to no pack.
             let Some((pack, generation)) = pack.map(|pack| (pack.no, pack.stripe.generation)) else {
-                return Command::Swept { copies: vec![*copy] };
+                return Command::Swept { copies: vec![copy] };
             };
             Command::PlaceShard { pack, generation, index: copy.shard.index, node: copy.node }
         }
@@ -471,6 +491,7 @@ fn compare(view: &View, model: &Model) {
         assert_eq!(held, model.held_by(id));
         condemned.extend(every(|at| view.condemned(id, at, 2).unwrap()));
     }
+    assert_eq!(view.exports().unwrap(), model.exports);
     assert_eq!(condemned, model.condemned.iter().copied().collect::<Vec<_>>());
     let counts = view.counts();
     assert_eq!(counts.packs, model.packs.len() as u64);
@@ -684,7 +705,7 @@ fn the_random_commands_reach_every_kind_of_reply() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..400 {
+    for _ in 0..500 {
         let wishes = prop::collection::vec((0..50u64, wish()), 60).new_tree(&mut runner).unwrap().current();
         for (_, reply) in run_model(wishes).0 {
             let word = format!("{:?}", kind(&reply));

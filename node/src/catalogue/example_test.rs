@@ -261,3 +261,43 @@ fn sessions_are_not_opened_without_end() {
     assert!(matches!(open(most + 2, most), Reply::Refused(Refusal::Malformed(_))));
     assert!(matches!(open(most + 3, 7), Reply::SessionOpen { opened: 9 }), "repeating is harmless");
 }
+
+/// No pack names the shards of an export: taken for orphans, they would be deleted one by one, and nobody would notice before
+/// the day on which they are all that is left.
+#[test]
+fn what_a_recorded_export_names_is_no_orphan() {
+    let catalogue = lived_in();
+    let mut tx = catalogue.begin();
+    let mut index = 100;
+    let mut apply = |command| {
+        index += 1;
+        tx.apply(index, &Proposal { time_ms: 77, command }).unwrap()
+    };
+    let export = |which: u8| {
+        let shard = |node| ShardRecord { node: Some(NodeId(node)), hash: ShardHash([which; 32]) };
+        let scheme = farshore_core::erasure::Scheme::new(1, 1, 1).unwrap();
+        let part = ExportPart { pack: PackId([which; 32]), len: 9, scheme, shards: vec![shard(1), shard(2)] };
+        let (id, to) = (ExportId([which; 16]), which.into());
+        ExportRecord { id, base: true, from: 0, to, time_ms: 0, made_ms: 0, bytes: 9, parts: vec![part] }
+    };
+    let orphan = |which: u8, index| {
+        let shard = ShardId { stripe: export(which).parts[0].stripe(), index };
+        let copies = vec![Orphan { shard, session: None, seen: 0 }];
+        Command::CondemnOrphans { node: NodeId(1), copies }
+    };
+    let ended = (0..40).map(|id| SessionId([id; 16])).collect();
+    apply(Command::EndSessions { sessions: ended });
+    for which in 1..=2 {
+        assert_eq!(apply(Command::RecordExport { export: export(which) }), Reply::Done);
+    }
+    for which in 1..=2 {
+        assert_eq!(apply(orphan(which, 0)), Reply::Changed { count: 0 }, "export {which} is kept");
+        assert_eq!(apply(orphan(which, 1)), Reply::Changed { count: 0 }, "nor another's of its stripe");
+    }
+    assert_eq!(apply(orphan(4, 0)), Reply::Changed { count: 1 }, "nobody has recorded 4");
+    let late = apply(Command::RecordExport { export: export(4) });
+    assert_eq!(late, Reply::Refused(Refusal::StillCondemned), "and it cannot be recorded any more");
+    assert_eq!(apply(Command::RecordExport { export: export(3) }), Reply::Done);
+    assert_eq!(apply(orphan(1, 1)), Reply::Changed { count: 1 }, "1 was superseded");
+    assert_eq!(apply(orphan(2, 0)), Reply::Changed { count: 0 });
+}

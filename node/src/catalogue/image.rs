@@ -8,7 +8,7 @@ use super::error::CatalogueError;
 use super::migrate::{check_row, decode};
 use super::read::{Read, Stored};
 use super::tables::*;
-use super::{Catalogue, load};
+use super::{Catalogue, View, load};
 use crate::kv::record::{self, FrozenRecords};
 use farshore_core::host::kv::Table;
 use farshore_core::limits::{IMAGE_PAGE_BYTES, IMAGE_ROWS_READ};
@@ -55,6 +55,11 @@ impl ImageWriter {
     /// State hash that the receiver must arrive at.
     pub fn state_hash(&self) -> StateHash {
         self.head.hash
+    }
+    /// The catalogue that is written, for questions.
+    pub fn view(&self) -> Result<View, CatalogueError> {
+        let state = self.stored().get::<States>(&StateKey)?.unwrap_or_default();
+        Ok(View::new(self.records.clone(), self.generation, self.head, state))
     }
     /// Rows given out so far; the total once `next_page` has answered `None`.
     pub fn rows(&self) -> u64 {

@@ -5,6 +5,8 @@
 //! applied entry and does not change. A whole catalogue travels as an image (`image.rs`), staged beside the live rows
 //! under the next generation and installed by one batch.
 
+pub mod part;
+
 pub mod image;
 
 pub mod safety;
@@ -46,6 +48,7 @@ pub use garbage::{PackUse, RepoUse};
 pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
 pub use live::LiveSet;
 pub use ordinals::Ordinals;
+pub use part::{Part, PartBuilder, PartHeader};
 pub use safety::{Safety, SafetyScan};
 pub use tables::{NoteKey, StateHash};
 pub use tx::Tx;

@@ -31,6 +31,7 @@ pub(super) struct Model {
     pub condemned: BTreeSet<Condemned>,
     pub intent: Intent,
     pub incarnations: BTreeMap<NodeId, u64>,
+    pub exports: Vec<ExportRecord>,
 }
 
 /// A reply without the wording of refusals.
@@ -184,6 +185,52 @@ impl Model {
             Command::CondemnOrphans { node, copies } => self.condemn_orphans(node, copies),
             Command::CompactPacks { repo, pack, from } => self.compact(repo, *pack, &from),
             Command::ChangeRepository { repo, change } => self.change_repository(repo, change),
+            Command::RecordExport { export } => self.record_export(export),
+            Command::BeginEra { .. } => {
+                self.ended.extend(std::mem::take(&mut self.sessions).into_keys());
+                Reply::Done
+            }
+        }
+    }
+
+    fn record_export(&mut self, export: ExportRecord) -> Reply {
+        if export.parts.is_empty() || export.parts.iter().any(|p| p.shards.len() != p.scheme.n()) {
+            return malformed();
+        }
+        if export.to < export.from || (export.base && export.from > 0) {
+            return malformed();
+        }
+        for part in &export.parts {
+            for (index, shard) in (0u8..).zip(&part.shards) {
+                let shard_id = ShardId { stripe: part.stripe(), index };
+                let copy = shard.node.map(|node| Condemned { node, shard: shard_id });
+                if copy.is_some_and(|copy| self.condemned.contains(&copy)) {
+                    return no(Refusal::StillCondemned);
+                }
+            }
+        }
+        self.exports.retain(|known| (known.to, known.id) != (export.to, export.id));
+        let base = export.base;
+        self.exports.push(export);
+        self.exports.sort_by_key(|known| (known.to, known.id));
+        while base && self.exports.iter().filter(|e| e.base).count() > 2 {
+            let oldest = self.exports.iter().position(|e| e.base).unwrap();
+            self.drop_export(oldest);
+        }
+        let kept = self.exports.iter().filter(|e| e.base).map(|e| e.to).collect::<Vec<_>>();
+        while let (true, [first, _]) = (base, kept.as_slice()) {
+            let Some(old) = self.exports.iter().position(|e| !e.base && e.to <= *first) else { break };
+            self.drop_export(old);
+        }
+        Reply::Done
+    }
+
+    fn drop_export(&mut self, at: usize) {
+        for part in self.exports.remove(at).parts {
+            for (index, shard) in (0u8..).zip(&part.shards) {
+                let shard_id = ShardId { stripe: part.stripe(), index };
+                shard.node.into_iter().for_each(|node| self.condemn(node, shard_id));
+            }
         }
     }
 
@@ -299,7 +346,9 @@ impl Model {
             let named = self.packs.values().filter(|pack| pack.stripe.id == shard.stripe).any(|pack| {
                 pack.stripe.shards.get(usize::from(shard.index)).is_some_and(|s| s.node == Some(node))
             });
-            if !awaited && !named {
+            let mut parts = self.exports.iter().flat_map(|export| &export.parts);
+            let exported = parts.any(|part| part.stripe() == shard.stripe);
+            if !awaited && !named && !exported {
                 self.condemn(node, shard);
                 count += 1;
             }
@@ -641,7 +690,7 @@ impl Model {
     }
 
     fn condemn(&mut self, node: NodeId, shard: ShardId) {
-        if self.nodes[&node].state != NodeState::Retired {
+        if self.nodes.get(&node).is_some_and(|known| known.state != NodeState::Retired) {
             self.condemned.insert(Condemned { node, shard });
         }
     }

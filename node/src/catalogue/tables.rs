@@ -5,11 +5,13 @@
 
 use super::ordinals::{Ordinals, Segment};
 use farshore_core::catalogue::{
-    ChunkRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks, SnapshotRecord,
+    ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
+    SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
-    ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
+    ChunkId, ClusterId, ExportId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId,
+    StripeId,
 };
 use farshore_core::topology::{Intent, NodeRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -102,6 +104,8 @@ tables! {
     Settings = 39, RepoId => RepoSettings;
     /// Ids of sessions that have ended, and the log index at which: they are not opened again.
     Ended = 40, SessionId => u64;
+    /// Exports of the catalogue that are not condemned.
+    Exports = 41, ExportKey => ExportRecord;
     /// What operators want of the topology.
     Intents = 44, IntentKey => Intent;
     /// The number that each node's data directory drew when it was new.
@@ -109,8 +113,8 @@ tables! {
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 26] =
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 44, 45];
+pub(crate) const TABLES: [Table; 27] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45];
 
 /// Hash over the state, and the last log entry that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -231,7 +235,7 @@ macro_rules! byte_keys {
         )*
     };
 }
-byte_keys!(ChunkId, PackId, StripeId, RepoId, SessionId, SnapshotId);
+byte_keys!(ExportId, ChunkId, PackId, StripeId, RepoId, SessionId, SnapshotId);
 
 macro_rules! number_keys {
     ($($id:ident),*) => {
@@ -278,6 +282,25 @@ impl<A: FixedKey, B: FixedKey> Key for (A, B) {
 }
 impl<A: FixedKey, B: FixedKey> FixedKey for (A, B) {
     const LEN: usize = A::LEN + B::LEN;
+}
+
+/// Key of [`Exports`]: the newest is the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ExportKey {
+    /// Last log entry in it.
+    pub to: u64,
+    pub id: ExportId,
+}
+
+impl Key for ExportKey {
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.to.to_be_bytes());
+        self.id.write(to);
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (to, id) = bytes.split_first_chunk::<8>()?;
+        Some(ExportKey { to: u64::from_be_bytes(*to), id: ExportId::read(id)? })
+    }
 }
 
 /// Key of [`RepoNames`]: the checked name itself.

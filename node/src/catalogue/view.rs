@@ -6,14 +6,14 @@ use super::read::{Payload, Read, Stored};
 use super::tables::*;
 use crate::kv::record::{FrozenRecords, Row};
 use farshore_core::catalogue::{
-    ChunkRecord, Condemned, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
+    ChunkRecord, Condemned, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
     SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
 };
-use farshore_core::limits::{NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
+use farshore_core::limits::{EXPORTS_MAX, NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{Intent, NodeRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -385,6 +385,11 @@ impl View {
         Ok(self.get::<NextOrdinals>(&repo)?.unwrap_or_default())
     }
 
+    /// Exports of the catalogue that are kept, the newest last.
+    pub fn exports(&self) -> Result<Vec<ExportRecord>, CatalogueError> {
+        Ok(values(self.scan::<Exports>(&Span::all(), EXPORTS_MAX as usize)?))
+    }
+
     fn pack_at(&self, no: Option<PackNo>) -> Result<Option<PackRecord>, CatalogueError> {
         no.map_or(Ok(None), |no| self.pack(no))
     }
@@ -411,6 +416,6 @@ impl Read for View {
         self.stored().raw_get(table, key)
     }
     fn raw_scan(&self, table: Table, span: &Span, limit: usize) -> Result<Vec<Row>, CatalogueError> {
-        self.stored().raw_scan(table, span, limit.min(PAGE_ROWS_MAX.max(NODES_MAX)))
+        self.stored().raw_scan(table, span, limit.min(PAGE_ROWS_MAX.max(NODES_MAX).max(EXPORTS_MAX as usize)))
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Shared;
 use super::compact::compact;
+use super::export;
 use super::retain::{Retain, forget};
 use crate::catalogue::{PackUse, RepoUse, View};
 use crate::plan::{GarbagePlan, Totals, plan_garbage};
@@ -13,15 +14,15 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, CondemnedPack, Reply, RepoChange, SnapshotRecord};
 use farshore_core::id::{PackNo, RepoId, SnapshotId};
 use farshore_core::limits::{
-    CHECKPOINT_KEEP_MS, COLLECT_CALL_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, PAGE_ROWS_MAX,
-    SNAPSHOTS_PER_COMMAND_MAX, SWEEP_COPIES_MAX,
+    CHECKPOINT_KEEP_MS, COLLECT_CALL_MS, EXPORT_MAKE_MS, GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX,
+    PAGE_ROWS_MAX, SNAPSHOTS_PER_COMMAND_MAX, SWEEP_COPIES_MAX,
 };
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::NodeState;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Looking takes at most about a tenth of the leader's time.
 const LOOK_PAUSE_FACTOR: u32 = 10;
@@ -31,9 +32,9 @@ const PACKS_PER_LOOK: usize = 256;
 /// emptied.
 const ROUNDS_MAX: usize = 8;
 
-/// One round at a time on a node, whoever asks for it.
+/// One round at a time on a node, whoever asks for it. Holds since when packs wait for an export.
 #[derive(Default)]
-pub struct Collecting(Mutex<()>);
+pub struct Collecting(Mutex<Option<Instant>>);
 
 /// What a round found and did in one repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -92,13 +93,14 @@ pub async fn collect_now(shared: &Shared, repo: RepoId) -> Result<Collected, Wor
 /// One round over one repository: from one view, so that what is seen fits together.
 /// What is not begun in time after the look is left to the next round, so that nobody waits long for his turn.
 async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFailed> {
-    let _only = shared.collecting.0.lock().await;
+    let mut waiting = shared.collecting.0.lock().await;
     let view = shared.view()?;
     forget_stale(shared, &view, repo).await?;
     let purged = purge_due(shared, &view, repo).await?;
     let view = if purged { shared.view()? } else { view };
     let of = view.repo_use(repo)?;
     let (plan, totals) = plan(&view, &of, shared.timing.compact_below.into()).await?;
+    let may_drop = plan.drop.is_empty() || export_before_drop(shared, of.looked, &mut waiting).await;
     let until = Instant::now() + Duration::from_millis(COLLECT_CALL_MS);
     let in_time = || Instant::now() < until;
     let mut done = Collected { totals, sessions: of.sessions, ..Collected::default() };
@@ -115,7 +117,7 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
             drop_at_once(shared, repo, packs).await?;
         }
     }
-    for packs in batches(&plan.drop).into_iter().take_while(|_| in_time()) {
+    for packs in batches(&plan.drop).into_iter().take_while(|_| may_drop && in_time()) {
         let reply = shared.propose_leading(Command::DropPacks { packs, looked: of.looked }).await?;
         done.dropped += counted(&reply);
     }
@@ -129,11 +131,33 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
         done.compacted = compact(shared, &view, &of, &plan.sparse).await?;
     }
     done.trash = trash_of(&shared.view()?, repo)?.len() as u64;
-    done.busy = purged || !in_time() || done.condemned + done.dropped + done.compacted > 0;
+    done.busy = purged || !may_drop || !in_time() || done.condemned + done.dropped + done.compacted > 0;
     if done.busy {
         tracing::info!(%repo, ?done, "garbage collected");
     }
     Ok(done)
+}
+
+/// What was copied out of a pack must be known to an export before the pack goes: a catalogue rebuilt from an older one
+/// would look for its snapshots' chunks where they were. `false` while that takes longer than a call may, for as long as
+/// an export may take. One that cannot be made holds up nothing, since dropping may be what makes room for it.
+async fn export_before_drop(shared: &Shared, index: u64, waiting: &mut Option<Instant>) -> bool {
+    let why = match timeout(Duration::from_millis(COLLECT_CALL_MS), export::reach(shared, index)).await {
+        Ok(reached) => {
+            *waiting = None;
+            let Err(why) = reached else { return true };
+            why
+        }
+        Err(_) => {
+            let since = *waiting.get_or_insert_with(Instant::now);
+            if since.elapsed() < Duration::from_millis(EXPORT_MAKE_MS) {
+                return false;
+            }
+            WorkFailed("it takes too long".into())
+        }
+    };
+    tracing::warn!(%why, "packs are dropped although no export knows yet what took their place");
+    true
 }
 
 /// The deliberate defect of dropping without a second look.
@@ -301,7 +325,9 @@ impl Worker for Collect {
         drop(view);
         self.after = Some(repo.id);
         self.retain.forget_due(&self.shared, repo.id).await?;
-        collect_once(&self.shared, repo.id).await?;
+        if !self.shared.rests_after_recovery() {
+            collect_once(&self.shared, repo.id).await?;
+        }
         Ok(Pace::Busy)
     }
 

@@ -19,6 +19,8 @@ pub mod orphans;
 
 pub mod execute;
 
+pub mod export;
+
 pub mod scrub;
 
 pub mod sweep;
@@ -34,12 +36,14 @@ pub mod report;
 use crate::catalogue::{CatalogueError, View};
 use crate::config::{Seed, Timing};
 use crate::raft::Consensus;
+use crate::raft::era::is_recent;
 use crate::store::ShardStore;
 use crate::worker::{WorkFailed, Workers};
 use farshore_core::catalogue::{Command, Reply};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::Host;
 use farshore_core::id::ClusterId;
+use farshore_core::limits::RECOVERY_REST_MS;
 use farshore_core::peer::ShardIo;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::peers::Peers;
@@ -79,9 +83,17 @@ pub struct Shared {
     pub repairs: lead::Repairs,
     /// One round of garbage collection at a time.
     pub collecting: collect::Collecting,
+    /// Keeps two exports of the catalogue from being made at once.
+    pub exports: export::Exports,
 }
 
 impl Shared {
+    /// Whether the catalogue was recovered so lately that nothing is deleted by itself.
+    pub fn rests_after_recovery(&self) -> bool {
+        let era = self.consensus.era().unwrap_or(0);
+        is_recent(era, self.host.clock.now_ms(), RECOVERY_REST_MS)
+    }
+
     /// What this replica has applied so far.
     pub fn view(&self) -> Result<View, CatalogueError> {
         self.consensus.catalogue().view()
@@ -127,5 +139,6 @@ impl Shared {
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));
         workers.start(sweep::Sweep(self.clone()));
+        workers.start(export::Exporter::new(self.clone()));
     }
 }

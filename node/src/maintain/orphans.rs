@@ -8,11 +8,12 @@ use crate::catalogue::View;
 use crate::store::Entry;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
-use farshore_core::catalogue::{Command, Condemned, Orphan};
+use farshore_core::catalogue::{Command, Condemned, EXPORT_REPO, Orphan};
 use farshore_core::id::ShardId;
-use farshore_core::limits::ORPHANS_MAX;
+use farshore_core::limits::{EXPORT_LEFT_OVER_MS, ORPHANS_MAX};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Shards looked at before others get a turn.
@@ -31,17 +32,23 @@ pub struct Orphans {
     noticed: BTreeMap<ShardId, u64>,
     /// Orphans of the pass before. A rebuild that is about to be recorded is given the time between two passes.
     before: BTreeMap<ShardId, u64>,
+    /// Parts of exports that are not recorded, and when each was first noticed.
+    parts: BTreeMap<ShardId, Instant>,
 }
 
 impl Orphans {
     /// A pass that begins with the first shard.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let (noticed, before) = Default::default();
-        Orphans { shared, after: None, began: Instant::now(), noticed, before }
+        let (noticed, before, parts) = Default::default();
+        Orphans { shared, after: None, began: Instant::now(), noticed, before, parts }
     }
 
     fn note(&mut self, view: &View, shard: ShardId, entry: &Entry) -> Result<Option<Orphan>, WorkFailed> {
         if is_wanted(&self.shared, view, shard)? {
+            return Ok(None);
+        }
+        // No pack names the parts of an export.
+        if entry.repo == EXPORT_REPO && !self.is_left_over(view, shard)? {
             return Ok(None);
         }
         if let Some(session) = entry.session
@@ -55,6 +62,21 @@ impl Orphans {
             self.noticed.insert(shard, seen);
         }
         Ok(known.map(|seen| Orphan { shard, session: entry.session, seen }))
+    }
+}
+
+impl Orphans {
+    /// Whether a part of an export belongs to none that is kept, nor to one that may still be recorded.
+    fn is_left_over(&mut self, view: &View, shard: ShardId) -> Result<bool, WorkFailed> {
+        if view.exports()?.iter().flat_map(|export| &export.parts).any(|part| part.stripe() == shard.stripe) {
+            self.parts.remove(&shard);
+            return Ok(false);
+        }
+        if self.parts.len() >= NOTICED_MAX && !self.parts.contains_key(&shard) {
+            return Ok(false);
+        }
+        let noticed = *self.parts.entry(shard).or_insert_with(Instant::now);
+        Ok(noticed.elapsed() >= Duration::from_millis(EXPORT_LEFT_OVER_MS))
     }
 }
 
@@ -77,7 +99,7 @@ impl Worker for Orphans {
     }
 
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
-        if self.shared.view()?.cluster().is_none() {
+        if self.shared.view()?.cluster().is_none() || self.shared.rests_after_recovery() {
             return Ok(Pace::Idle);
         }
         if self.after.is_none() {

@@ -123,9 +123,11 @@ impl Pulse {
         let channel =
             channel.ok_or_else(|| ApiError::Unreachable(format!("no address is known for node {to}")))?;
         let Load { used, free, shards, bad_found } = load;
+        let era = self.shared.consensus.era();
         let passport = self.shared.consensus.passport();
         let incarnation = passport.incarnation();
-        let beat = Heartbeat { node: self.shared.own.clone(), used, free, shards, bad_found, incarnation };
+        let own = self.shared.own.clone();
+        let beat = Heartbeat { node: own, used, free, shards, bad_found, incarnation, era };
         let mut client = channel::raft(channel);
         // Soon enough to try once more before the silence is noticed.
         match tokio::time::timeout(
@@ -135,7 +137,9 @@ impl Pulse {
         .await
         {
             Ok(answer) => {
-                let answer = answer.map_err(ApiError::from_status)?.into_inner();
+                let answer = answer.map_err(ApiError::from_status);
+                let answer = answer.inspect_err(|error| self.shared.consensus.heard_of_era(error));
+                let answer = answer?.into_inner();
                 if let Some(leader) = answer.leader {
                     // A newcomer may never have heard of it: it is no older than the configuration allows.
                     let leader = NodeRecord::try_from(leader)?;

@@ -7,7 +7,7 @@ use super::Shared;
 use crate::store::StoreError;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
-use farshore_core::catalogue::{Command, PackRecord};
+use farshore_core::catalogue::{Command, EXPORT_REPO, PackRecord};
 use farshore_core::id::{NodeId, PackNo, ShardHash, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::mutant::{Mutant, mutant};
@@ -23,7 +23,7 @@ pub struct Progress {
     pub checked: u64,
     /// Held when the pass began.
     pub total: u64,
-    /// Held and not whole.
+    /// Held and not whole, exports of the catalogue aside.
     pub bad: u64,
     /// Recorded here and not held.
     pub missing: u64,
@@ -42,7 +42,9 @@ pub async fn pass(shared: &Shared, mut tell: impl FnMut(Progress)) -> Result<Pro
         for (shard, entry) in &page {
             progress.checked += 1;
             progress.bytes += entry.file_len;
-            progress.bad += u64::from(!look(shared, *shard, entry.hash).await?);
+            let whole = look(shared, *shard, entry.hash).await?;
+            // Nobody rebuilds single shards of an export: it has many to spare, and is made anew each day.
+            progress.bad += u64::from(!whole && entry.repo != EXPORT_REPO);
             if progress.checked.is_multiple_of(TELL_EVERY) {
                 tell(progress);
             }

@@ -7,6 +7,8 @@ pub mod look;
 
 pub mod repair;
 
+pub mod export;
+
 pub mod garbage;
 
 pub mod retention;

@@ -10,6 +10,7 @@ use farshore_core::id::NodeId;
 use farshore_core::limits::COMMAND_BYTES_MAX;
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_proto::channel;
+use farshore_proto::convert::raft::era_to_wire;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::raft_client::RaftClient;
 use farshore_proto::wire::{RaftMessage, ReadIndexRequest};
@@ -207,7 +208,8 @@ impl Consensus {
 
     async fn propose_there(&self, leader: NodeId, body: Bytes, deadline: Instant) -> Result<Reply, Attempt> {
         let mut client = self.client(leader)?;
-        let call = self.inner.passport.stamp(leader, RaftMessage { body });
+        let message = RaftMessage { body, era_plus_one: era_to_wire(self.era()) };
+        let call = self.inner.passport.stamp(leader, message);
         let answer = self.while_led_by(leader, within(left(deadline), client.propose(call))).await?;
         open_message(MESSAGE_VERSION, &answer.body)
             .map_err(|e| Attempt::Give(ConsensusError::Invalid(format!("the leader's answer: {e}"))))
@@ -232,7 +234,8 @@ impl Consensus {
 
     async fn confirm_there(&self, leader: NodeId, deadline: Instant) -> Result<u64, Attempt> {
         let mut client = self.client(leader)?;
-        let call = self.inner.passport.stamp(leader, ReadIndexRequest {});
+        let request = ReadIndexRequest { era_plus_one: era_to_wire(self.era()) };
+        let call = self.inner.passport.stamp(leader, request);
         let answer = self.while_led_by(leader, within(left(deadline), client.read_index(call))).await?;
         Ok(answer.index)
     }
@@ -246,7 +249,10 @@ impl Consensus {
         let mut leadership = self.leadership();
         let answer = tokio::select! {
             biased;
-            answer = call => answer.map_err(Attempt::from_status)?,
+            answer = call => answer.map_err(|status| {
+                self.heard_of_era(&ApiError::from_status(status.clone()));
+                Attempt::from_status(status)
+            })?,
             _ = leadership.wait_for(|now| now.leader != Some(leader)) => {
                 return Err(Attempt::Again("the leader has changed".into()));
             }
@@ -278,7 +284,8 @@ impl Attempt {
 }
 
 /// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others
-/// hold. Where a rebuilt shard lies, and which packs are garbage, is the leader's own word and never passed on.
+/// hold. Where a rebuilt shard or an export lies, and which packs are garbage, is the leader's own word and never passed
+/// on, and an era begins by an operator's hand at a stopped node.
 fn may_pass_on(from: NodeId, command: &Command) -> bool {
     match command {
         Command::ShardBad { node, .. } => *node == from,
@@ -288,7 +295,9 @@ fn may_pass_on(from: NodeId, command: &Command) -> bool {
         | Command::CondemnPacks { .. }
         | Command::RevivePacks { .. }
         | Command::DropPacks { .. }
-        | Command::CompactPacks { .. } => false,
+        | Command::CompactPacks { .. }
+        | Command::RecordExport { .. }
+        | Command::BeginEra { .. } => false,
         _ => true,
     }
 }
@@ -330,5 +339,6 @@ mod tests {
         assert!(may_pass_on(own, &orphans(own)) && !may_pass_on(own, &orphans(other)));
         assert!(!may_pass_on(own, &Command::CondemnPacks { packs: vec![] }));
         assert!(!may_pass_on(own, &Command::DropPacks { packs: vec![], looked: 0 }));
+        assert!(!may_pass_on(own, &Command::BeginEra { era: 1, node: own }));
     }
 }

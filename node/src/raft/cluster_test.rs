@@ -3,8 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "tests stand outside the seams")]
 
 use super::image::{Frozen, Moved};
+use super::mark::MARK_FILE;
 use super::membership::MembershipError;
 use super::passport::Passport;
+use super::reseat::{Seat as NewSeat, inspect, is_whole, reseat};
 use super::testkit::SlotDisk;
 use super::types::{MESSAGE_VERSION, Types, Vote, seal_message};
 use super::{Consensus, ConsensusError, RaftTuning};
@@ -13,10 +15,11 @@ use crate::identity::{Claim, Identity};
 use crate::kv::memory::MemoryKv;
 use crate::rpc::raft::{HeartbeatSink, RaftService};
 use async_trait::async_trait;
-use farshore_core::catalogue::{Command, Reply, SnapshotKind, SnapshotRecord};
+use farshore_core::catalogue::{Command, Reply, RepoRecord, SnapshotKind, SnapshotRecord};
 use farshore_core::host::real::{NoStorage, OsEntropy, Processors, SystemClock, TcpNet};
 use farshore_core::host::{ByteStream, Host, Kv, Listener, Net, WallClock};
 use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId, SnapshotId};
+use farshore_core::policy::Policy;
 use farshore_core::topology::{NodeRecord, NodeState};
 use farshore_proto::channel::{self, connect};
 use farshore_proto::peers::Peers;
@@ -247,11 +250,105 @@ async fn without_a_majority_the_silent_are_named_and_a_deposed_time_is_bounded()
     assert!(matches!(nodes[0].raft.propose(form).await, Err(ConsensusError::Stopped(_))));
 }
 
+/// Two of three voters die for good, after they have acknowledged something that the third never heard of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_three_goes_on_alone_and_the_others_cannot_undo_it() {
+    let mut seats = seats(3, Arc::new(TcpNet)).await;
+    let mut nodes = Vec::new();
+    for seat in &seats {
+        nodes.push(seat.start(&seats, tuning()).await);
+    }
+    let voters: Vec<_> = seats.iter().map(|seat| (seat.id, seat.addr.clone())).collect();
+    nodes[0].raft.bootstrap(&voters).await.unwrap();
+    nodes[0].raft.propose(Command::FormCluster { cluster: ClusterId([7; 16]) }).await.unwrap();
+    for (n, seat) in seats.iter().enumerate() {
+        nodes[0].put(seat, n).await.unwrap();
+    }
+    let repo = a_repo();
+    nodes[0].raft.propose(Command::CreateRepository { repo: repo.clone() }).await.unwrap();
+    let session = SessionId([5; 16]);
+    nodes[0].raft.propose(Command::OpenSession { session, repo: repo.id, seen: 0 }).await.unwrap();
+    nodes[2].raft.read_index().await.unwrap();
+    nodes.pop().unwrap().kill().await;
+    for n in 10..14 {
+        nodes[1].put(&seats[0], n).await.unwrap();
+    }
+    for node in nodes {
+        node.kill().await;
+    }
+
+    let last = &seats[2];
+    let catalogue = Catalogue::open(last.kv.clone()).unwrap();
+    let disk = || Arc::new(last.disk.clone());
+    let found = inspect(last.kv.clone(), disk(), &catalogue).await.unwrap();
+    assert_eq!((found.era, found.voters.len(), found.pristine), (0, 3, false));
+    let members = voters.iter().cloned().collect();
+    let seat = NewSeat { own: last.id, members, era: 9, now_ms: 0 };
+    reseat(last.kv.clone(), disk(), &catalogue, &seat).await.unwrap();
+    assert_eq!(inspect(last.kv.clone(), disk(), &catalogue).await.unwrap().era, 9);
+    drop(catalogue);
+
+    let alone = last.start(&seats, tuning()).await;
+    alone.put(last, 2).await.unwrap();
+    let view = alone.raft.catalogue().view().unwrap();
+    assert_eq!(view.repo(repo.id).unwrap(), Some(repo), "what it knew is there");
+    assert_eq!(view.session(session).unwrap(), None, "and every session has ended");
+    assert_eq!(view.node(seats[0].id).unwrap().unwrap().name.as_str(), "n0", "what it never knew is not");
+    assert_eq!(alone.raft.era(), Some(9));
+
+    // A lost voter turns up with all it had. It takes nothing from the new era, gives nothing to it, and stops.
+    let ghost = seats[0].start(&seats, tuning()).await;
+    let before = ghost.picture();
+    let why = tokio::time::timeout(Duration::from_secs(20), ghost.raft.stopped()).await.unwrap();
+    assert!(why.contains("era 9"), "{why}");
+    assert_eq!(ghost.picture(), before);
+    ghost.kill().await;
+    alone.put(last, 3).await.unwrap();
+
+    // With an empty replica it is one of many.
+    (seats[0].kv, seats[0].disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+    let taken_in = seats[0].start(&seats, tuning()).await;
+    eventually("it has learnt the catalogue", || taken_in.picture() == alone.picture()).await;
+    assert_eq!(taken_in.raft.era(), Some(9));
+    assert!(alone.raft.standing().learners.contains(&seats[0].id));
+    taken_in.put(&seats[0], 50).await.unwrap();
+}
+
+fn a_repo() -> RepoRecord {
+    RepoRecord {
+        id: RepoId([4; 16]),
+        name: "repo".parse().unwrap(),
+        policy: Policy { regions: 1, nodes: 0, providers: 0, floor_nodes: 1 },
+        sealed_config: vec![1],
+        key_slots: vec![],
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_recovery_is_noticed_and_looking_leaves_no_trace() {
+    let (kv, disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+    let catalogue = Catalogue::open(kv.clone()).unwrap();
+    let found = inspect(kv.clone(), Arc::new(disk.clone()), &catalogue).await.unwrap();
+    assert!(found.pristine && disk.file(MARK_FILE).is_none(), "a mark would make it look like an old node");
+    let whole = || is_whole(kv.clone(), &disk, &catalogue);
+    assert!(whole().await.unwrap());
+    let seat = NewSeat { own: NodeId(1), members: Default::default(), era: 1, now_ms: 0 };
+    // The mark's two slots are made, then the disk fails.
+    disk.tear_after(3);
+    reseat(kv.clone(), Arc::new(disk.clone()), &catalogue, &seat).await.unwrap_err();
+    assert!(!whole().await.unwrap());
+    disk.tear_after(usize::MAX);
+    reseat(kv.clone(), Arc::new(disk.clone()), &catalogue, &seat).await.unwrap();
+    assert!(whole().await.unwrap());
+    let found = inspect(kv.clone(), Arc::new(disk.clone()), &catalogue).await.unwrap();
+    assert_eq!((found.era, found.voters.len()), (1, 1));
+}
+
 /// A message stream of an image that ends after `parts` messages.
 fn image_of(node: &Node, vote: Vote, parts: usize) -> impl Stream<Item = SnapshotPart> + Send + 'static {
     let frozen = Frozen::of(node.raft.catalogue()).unwrap();
     let open = seal_message(MESSAGE_VERSION, &(vote, frozen.meta().unwrap()));
-    frozen.parts(open, Moved::default(), oneshot::channel().0).take(parts)
+    frozen.parts(open, 0, Moved::default(), oneshot::channel().0).take(parts)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -275,13 +372,13 @@ async fn strangers_liars_and_garbage_change_nothing() {
     let forged =
         AppendEntriesRequest::<Types> { vote, prev_log_id: None, entries: vec![], leader_commit: None };
     let body = seal_message(MESSAGE_VERSION, &forged);
-    let liar = dial(&seats[1], &seats[0]).append(RaftMessage { body }).await;
+    let liar = dial(&seats[1], &seats[0]).append(RaftMessage { body, era_plus_one: 0 }).await;
     assert_eq!(liar.map_err(code).unwrap_err(), Code::PermissionDenied);
     let body = seal_message(MESSAGE_VERSION, &VoteRequest::new(Vote::new(99, seats[0].id.0), None));
-    let liar = dial(&seats[1], &seats[0]).vote(RaftMessage { body }).await;
+    let liar = dial(&seats[1], &seats[0]).vote(RaftMessage { body, era_plus_one: 0 }).await;
     assert_eq!(liar.map_err(code).unwrap_err(), Code::PermissionDenied);
     for body in [vec![], vec![9], vec![1, 255, 255, 255], vec![1; 4096]] {
-        let message = RaftMessage { body: body.into() };
+        let message = RaftMessage { body: body.into(), era_plus_one: 0 };
         let mut client = dial(&seats[1], &seats[0]);
         assert_eq!(client.append(message.clone()).await.map_err(code).unwrap_err(), Code::InvalidArgument);
         assert_eq!(client.vote(message.clone()).await.map_err(code).unwrap_err(), Code::InvalidArgument);

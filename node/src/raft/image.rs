@@ -10,6 +10,7 @@ use crate::catalogue::{
 use bytes::Bytes;
 use farshore_core::host::kv::Table;
 use farshore_core::limits::RAFT_IMAGE_STALL_MS;
+use farshore_proto::convert::raft::{era_from_wire, era_to_wire};
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::snapshot_part::Part;
 use farshore_proto::wire::{SnapshotClose, SnapshotPage, SnapshotPart, SnapshotRow};
@@ -93,6 +94,7 @@ impl Frozen {
     pub fn parts(
         self,
         open: Bytes,
+        era: u32,
         moved: Moved,
         failed: oneshot::Sender<StorageError>,
     ) -> impl Stream<Item = SnapshotPart> + Send + 'static {
@@ -100,7 +102,9 @@ impl Frozen {
         stream::unfold(sending, move |mut sending| {
             moved.note();
             let part = sending.next();
-            async move { part.map(|part| (SnapshotPart { part: Some(part) }, sending)) }
+            let said = matches!(part, Some(Part::Open(_))).then_some(era);
+            let era_plus_one = era_to_wire(said);
+            async move { part.map(|part| (SnapshotPart { era_plus_one, part: Some(part) }, sending)) }
         })
     }
 }
@@ -207,21 +211,30 @@ impl ImageParts {
         ImageParts { stream }
     }
 
-    /// The first message: who leads, and what the image says about itself.
-    pub async fn open(&mut self) -> Result<(Vote, SnapshotMeta), ApiError> {
-        match self.next().await? {
+    /// The first message: the era, who leads, and what the image says about itself.
+    pub async fn open(&mut self) -> Result<(Option<u32>, Vote, SnapshotMeta), ApiError> {
+        let (era, part) = self.message().await?;
+        match part {
             Part::Open(open) => {
-                open_message(MESSAGE_VERSION, &open).map_err(|e| ApiError::Invalid(format!("image: {e}")))
+                let (vote, meta) = open_message(MESSAGE_VERSION, &open)
+                    .map_err(|e| ApiError::Invalid(format!("image: {e}")))?;
+                Ok((era, vote, meta))
             }
             _ => Err(ApiError::Invalid("an image begins by saying what it is".into())),
         }
     }
 
     async fn next(&mut self) -> Result<Part, ApiError> {
+        Ok(self.message().await?.1)
+    }
+
+    async fn message(&mut self) -> Result<(Option<u32>, Part), ApiError> {
         let stall = Duration::from_millis(RAFT_IMAGE_STALL_MS);
         let part = tokio::time::timeout(stall, self.stream.message()).await;
         let part = part.map_err(|_| ApiError::Unreachable("the image stopped coming".into()))??;
-        part.and_then(|part| part.part).ok_or_else(|| ApiError::Invalid("the image ends early".into()))
+        let early = || ApiError::Invalid("the image ends early".into());
+        let SnapshotPart { era_plus_one, part } = part.ok_or_else(early)?;
+        Ok((era_from_wire(era_plus_one), part.ok_or_else(early)?))
     }
 
     /// Stages every page; nothing is live yet.

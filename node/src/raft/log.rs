@@ -174,10 +174,29 @@ impl LogStore {
         self.reader.ends().last.is_none() && self.mark.promise() == Promise::default()
     }
 
+    /// Whether a store has never had a log, or has lost all of it. Changes nothing, unlike opening it.
+    pub(super) fn holds_nothing(kv: Arc<dyn Kv>) -> Result<bool, RaftStoreError> {
+        let records = Records::new(kv);
+        let vote: Option<Vote> = meta(&records, VOTE)?;
+        let purged: Option<LogId> = meta(&records, PURGED)?;
+        let entries = records.scan(LOG, &key(0), &[0xff; 9], 1)?;
+        Ok(vote.is_none() && purged.is_none() && entries.is_empty())
+    }
+
+    /// The last entry, purged or not.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.reader.ends().last
+    }
+
+    /// Reads this log, also after openraft has taken it over.
+    pub(super) fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
     fn put_meta<T: Serialize>(&self, key: &[u8], value: &T) -> Result<(), KvError> {
         self.reader.records.write(vec![put(META, key, VERSION, &encode(value))])
     }
-    async fn store_vote(&mut self, vote: &Vote) -> Result<(), RaftStoreError> {
+    pub(super) async fn store_vote(&mut self, vote: &Vote) -> Result<(), RaftStoreError> {
         self.put_meta(VOTE, vote)?;
         if mutant(Mutant::VoteForgotten) {
             return Ok(());
@@ -185,7 +204,7 @@ impl LogStore {
         self.reader.records.flush().await?;
         Ok(self.mark.set_vote(*vote).await?)
     }
-    async fn store_entries(&mut self, entries: Vec<Entry>) -> Result<(), RaftStoreError> {
+    pub(super) async fn store_entries(&mut self, entries: Vec<Entry>) -> Result<(), RaftStoreError> {
         let Some(last) = entries.last().map(|e| e.log_id) else { return Ok(()) };
         let ends = self.reader.ends();
         let first = entries.first().map_or(0, |e| e.log_id.index);
@@ -229,7 +248,7 @@ impl LogStore {
         }
         Ok(self.reader.records.flush().await?)
     }
-    async fn drop_head(&mut self, upto: LogId) -> Result<(), RaftStoreError> {
+    pub(super) async fn drop_head(&mut self, upto: LogId) -> Result<(), RaftStoreError> {
         let ends = self.reader.ends();
         if ends.purged.is_some_and(|purged| purged.index >= upto.index) {
             return Ok(());
@@ -263,6 +282,16 @@ impl LogReader {
     }
     fn set_ends(&self, ends: Ends) {
         *self.ends.lock().expect("no holder of this lock panics") = ends;
+    }
+
+    /// Index of the first entry that was not purged.
+    pub fn first(&self) -> u64 {
+        self.ends().first
+    }
+
+    /// Some entries from `from` on, about a megabyte; none at the end of the log. What was purged is left out.
+    pub fn page(&self, from: u64) -> Result<Vec<Entry>, RaftStoreError> {
+        self.read_some(from, u64::MAX, READ_BYTES_MAX)
     }
 
     /// All entries of `from..to` that the log has: every index between its ends, or an error.

@@ -46,6 +46,12 @@ impl Machine {
         machine
     }
 
+    /// Applies entries to a stopped replica's catalogue, as they were applied when they were new.
+    pub fn replay(catalogue: &Catalogue, entries: &[Entry]) -> Result<(), String> {
+        let machine = Machine { catalogue: catalogue.clone(), has_image: false, sweeping: None };
+        machine.apply_all(entries).map(drop).map_err(|(at, why)| format!("log entry {}: {why}", at.index))
+    }
+
     /// Removes what no live catalogue needs any more, page by page, beside everything else.
     fn sweep(&mut self) {
         let catalogue = self.catalogue.clone();

@@ -3,6 +3,8 @@
 //!
 //! The flow: propose → leader stamps the time → log (durable, marked) → quorum → `machine` applies → reply.
 
+pub mod reseat;
+
 pub mod membership;
 
 pub mod voters;
@@ -21,6 +23,8 @@ pub mod log;
 
 pub mod mark;
 
+pub mod era;
+
 pub mod types;
 
 #[cfg(test)]
@@ -36,12 +40,13 @@ pub use calls::ConsensusError;
 pub use log::RaftStoreError;
 
 use crate::catalogue::Catalogue;
+use crate::raft::era::{Behind, era_of};
 use crate::raft::image::{Image, ImageParts, refused};
-use crate::raft::log::LogStore;
+use crate::raft::log::{LogReader, LogStore};
 use crate::raft::machine::Machine;
 use crate::raft::network::{Heard, Network};
 use crate::raft::passport::Passport;
-use crate::raft::types::{Metrics, Replica, ScopedRuntime, Snapshot, SnapshotMeta, Vote};
+use crate::raft::types::{Entry, Metrics, Replica, ScopedRuntime, Snapshot, SnapshotMeta, Vote};
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv};
 use farshore_core::id::NodeId;
@@ -150,6 +155,8 @@ struct Inner {
     peers: Arc<Peers>,
     passport: Passport,
     heard: Heard,
+    behind: Behind,
+    log: LogReader,
     tuning: RaftTuning,
     leadership: watch::Receiver<Leadership>,
     /// Commands this node has under way; more wait.
@@ -177,8 +184,15 @@ impl Consensus {
         let promised = log.vote().unwrap_or_default().leader_id;
         let heard = Heard::default();
         let pause = Duration::from_millis(tuning.heartbeat_ms);
-        let (book, papers, signs) = (peers.clone(), passport.clone(), heard.clone());
-        let network = Network { peers: book, passport: papers, heard: signs, pause };
+        let behind = Behind::default();
+        let network = Network {
+            peers: peers.clone(),
+            passport: passport.clone(),
+            heard: heard.clone(),
+            behind: behind.clone(),
+            pause,
+        };
+        let reader = log.reader();
         let machine = Machine::new(catalogue.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
         let replica = replica.map_err(|e| RaftStoreError::Start(e.to_string()))?;
@@ -196,6 +210,8 @@ impl Consensus {
             peers,
             passport,
             heard,
+            behind,
+            log: reader,
             tuning,
             leadership,
             proposals: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
@@ -254,6 +270,29 @@ impl Consensus {
     pub fn heard(&self, node: NodeId) {
         self.inner.heard.note(node);
     }
+    /// Era of this replica's log; `None` while it has taken part in nothing.
+    pub fn era(&self) -> Option<u32> {
+        let metrics = self.inner.replica.metrics();
+        let metrics = metrics.borrow();
+        let term = metrics.vote.leader_id.term;
+        (term > 0 || metrics.last_log_index.is_some()).then(|| era_of(term))
+    }
+    /// Refuses a message of another era; one of a later era ends this replica.
+    pub fn check_era(&self, theirs: Option<u32>) -> Result<(), ApiError> {
+        era::check(self.era(), theirs, &self.inner.behind)
+    }
+    /// Notes what an answer to a call of ours tells about eras.
+    pub fn heard_of_era(&self, answer: &ApiError) {
+        if let (ApiError::LeftBehind(theirs), Some(own)) = (answer, self.era()) {
+            self.inner.behind.hear(own, *theirs);
+        }
+    }
+    /// Some entries of this replica's log from `from` on; `None` if that one was purged.
+    pub fn entries(&self, from: u64) -> Result<Option<Vec<Entry>>, RaftStoreError> {
+        let entries = self.inner.log.page(from)?;
+        let reaches = entries.first().is_none_or(|first| first.log_id.index == from);
+        Ok((reaches && self.inner.log.first() <= from).then_some(entries))
+    }
     /// openraft's handle, for the service between nodes.
     pub(crate) fn replica(&self) -> &Replica {
         &self.inner.replica
@@ -290,6 +329,7 @@ impl Consensus {
                 Err(_) => "shut down".into(),
             },
             why = self.inner.catalogue.failed() => why,
+            why = self.inner.behind.left() => why,
         }
     }
 

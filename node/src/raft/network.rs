@@ -4,6 +4,7 @@
 //! never get through a slow link that way, so an append runs in its own task: the next attempt that starts at the same
 //! entry joins it, and an empty append goes along so that the follower knows its leader lives.
 
+use super::era::{Behind, era_of};
 use super::image::{Image, Moved};
 use super::passport::Passport;
 use super::types::{LogId, MESSAGE_VERSION, Snapshot, Types, Vote, open_message, seal_message};
@@ -11,6 +12,7 @@ use farshore_core::host::task::Owned;
 use farshore_core::id::NodeId;
 use farshore_core::limits::{RAFT_APPEND_MS, RAFT_IMAGE_STALL_MS};
 use farshore_proto::channel;
+use farshore_proto::convert::raft::era_to_wire;
 use farshore_proto::peers::Peers;
 use farshore_proto::wire::RaftMessage;
 use farshore_proto::wire::raft_client::RaftClient;
@@ -22,7 +24,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -61,6 +63,7 @@ pub struct Network {
     pub(super) peers: Arc<Peers>,
     pub(super) passport: Passport,
     pub(super) heard: Heard,
+    pub(super) behind: Behind,
     /// Pause before an unreachable node is tried again.
     pub(super) pause: Duration,
 }
@@ -74,8 +77,15 @@ impl RaftNetworkFactory<Types> for Network {
         if self.peers.addr(target).is_none() {
             self.peers.set(target, &node.addr);
         }
-        let (peers, passport, heard) = (self.peers.clone(), self.passport.clone(), self.heard.clone());
-        Link { target, peers, passport, heard, pause: self.pause, flight: None }
+        Link {
+            target,
+            peers: self.peers.clone(),
+            passport: self.passport.clone(),
+            heard: self.heard.clone(),
+            behind: self.behind.clone(),
+            pause: self.pause,
+            flight: None,
+        }
     }
 }
 
@@ -85,6 +95,7 @@ pub struct Link {
     peers: Arc<Peers>,
     passport: Passport,
     heard: Heard,
+    behind: Behind,
     pause: Duration,
     flight: Option<Flight>,
 }
@@ -120,12 +131,13 @@ impl Link {
         ttl: Duration,
     ) -> impl Future<Output = Result<Appended, Status>> + Send + 'static {
         let client = self.client();
-        let message = RaftMessage { body: seal_message(MESSAGE_VERSION, append) };
-        let call = self.passport.stamp(self.target, message);
-        let (heard, target) = (self.heard.clone(), self.target);
+        let call = self.passport.stamp(self.target, message(append.vote, append));
+        let (heard, behind, target) = (self.heard.clone(), self.behind.clone(), self.target);
+        let era = era_of(append.vote.leader_id.term);
         async move {
             let mut client = client?;
-            let answer = within(ttl, client.append(call)).await?;
+            let answer = within(ttl, client.append(call)).await;
+            let answer = answer.inspect_err(|status| behind.hear_status(era, status))?;
             heard.note(target);
             answered(answer)
         }
@@ -179,7 +191,8 @@ impl Link {
         let open = seal_message(MESSAGE_VERSION, &(vote, snapshot.meta));
         let moved = Moved::default();
         let (failed, failure) = oneshot::channel();
-        let parts = self.passport.stamp(self.target, image.parts(open, moved.clone(), failed));
+        let parts = image.parts(open, era_of(vote.leader_id.term), moved.clone(), failed);
+        let parts = self.passport.stamp(self.target, parts);
         let answer = tokio::select! {
             biased;
             answer = client.install_snapshot(parts) => answer,
@@ -215,6 +228,12 @@ async fn deposed(beat: impl Future<Output = Result<Appended, Status>>) -> Append
         Ok(higher @ Appended::HigherVote(_)) => higher,
         _ => std::future::pending().await,
     }
+}
+
+/// A message that speaks for the holder of `vote`.
+fn message<T: Serialize>(vote: Vote, body: &T) -> RaftMessage {
+    let era_plus_one = era_to_wire(Some(era_of(vote.leader_id.term)));
+    RaftMessage { body: seal_message(MESSAGE_VERSION, body), era_plus_one }
 }
 
 /// Bounds a call on our side too: the far side may never see the deadline in the header.
@@ -259,9 +278,10 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<VoteResponse<u64>, CallError> {
         let call = async {
             let mut client = self.client()?;
-            let body = seal_message(MESSAGE_VERSION, &vote);
-            let call = self.passport.stamp(self.target, RaftMessage { body });
-            let answer = within(option.hard_ttl(), client.vote(call)).await?;
+            let call = self.passport.stamp(self.target, message(vote.vote, &vote));
+            let answer = within(option.hard_ttl(), client.vote(call)).await;
+            let era = era_of(vote.vote.leader_id.term);
+            let answer = answer.inspect_err(|status| self.behind.hear_status(era, status))?;
             self.heard.note(self.target);
             answered(answer)
         };

@@ -73,8 +73,9 @@ impl Disk for SlotDisk {
     async fn rename(&self, _: &str, _: &str) -> io::Result<()> {
         unused()
     }
-    async fn remove(&self, _: &str) -> io::Result<()> {
-        unused()
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        self.put(name, None);
+        Ok(())
     }
     async fn sync_dir(&self, _: &str) -> io::Result<()> {
         Ok(())

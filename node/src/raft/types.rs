@@ -33,6 +33,8 @@ pub type Replica = openraft::Raft<Types>;
 pub type LogId = openraft::LogId<u64>;
 /// Whom a replica follows.
 pub type Vote = openraft::Vote<u64>;
+/// What an entry carries.
+pub type EntryPayload = openraft::EntryPayload<Types>;
 /// One entry of the log.
 pub type Entry = openraft::Entry<Types>;
 /// Voters and learners, and the entry that named them.

@@ -5,7 +5,7 @@ use super::auth::{self, Right};
 use super::{answer, internal, topology};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
-use crate::maintain::{collect, scrub};
+use crate::maintain::{collect, export, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
 use farshore_core::id::{NodeId, RepoId};
@@ -15,9 +15,9 @@ use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    ApplyTopologyRequest, CollectGarbageRequest, GarbageReport, NodeStatus, PlanTopologyReply,
-    PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest, StageTopologyRequest, StatusReply,
-    StatusRequest, TopologyReply, admin_server,
+    ApplyTopologyRequest, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest, GarbageReport,
+    NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest,
+    StageTopologyRequest, StatusReply, StatusRequest, TopologyReply, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -159,6 +159,24 @@ impl AdminService {
         Ok(garbage_report(&collected.map_err(internal)?, unswept))
     }
 
+    /// Asked of another node than the leader, the caller tries the next.
+    async fn export(&self) -> Result<ExportCatalogueReply, ApiError> {
+        if !self.shared.consensus.is_leader() {
+            return Err(ApiError::NoQuorum("this node does not lead".into()));
+        }
+        let made = export::export_now(&self.shared).await.map_err(internal)?;
+        let scheme = made.parts.first().map(|part| part.scheme);
+        Ok(ExportCatalogueReply {
+            id: Bytes::copy_from_slice(made.id.as_bytes()),
+            to: made.to,
+            catalogue_ms: made.time_ms,
+            bytes: made.bytes,
+            parts: made.parts.len() as u32,
+            k: scheme.map_or(0, |scheme| scheme.k() as u32),
+            n: scheme.map_or(0, |scheme| scheme.n() as u32),
+        })
+    }
+
     /// Runs a pass in its own task; hanging up ends it.
     fn scrub(&self) -> Progresses {
         let (send, receive) = mpsc::channel(PROGRESS_QUEUED_MAX);
@@ -234,6 +252,18 @@ fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport
     }
 }
 
+/// Whether a running node is at the other end, in whatever state.
+pub async fn answers(peer: Channel) -> bool {
+    status_from(peer).await.is_some()
+}
+
+/// Whether `id` has a vote, by the confirmed word of the leader at the other end; `None` from anybody else.
+pub async fn has_vote(peer: Channel, id: NodeId) -> Option<bool> {
+    let reply = status_from(peer).await?;
+    let votes = |status: &NodeStatus| status.voter && status.node.as_ref().is_some_and(|n| n.id == id.0);
+    (!reply.stale).then(|| reply.nodes.iter().any(votes))
+}
+
 /// Progress messages waiting for a slow operator; a full queue skips some.
 const PROGRESS_QUEUED_MAX: usize = 4;
 
@@ -265,6 +295,14 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<GarbageReport>, Status> {
         let caller = auth::allow(&request, Right::Collect)?;
         answer(self.collect(caller, request.into_inner()).await)
+    }
+
+    async fn export_catalogue(
+        &self,
+        request: Request<ExportCatalogueRequest>,
+    ) -> Result<Response<ExportCatalogueReply>, Status> {
+        auth::allow(&request, Right::Export)?;
+        answer(self.export().await)
     }
 
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {

@@ -29,14 +29,22 @@ pub enum Right {
     Collect,
     /// Looks at or changes who belongs to the cluster.
     Operate,
+    /// Has the catalogue exported.
+    Export,
+    /// Asks a node under recovery what it holds.
+    Inventory,
+    /// Has a lost catalogue rebuilt.
+    Recover,
 }
 
 fn may(caller: &Caller, right: Right) -> bool {
     match (caller, right) {
-        (_, Right::ReadShard | Right::Renew | Right::Status | Right::Collect) => true,
+        (_, Right::ReadShard | Right::Renew | Right::Status | Right::Collect | Right::Inventory) => true,
         (Caller::Node(_), Right::Consensus | Right::Rebuild) => true,
         (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => true,
+        (Caller::Client(_), Right::Export | Right::Recover) => true,
         (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => false,
+        (Caller::Node(_), Right::Export | Right::Recover) => false,
         (Caller::Client(_), Right::Consensus | Right::Rebuild) => false,
     }
 }
@@ -81,10 +89,12 @@ mod tests {
         for right in [Right::Consensus, Right::Rebuild] {
             assert!(asked(node(), right) && !asked(client(), right), "{right:?}");
         }
-        for right in [Right::Catalogue, Right::Upload, Right::Scrub, Right::Operate] {
+        for right in
+            [Right::Catalogue, Right::Upload, Right::Scrub, Right::Operate, Right::Export, Right::Recover]
+        {
             assert!(!asked(node(), right) && asked(client(), right), "{right:?}");
         }
-        for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Collect] {
+        for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Collect, Right::Inventory] {
             assert!(asked(node(), right) && asked(client(), right) && !asked(None, right), "{right:?}");
         }
     }

@@ -13,7 +13,7 @@ use farshore_core::topology::Name;
 use farshore_proto::channel;
 use farshore_proto::convert::catalogue::{chunk_ids, opt_snapshot_id, pack_commits};
 use farshore_proto::convert::required;
-use farshore_proto::status::ApiError;
+use farshore_proto::status::{ApiError, takes_stale};
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{self, catalogue_server};
 use std::collections::BTreeSet;
@@ -45,6 +45,11 @@ impl CatalogueService {
     async fn read(&self) -> Result<View, ApiError> {
         self.shared.consensus.read_index().await?;
         self.shared.view().map_err(internal)
+    }
+
+    /// For a caller who is content with it, whatever this replica knows: on the day on which no majority is left.
+    async fn read_as(&self, stale: bool) -> Result<View, ApiError> {
+        if stale { self.shared.view().map_err(internal) } else { self.read().await }
     }
 
     /// The same, but only if it is this node that leads.
@@ -86,8 +91,8 @@ impl CatalogueService {
         Ok(repo.into())
     }
 
-    async fn repository(&self, name: Name) -> Result<wire::Repository, ApiError> {
-        let repo = self.read().await?.repo_by_name(name.as_str()).map_err(internal)?;
+    async fn repository(&self, name: Name, stale: bool) -> Result<wire::Repository, ApiError> {
+        let repo = self.read_as(stale).await?.repo_by_name(name.as_str()).map_err(internal)?;
         repo.map(Into::into).ok_or_else(|| ApiError::NotFound(format!("there is no repository `{name}`")))
     }
 
@@ -195,10 +200,11 @@ impl CatalogueService {
     async fn list_snapshots(
         &self,
         request: wire::ListSnapshotsRequest,
+        stale: bool,
     ) -> Result<wire::ListSnapshotsReply, ApiError> {
         let repo = repo_id(&request.repo)?;
         let after = opt_snapshot_id(&request.after)?;
-        let view = self.read().await?;
+        let view = self.read_as(stale).await?;
         let page = match request.trash {
             false => view.snapshots(repo, after, PAGE_ROWS_MAX, false),
             true => view.trash(repo, after, PAGE_ROWS_MAX),
@@ -234,8 +240,13 @@ impl CatalogueService {
         Ok(wire::RepositorySettings { catalogue_ms: view.time_ms(), ..settings.into() })
     }
 
-    async fn locate(&self, repo: RepoId, ids: Vec<ChunkId>) -> Result<wire::LocateChunksReply, ApiError> {
-        let view = self.read().await?;
+    async fn locate(
+        &self,
+        repo: RepoId,
+        ids: Vec<ChunkId>,
+        stale: bool,
+    ) -> Result<wire::LocateChunksReply, ApiError> {
+        let view = self.read_as(stale).await?;
         let found = view.lookup(repo, &ids).map_err(internal)?;
         let numbers: BTreeSet<PackNo> = found.iter().flatten().map(|chunk| chunk.pack).collect();
         let mut packs = Vec::with_capacity(numbers.len());
@@ -245,8 +256,13 @@ impl CatalogueService {
         Ok(wire::LocateChunksReply { places: found.into_iter().map(place).collect(), packs })
     }
 
-    async fn list_packs(&self, repo: RepoId, from: PackNo) -> Result<wire::ListPacksReply, ApiError> {
-        let page = self.read().await?.packs(repo, from, PACKS_PER_PAGE).map_err(internal)?;
+    async fn list_packs(
+        &self,
+        repo: RepoId,
+        from: PackNo,
+        stale: bool,
+    ) -> Result<wire::ListPacksReply, ApiError> {
+        let page = self.read_as(stale).await?.packs(repo, from, PACKS_PER_PAGE).map_err(internal)?;
         let packs = page.rows.into_iter().map(Into::into).collect();
         Ok(wire::ListPacksReply { packs, next: page.next.map_or(0, |no| no.0) })
     }
@@ -302,8 +318,9 @@ impl catalogue_server::Catalogue for CatalogueService {
         request: Request<wire::GetRepositoryRequest>,
     ) -> Result<Response<wire::Repository>, Status> {
         auth::allow(&request, Right::Catalogue)?;
+        let stale = takes_stale(&request);
         let name = request.into_inner().name.parse().map_err(ApiError::from)?;
-        answer(self.repository(name).await)
+        answer(self.repository(name, stale).await)
     }
 
     async fn open_session(
@@ -364,7 +381,8 @@ impl catalogue_server::Catalogue for CatalogueService {
         request: Request<wire::ListSnapshotsRequest>,
     ) -> Result<Response<wire::ListSnapshotsReply>, Status> {
         auth::allow(&request, Right::Catalogue)?;
-        answer(self.list_snapshots(request.into_inner()).await)
+        let stale = takes_stale(&request);
+        answer(self.list_snapshots(request.into_inner(), stale).await)
     }
 
     async fn locate_chunks(
@@ -372,8 +390,9 @@ impl catalogue_server::Catalogue for CatalogueService {
         request: Request<wire::LocateChunksRequest>,
     ) -> Result<Response<wire::LocateChunksReply>, Status> {
         auth::allow(&request, Right::Catalogue)?;
+        let stale = takes_stale(&request);
         let wire::LocateChunksRequest { repo, ids } = request.into_inner();
-        answer(self.locate(repo_id(&repo)?, chunk_ids(ids)?).await)
+        answer(self.locate(repo_id(&repo)?, chunk_ids(ids)?, stale).await)
     }
 
     async fn change_repository(
@@ -397,8 +416,9 @@ impl catalogue_server::Catalogue for CatalogueService {
         request: Request<wire::ListPacksRequest>,
     ) -> Result<Response<wire::ListPacksReply>, Status> {
         auth::allow(&request, Right::Catalogue)?;
+        let stale = takes_stale(&request);
         let wire::ListPacksRequest { repo, from } = request.into_inner();
-        answer(self.list_packs(repo_id(&repo)?, PackNo(from)).await)
+        answer(self.list_packs(repo_id(&repo)?, PackNo(from), stale).await)
     }
 }
 

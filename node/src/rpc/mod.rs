@@ -6,6 +6,8 @@ pub mod topology;
 
 pub mod catalogue;
 
+pub mod recovery;
+
 pub mod shard;
 
 pub mod raft;
@@ -14,6 +16,8 @@ pub mod auth;
 
 use crate::maintain::Shared;
 use crate::maintain::health::Load;
+use crate::maintain::report::Reports;
+use crate::recover::Ground;
 use crate::rpc::raft::HeartbeatSink;
 use async_trait::async_trait;
 use farshore_core::id::NodeId;
@@ -37,6 +41,16 @@ pub fn routes(shared: &Arc<Shared>) -> Routes {
         .add_service(serve::shards(Arc::new(shards)))
         .add_service(serve::catalogue(Arc::new(catalogue::CatalogueService::new(shared.clone()))))
         .add_service(serve::admin(Arc::new(admin::AdminService::new(shared.clone()))));
+    routes.routes()
+}
+
+/// What a node answers that is stopped but for its shards.
+pub fn recovery_routes(ground: &Arc<Ground>, reports: Arc<Reports>) -> Routes {
+    let shards = shard::ShardService::reading_only(ground.cluster, ground.store.clone(), reports);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(serve::shards(Arc::new(shards)))
+        .add_service(serve::recovery(Arc::new(recovery::RecoveryService::new(ground.clone()))));
     routes.routes()
 }
 

@@ -10,6 +10,7 @@ use crate::raft::types::{Entry, LogId, MESSAGE_VERSION, Types, Vote, open_messag
 use crate::raft::{APPEND_ENTRIES_MAX, Consensus};
 use async_trait::async_trait;
 use farshore_core::id::NodeId;
+use farshore_proto::convert::raft::era_from_wire;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire;
@@ -67,7 +68,7 @@ fn open<T: for<'a> Deserialize<'a>>(message: &RaftMessage) -> Result<T, ApiError
 }
 
 fn seal<T: Serialize>(answer: &T) -> Response<RaftMessage> {
-    Response::new(RaftMessage { body: seal_message(MESSAGE_VERSION, answer) })
+    Response::new(RaftMessage { body: seal_message(MESSAGE_VERSION, answer), era_plus_one: 0 })
 }
 
 /// Nobody hands on what a later leader has written. openraft's replication reads the log when it sends: a leader deposed
@@ -102,6 +103,7 @@ fn stopped(error: impl std::fmt::Display) -> ApiError {
 impl wire::raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let from = self.node(&request, Purpose::Lead).await?;
+        self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let append: AppendEntriesRequest<Types> = open(request.get_ref())?;
         speaks_for(from, append.vote.leader_id.node_id)?;
         check_entries(append.prev_log_id, &append.entries)?;
@@ -115,6 +117,7 @@ impl wire::raft_server::Raft for RaftService {
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let from = self.node(&request, Purpose::Lead).await?;
+        self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let vote: VoteRequest<u64> = open(request.get_ref())?;
         speaks_for(from, vote.vote.leader_id.node_id)?;
         if vote.vote.is_committed() {
@@ -131,7 +134,8 @@ impl wire::raft_server::Raft for RaftService {
         let from = self.node(&request, Purpose::Lead).await?;
         self.consensus.heard(from);
         let mut parts = ImageParts::new(request.into_inner());
-        let (vote, meta) = parts.open().await?;
+        let (era, vote, meta) = parts.open().await?;
+        self.consensus.check_era(era)?;
         speaks_for(from, vote.leader_id.node_id)?;
         if !vote.is_committed() {
             return Err(ApiError::Invalid("image of a candidate that was not elected".into()).into());
@@ -142,6 +146,7 @@ impl wire::raft_server::Raft for RaftService {
 
     async fn propose(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let from = self.node(&request, Purpose::Ask).await?;
+        self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let reply =
             self.consensus.propose_for(from, &request.get_ref().body).await.map_err(ApiError::from)?;
         Ok(seal(&reply))
@@ -152,6 +157,7 @@ impl wire::raft_server::Raft for RaftService {
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
         self.node(&request, Purpose::Ask).await?;
+        self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let index = self.consensus.confirm_once().await.map_err(ApiError::from)?;
         Ok(Response::new(ReadIndexReply { index }))
     }
@@ -163,6 +169,7 @@ impl wire::raft_server::Raft for RaftService {
         let from = self.node(&request, Purpose::Ask).await?;
         let beat = request.into_inner();
         speaks_for(from, beat.node.as_ref().map_or(0, |node| node.id))?;
+        self.consensus.check_era(era_from_wire(beat.era_plus_one))?;
         Ok(Response::new(self.heartbeats.beat(from, beat).await?))
     }
 }

@@ -6,6 +6,7 @@ use super::{answer, internal};
 use crate::maintain::report::Reports;
 use crate::store::{Reader, ShardStore, StoreError};
 use bytes::Bytes;
+use farshore_core::catalogue::EXPORT_REPO;
 use farshore_core::id::{ClusterId, SessionId, ShardHash, ShardId};
 use farshore_core::limits::{FRAME_BYTES, PUT_BYTES_PER_MS_MIN, PUTS_IN_FLIGHT_MAX, SHARD_STALL_MS};
 use farshore_core::peer::ShardRef;
@@ -32,12 +33,19 @@ pub struct ShardService {
     store: Arc<ShardStore>,
     reports: Arc<Reports>,
     puts: Semaphore,
+    /// Takes nothing in.
+    frozen: bool,
 }
 
 impl ShardService {
     /// Serves this store.
     pub fn new(cluster: ClusterId, store: Arc<ShardStore>, reports: Arc<Reports>) -> Self {
-        ShardService { cluster, store, reports, puts: Semaphore::new(PUTS_IN_FLIGHT_MAX) }
+        ShardService { cluster, store, reports, puts: Semaphore::new(PUTS_IN_FLIGHT_MAX), frozen: false }
+    }
+
+    /// Serves this store and takes nothing in.
+    pub fn reading_only(cluster: ClusterId, store: Arc<ShardStore>, reports: Arc<Reports>) -> Self {
+        ShardService { frozen: true, ..ShardService::new(cluster, store, reports) }
     }
 
     async fn receive(&self, caller: Caller, mut parts: Streaming<PutRequest>) -> Result<PutReply, ApiError> {
@@ -82,9 +90,16 @@ impl ShardService {
             false => Some(SessionId::from_slice(&open.session)?),
         };
         auth::check(caller, if session.is_some() { Right::Upload } else { Right::Rebuild })?;
+        if self.frozen {
+            return Err(ApiError::Denied("this node is under recovery and takes no shards".into()));
+        }
         let header = ShardHeader::decode(&open.header).map_err(|e| ApiError::Invalid(e.to_string()))?;
         if header.cluster != self.cluster {
             return Err(ApiError::Invalid(format!("the shard belongs to cluster {}", header.cluster)));
+        }
+        // A client that could lay down exports could have a catalogue of its own making rebuilt.
+        if header.repo == EXPORT_REPO && !matches!(caller, Caller::Node(_)) {
+            return Err(ApiError::Denied(format!("{caller} may not store exports of the catalogue")));
         }
         Ok((header, session))
     }

@@ -51,6 +51,16 @@ impl ShardStore {
         self.open_reader(id, hash, entry.payload_len, runs).await
     }
 
+    /// What a shard says of itself, from its file.
+    pub async fn header(&self, id: ShardId) -> Result<ShardHeader, StoreError> {
+        let bytes = self.host.disk.read(&file_name(id), 0, SHARD_HEADER_BYTES).await?;
+        let header = ShardHeader::decode(&bytes).map_err(|e| StoreError::Corrupt(id, e.to_string()))?;
+        if header.id == id && header.cluster == self.cluster {
+            return Ok(header);
+        }
+        Err(StoreError::Corrupt(id, "its header is another shard's".into()))
+    }
+
     /// All blocks that hold `ranges`, in pieces of up to [`FRAME_BYTES`], and the sums to check them with.
     pub async fn get_blocks(
         self: &Arc<Self>,

@@ -162,6 +162,8 @@ impl Cluster {
                 maintain_every: Duration::from_millis(200),
                 collect_every: Duration::from_millis(500),
                 session_lease: Duration::from_secs(6),
+                // These tests count shards.
+                export_every: Duration::ZERO,
                 ..Timing::default()
             },
             raft: RaftTuning {

@@ -22,6 +22,8 @@ pub struct Heartbeat {
     pub bad_found: u64,
     /// Of its data directory; 0 from a release that drew none.
     pub incarnation: u64,
+    /// Era of its log, if it has one.
+    pub era: Option<u32>,
 }
 
 impl From<Heartbeat> for wire::HeartbeatRequest {
@@ -33,6 +35,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             shards: beat.shards,
             bad_found: beat.bad_found,
             incarnation: beat.incarnation,
+            era_plus_one: era_to_wire(beat.era),
         }
     }
 }
@@ -41,8 +44,18 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
     fn try_from(beat: wire::HeartbeatRequest) -> Result<Self, ApiError> {
         let node = required(beat.node, "node")?.try_into()?;
         let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
-        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation: beat.incarnation })
+        let era = era_from_wire(beat.era_plus_one);
+        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation: beat.incarnation, era })
     }
+}
+
+/// An era as messages carry it: none is 0.
+pub fn era_to_wire(era: Option<u32>) -> u32 {
+    era.map_or(0, |era| era.saturating_add(1))
+}
+/// The era a message carries.
+pub fn era_from_wire(era_plus_one: u32) -> Option<u32> {
+    era_plus_one.checked_sub(1)
 }
 
 /// One row of a catalogue image, its key without the generation.

@@ -136,6 +136,7 @@ impl At {
             | ApiError::Denied(_)
             | ApiError::Locked(_)
             | ApiError::Invalid(_)
+            | ApiError::LeftBehind(_)
             | ApiError::Stale(_) => ShardError::Refused(self.node, error.to_string()),
         }
     }

@@ -10,7 +10,7 @@ use super::super::live::LiveSet;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::{Outcome, Stop, ordinals, packs, shards};
+use super::{Outcome, Stop, exports, ordinals, packs, shards};
 use farshore_core::catalogue::{CondemnedPack, Orphan, PackCommit, PackRecord, Refusal, Reply};
 use farshore_core::id::{NodeId, PackNo, RepoId};
 use farshore_core::limits::{GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, ORPHANS_MAX, SESSIONS_OPEN_MAX};
@@ -151,6 +151,7 @@ pub(super) fn condemn_orphans(tx: &mut Tx, node: NodeId, copies: &[Orphan]) -> O
         return Err(Refusal::NoNode(node).into());
     }
     let opened = oldest_sessions(tx)?.into_values().filter_map(|of| of.opened).min();
+    let exported = exports::stripes(tx)?;
     let mut count = 0;
     for orphan in copies {
         let awaited = match orphan.session {
@@ -158,7 +159,8 @@ pub(super) fn condemn_orphans(tx: &mut Tx, node: NodeId, copies: &[Orphan]) -> O
             // Whoever may have a receipt for it had a session when it was noticed.
             None => opened.is_some_and(|opened| opened <= orphan.seen),
         };
-        if awaited || is_named(tx, node, orphan)? {
+        // No pack names the parts of an export; they are all that is left on the day on which every replica is lost.
+        if awaited || exported.contains(&orphan.shard.stripe) || is_named(tx, node, orphan)? {
             continue;
         }
         shards::condemn(tx, node, orphan.shard)?;

@@ -5,6 +5,8 @@ mod sessions;
 
 mod garbage;
 
+mod exports;
+
 mod packs;
 
 mod snapshots;
@@ -21,7 +23,7 @@ use super::error::CatalogueError;
 use super::read::Read;
 use super::tables::*;
 use super::tx::Tx;
-use farshore_core::catalogue::{Command, Refusal, Reply, RepoRecord};
+use farshore_core::catalogue::{Command, EXPORT_REPO, Refusal, Reply, RepoRecord};
 use farshore_core::id::{ClusterId, NodeId};
 use farshore_core::limits::{
     KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, REPO_CONFIG_BYTES_MAX,
@@ -87,6 +89,8 @@ fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
         Command::ChangeTopology { request, epoch, changes } => {
             topology::change(tx, *request, *epoch, changes)
         }
+        Command::RecordExport { export } => exports::record(tx, export),
+        Command::BeginEra { .. } => sessions::begin_era(tx, index),
     }
 }
 
@@ -137,6 +141,9 @@ fn set_node_state(tx: &mut Tx, id: NodeId, from: NodeState, to: NodeState) -> Ou
 
 fn create_repository(tx: &mut Tx, repo: &RepoRecord) -> Outcome {
     let slots_fit = repo.key_slots.iter().all(|slot| slot.len() <= KEY_SLOT_BYTES_MAX);
+    if repo.id == EXPORT_REPO {
+        return Err(Refusal::Malformed("this id belongs to exports of the catalogue".into()).into());
+    }
     if repo.sealed_config.len() > REPO_CONFIG_BYTES_MAX || repo.key_slots.len() > KEY_SLOTS_MAX || !slots_fit
     {
         return Err(Refusal::Malformed("repository configuration or key slots are too large".into()).into());

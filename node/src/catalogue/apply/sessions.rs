@@ -49,6 +49,14 @@ pub(super) fn end(tx: &mut Tx, index: u64, sessions: &[SessionId]) -> Outcome {
     Ok(Reply::Done)
 }
 
+/// Ends every session: ordinals that were acknowledged after what is known here will be given out once more, and no
+/// client may name the old ones.
+pub(super) fn begin_era(tx: &mut Tx, index: u64) -> Outcome {
+    let open = tx.scan::<Sessions>(&Span::all(), SESSIONS_OPEN_MAX as usize)?;
+    let open: Vec<SessionId> = open.into_iter().map(|(id, _)| id).collect();
+    end(tx, index, &open)
+}
+
 fn forget_older_half(tx: &mut Tx) -> Result<(), CatalogueError> {
     let mut ended = tx.scan::<Ended>(&Span::all(), usize::MAX / 2)?;
     ended.sort_by_key(|(id, at)| (*at, *id));
