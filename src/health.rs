@@ -40,6 +40,9 @@ pub struct Finding {
 /// Without a quorum nobody's state is changed any more, so silence has to speak for itself.
 const SILENT_MS: u64 = 3_000;
 
+/// A calendar that is wrong by more than this is told. Nothing depends on a single one.
+const SKEW_MS: u64 = 60_000;
+
 /// A cluster's status with everything that follows from it.
 pub struct Report {
     status: ClusterStatus,
@@ -114,6 +117,20 @@ pub fn report(status: ClusterStatus) -> Report {
             }
             _ => {}
         }
+        let skew = node.clock_offset_ms;
+        if node.node.state.answers() && skew.unsigned_abs() > SKEW_MS {
+            let way = if skew > 0 { "ahead of" } else { "behind" };
+            let text = format!(
+                "the clock of node {name} is {} {way} catalogue time",
+                clock(skew.unsigned_abs() / 1000)
+            );
+            find(
+                "CLOCK_SKEW",
+                Severity::Warn,
+                text,
+                "set it right: catalogue time is what a majority of the voters' clocks has reached",
+            );
+        }
     }
     if status.under_target > 0 {
         let text = format!("{} of {} packs are not at full strength", status.under_target, status.packs);
@@ -178,6 +195,7 @@ impl Report {
                     "state": n.node.state.word(), "voter": n.voter, "leader": s.leader == Some(n.node.id),
                     "capacity": n.node.capacity, "used": n.used, "free": n.free, "shards": n.shards,
                     "silent_ms": n.silent_ms, "grace_left_ms": n.grace_left_ms,
+                    "clock_offset_ms": n.clock_offset_ms,
                 })
             })
             .collect();

@@ -108,6 +108,8 @@ pub struct NodeStatus {
     pub silent_ms: u64,
     /// Milliseconds until it is declared lost; 0 if up or lost.
     pub grace_left_ms: u64,
+    /// Milliseconds by which its calendar is ahead of catalogue time, as far as the leader knows; 0 if it does not.
+    pub clock_offset_ms: i64,
 }
 
 /// What repair is doing.

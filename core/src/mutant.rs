@@ -106,6 +106,8 @@ mutants! {
         "A leader that was started again leads on at once, before it knows again what it had committed.";
     TimeBackwards, "time-backwards", "locked",
         "Catalogue time follows the clock of whoever leads, also backwards.";
+    OwnClock, "own-clock", "locked",
+        "The leader stamps what its own calendar shows, and asks nobody.";
     HalfRefused, "half-refused", "whole",
         "A refused command leaves behind what it had done before it was refused.";
     ImageWithoutTable, "image-without-table", "agree",

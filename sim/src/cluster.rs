@@ -178,6 +178,8 @@ pub struct Cluster {
     settings: Settings,
     clients: Label,
     ends: Ends,
+    /// So many calendars were wrong at once that they may have made catalogue time.
+    time_doubted: bool,
 }
 
 /// Pause between looks for garbage: short, so that a short world sees many.
@@ -214,7 +216,17 @@ impl Cluster {
         let (history, machines) = (History::new(world.clone()), Vec::new());
         history.set_lease(settings.timing.session_lease);
         let (clients, ends) = (CLIENT, Ends::default());
-        let mut cluster = Cluster { world, hub, machines, history, authority, settings, clients, ends };
+        let mut cluster = Cluster {
+            world,
+            hub,
+            machines,
+            history,
+            authority,
+            settings,
+            clients,
+            ends,
+            time_doubted: false,
+        };
         for region in layout.region_of() {
             cluster.add(region)?;
         }
@@ -391,6 +403,19 @@ impl Cluster {
     pub fn furthest(&self) -> Option<View> {
         let nodes = (0..self.machines.len()).filter_map(|at| self.node(at));
         nodes.filter_map(|node| node.view().ok()).max_by_key(View::applied)
+    }
+
+    /// Has a machine's calendar be wrong by so much.
+    pub fn set_clock(&mut self, at: usize, skew_ms: i64) {
+        let own = &self.machines[at];
+        let others = self.machines.iter().filter(|m| m.label != own.label && m.clock.is_doubtful()).count();
+        own.clock.set_skew_ms(skew_ms);
+        self.time_doubted |= others + 1 > self.voters().len().saturating_sub(1) / 2;
+    }
+
+    /// Whether catalogue time has to be right, because a majority of voters has always been.
+    pub fn time_is_right(&self) -> bool {
+        !self.time_doubted
     }
 
     /// Who votes, as the replica furthest ahead has it; while a change is under way, who does before or after it.

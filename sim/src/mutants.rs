@@ -64,6 +64,7 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::LogUnflushed
         | Mutant::VoteForgotten
         | Mutant::TimeBackwards
+        | Mutant::OwnClock
         | Mutant::SessionReused
         | Mutant::KeepUnproven
         | Mutant::DoubleUp

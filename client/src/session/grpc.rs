@@ -351,5 +351,6 @@ fn node_status_of(status: wire::NodeStatus) -> Result<NodeStatus, ApiError> {
         shards: status.shards,
         silent_ms: status.silent_ms,
         grace_left_ms: status.grace_left_ms,
+        clock_offset_ms: status.clock_offset_ms,
     })
 }

@@ -121,6 +121,11 @@ impl Catalogue {
         self.inner.live().head.applied
     }
 
+    /// Catalogue time, milliseconds since 1970; 0 before the first command.
+    pub fn time_ms(&self) -> u64 {
+        self.inner.live().state.time_ms
+    }
+
     /// Waits until everything committed so far survives a power loss.
     pub async fn flush(&self) -> Result<(), CatalogueError> {
         Ok(self.inner.records.flush().await?)

@@ -260,8 +260,7 @@ async fn purge_due(shared: &Shared, view: &View, repo: RepoId) -> Result<bool, W
     if view.counts().trash == 0 {
         return Ok(false);
     }
-    let (trash_ms, now_ms) =
-        (view.settings(repo)?.trash_ms(), shared.host.clock.now_ms().max(view.time_ms()));
+    let (trash_ms, now_ms) = (view.settings(repo)?.trash_ms(), shared.consensus.time_ms().unwrap_or(0));
     let due = trash_of(view, repo)?.into_iter().filter(|(_, since)| now_ms >= since.saturating_add(trash_ms));
     let due: Vec<SnapshotId> = due.map(|(id, _)| id).collect();
     let mut purged = 0;

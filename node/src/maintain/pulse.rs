@@ -127,7 +127,8 @@ impl Pulse {
         let passport = self.shared.consensus.passport();
         let incarnation = passport.incarnation();
         let own = self.shared.own.clone();
-        let beat = Heartbeat { node: own, used, free, shards, bad_found, incarnation, era };
+        let clock_ms = self.shared.host.clock.now_ms();
+        let beat = Heartbeat { node: own, used, free, shards, bad_found, incarnation, era, clock_ms };
         let mut client = channel::raft(channel);
         // Soon enough to try once more before the silence is noticed.
         match tokio::time::timeout(

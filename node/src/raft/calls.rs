@@ -192,7 +192,13 @@ impl Consensus {
     }
 
     async fn propose_here(&self, command: Command, deadline: Instant) -> Result<Reply, Attempt> {
-        let proposal = Proposal { time_ms: self.inner.host.clock.now_ms(), command };
+        let time_ms = match self.time_ms() {
+            None if needs_time(&command) => {
+                return Err(Attempt::Again("too few voters have said what time it is".into()));
+            }
+            time => time.unwrap_or(0),
+        };
+        let proposal = Proposal { time_ms, command };
         let payload =
             Payload::seal(&proposal).map_err(|e| Attempt::Give(ConsensusError::Invalid(e.to_string())))?;
         let written = tokio::time::timeout_at(deadline, self.inner.replica.client_write(payload)).await;
@@ -281,6 +287,13 @@ impl Attempt {
             other => Attempt::Again(format!("the leader did not answer: {other}")),
         }
     }
+}
+
+/// Whether it matters to a command when it was given. To those that make the cluster it does not, and they come before
+/// there is anybody whose clock could be asked.
+fn needs_time(command: &Command) -> bool {
+    use Command::{AdmitNode, FormCluster, PutNode, SetNodeState};
+    !matches!(command, FormCluster { .. } | PutNode { .. } | AdmitNode { .. } | SetNodeState { .. })
 }
 
 /// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others

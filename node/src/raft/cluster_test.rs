@@ -113,6 +113,8 @@ impl Seat {
         let passport = Passport::new(claim, host.disk.clone());
         let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, passport, tuning);
         let raft = raft.await.unwrap();
+        // No heartbeats here: they would bring the clocks of the others.
+        all.iter().for_each(|seat| raft.heard_clock(seat.id, SystemClock.now_ms()));
         let service = Arc::new(RaftService::new(raft.clone(), Arc::new(NoHeartbeats)));
         let listener: Box<dyn Listener> = TcpNet.listen(&self.addr).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

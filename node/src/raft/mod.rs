@@ -25,6 +25,8 @@ pub mod mark;
 
 pub mod era;
 
+pub mod timekeeper;
+
 pub mod types;
 
 #[cfg(test)]
@@ -46,6 +48,7 @@ use crate::raft::log::{LogReader, LogStore};
 use crate::raft::machine::Machine;
 use crate::raft::network::{Heard, Network};
 use crate::raft::passport::Passport;
+use crate::raft::timekeeper::{Asked, TimeKeeper};
 use crate::raft::types::{Entry, Metrics, Replica, ScopedRuntime, Snapshot, SnapshotMeta, Vote};
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv};
@@ -59,6 +62,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::Instant;
 
 /// How a replica keeps time and how much log it keeps. The defaults suit regions a quarter of a second apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +160,7 @@ struct Inner {
     passport: Passport,
     heard: Heard,
     behind: Behind,
+    time: TimeKeeper,
     log: LogReader,
     tuning: RaftTuning,
     leadership: watch::Receiver<Leadership>,
@@ -211,6 +216,7 @@ impl Consensus {
             passport,
             heard,
             behind,
+            time: TimeKeeper::default(),
             log: reader,
             tuning,
             leadership,
@@ -269,6 +275,29 @@ impl Consensus {
     /// Notes a sign of life of another node.
     pub fn heard(&self, node: NodeId) {
         self.inner.heard.note(node);
+    }
+    /// Notes what another node's calendar shows, in milliseconds since 1970; 0 says nothing.
+    pub fn heard_clock(&self, node: NodeId, clock_ms: u64) {
+        if clock_ms > 0 {
+            self.inner.time.hear(node, clock_ms, Instant::now());
+        }
+    }
+    /// How far a node's calendar is ahead of what this node takes for catalogue time, in milliseconds; `None` if it has
+    /// not said, or there is no such time yet.
+    pub fn clock_offset_ms(&self, node: NodeId) -> Option<i64> {
+        let time = self.time_ms()?;
+        if node == self.inner.own {
+            return Some(i64::try_from(self.inner.host.clock.now_ms()).ok()?.saturating_sub_unsigned(time));
+        }
+        self.inner.time.offset_ms(node, time, Instant::now())
+    }
+    /// Catalogue time of a command that is stamped now, in milliseconds since 1970; `None` while none can be.
+    pub fn time_ms(&self) -> Option<u64> {
+        let reached_ms = self.inner.catalogue.time_ms();
+        let voters = self.standing().voters;
+        let own = (self.inner.own, self.inner.host.clock.now_ms());
+        let stamp = self.inner.time.stamp(&Asked { own, voters: &voters, reached_ms, now: Instant::now() });
+        stamp.map(|stamp| stamp.max(reached_ms))
     }
     /// Era of this replica's log; `None` while it has taken part in nothing.
     pub fn era(&self) -> Option<u32> {

@@ -111,6 +111,7 @@ impl AdminService {
             shards: health.load.shards,
             silent_ms: health.silent.as_millis() as u64,
             grace_left_ms: health.grace_left.as_millis() as u64,
+            clock_offset_ms: self.shared.consensus.clock_offset_ms(node.id).unwrap_or(0),
             node: Some(node.into()),
         }
     }

@@ -77,6 +77,7 @@ impl HeartbeatSink for Heartbeats {
         if !retired && (incarnation == 0 || incarnation == beat.incarnation) {
             let load =
                 Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
+            shared.consensus.heard_clock(from, beat.clock_ms);
             shared.health.hear(beat.node, beat.incarnation, load, Instant::now());
         }
         Ok(HeartbeatReply { incarnation, retired, leader: None })

@@ -24,6 +24,8 @@ pub struct Heartbeat {
     pub incarnation: u64,
     /// Era of its log, if it has one.
     pub era: Option<u32>,
+    /// What its calendar shows, milliseconds since 1970; 0 from a release that does not say.
+    pub clock_ms: u64,
 }
 
 impl From<Heartbeat> for wire::HeartbeatRequest {
@@ -36,6 +38,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             bad_found: beat.bad_found,
             incarnation: beat.incarnation,
             era_plus_one: era_to_wire(beat.era),
+            clock_ms: beat.clock_ms,
         }
     }
 }
@@ -45,7 +48,8 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
         let node = required(beat.node, "node")?.try_into()?;
         let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
         let era = era_from_wire(beat.era_plus_one);
-        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation: beat.incarnation, era })
+        let (incarnation, clock_ms) = (beat.incarnation, beat.clock_ms);
+        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation, era, clock_ms })
     }
 }
 

@@ -1,10 +1,11 @@
-//! Invariant 8. Source: DESIGN 13.8. Locks come with retention; until then nothing may remove a snapshot at all
-//! (`whole.rs`), and catalogue time never runs backwards as the log goes on.
+//! Invariant 8. Source: DESIGN 13.8. Locks themselves are tried by `run/discard.rs`; they are worth what catalogue time is,
+//! which never runs backwards as the log goes on, and never ahead unless a majority of the voters' calendars does.
 
 use super::{Invariant, Scene};
+use crate::clock::now_ms;
 use std::collections::BTreeMap;
 
-/// Time goes forwards.
+/// Time goes forwards, as fast as it does.
 #[derive(Default)]
 pub struct Locked {
     /// Catalogue time by applied index.
@@ -27,6 +28,13 @@ impl Invariant for Locked {
             let Some(view) = scene.cluster.node(at).and_then(|node| node.view().ok()) else { continue };
             let (applied, time) = (view.applied(), view.time_ms());
             facts += 1;
+            let now = now_ms(&scene.cluster.world);
+            if scene.cluster.time_is_right() && time > now {
+                return Err(format!(
+                    "catalogue time is {} ms ahead although most calendars are right",
+                    time - now
+                ));
+            }
             let earlier = self.times.range(..=applied).next_back().filter(|(_, before)| **before > time);
             let later = self.times.range(applied..).next().filter(|(_, after)| **after < time);
             if let Some((other, theirs)) = earlier.or(later) {

@@ -1,8 +1,9 @@
 //! What clients do with snapshots they no longer want, and with those they want to keep: forget, take out of the trash,
 //! purge, collect, lock. A snapshot is promised no longer from the moment somebody begins to forget it.
 
-use super::{Did, Forgotten, GRAVES_MAX, LOCKED_UNTIL_MS, Run};
+use super::{Did, Forgotten, GRAVES_MAX, LOCKED_CALL_MS, LOCKED_MS_MAX, LOCKED_UNTIL_MS, Run};
 use crate::agent::{Agent, Failure, Promise};
+use crate::clock::now_ms;
 use crate::plan::Work;
 use farshore_client::{Error, Repository};
 use farshore_core::catalogue::{Lock, LockMode};
@@ -22,7 +23,12 @@ impl Run<'_> {
             Work::Lock => match self.any_promise(own) {
                 Some(id) => {
                     self.seats[seat].busy.iter_mut().for_each(|busy| busy.about.push(id));
-                    lock(agent, repository, id)
+                    let until_ms = match self.rng.one_in(2) {
+                        true => LOCKED_UNTIL_MS,
+                        false => now_ms(&self.world) + self.rng.range(LOCKED_CALL_MS, LOCKED_MS_MAX),
+                    };
+                    // A lock is only ever extended.
+                    lock(agent, repository, id, until_ms.max(self.locked.get(&id).copied().unwrap_or(0)))
                 }
                 None => nothing(),
             },
@@ -52,7 +58,7 @@ impl Run<'_> {
         if ids.is_empty() {
             return nothing();
         }
-        if ids.iter().any(|id| self.locked.contains(id)) {
+        if ids.iter().any(|id| self.must_be_locked(id)) {
             let tried = agent.begin_call(async move { Ok(repository.forget(&ids, true).await) });
             return Box::pin(async move {
                 match tried.await? {
@@ -78,6 +84,14 @@ impl Run<'_> {
                 Err(Failure::Refused(why)) if why.contains("locked") => Ok(Did::Done),
                 other => other.map(|_| Did::Forgotten(ids)),
             }
+        })
+    }
+
+    /// It was locked, no call takes long enough for the lock to end, and no wrong calendars can have ended it.
+    fn must_be_locked(&self, id: &SnapshotId) -> bool {
+        self.locked.get(id).is_some_and(|until_ms| {
+            let soon = now_ms(&self.world) + LOCKED_CALL_MS;
+            *until_ms == LOCKED_UNTIL_MS || (self.cluster.time_is_right() && *until_ms > soon)
         })
     }
 
@@ -111,12 +125,12 @@ impl Run<'_> {
     }
 }
 
-fn lock(agent: &Arc<Agent>, repository: Repository, id: SnapshotId) -> Doing {
-    let lock = Lock { mode: LockMode::Compliance, until_ms: LOCKED_UNTIL_MS };
+fn lock(agent: &Arc<Agent>, repository: Repository, id: SnapshotId, until_ms: u64) -> Doing {
+    let lock = Lock { mode: LockMode::Compliance, until_ms };
     let locks = agent.begin_call(async move { Ok(repository.lock_snapshot(id, lock, false).await) });
     Box::pin(async move {
         match locks.await? {
-            Ok(()) => Ok(Did::Locked(id)),
+            Ok(()) => Ok(Did::Locked(id, until_ms)),
             // Forgotten a moment ago.
             Err(Error::Invalid(_)) => Ok(Did::Done),
             Err(other) => Err(Failure::Refused(other.to_string())),

@@ -319,7 +319,7 @@ impl Run<'_> {
                 let wrong = |m: &crate::cluster::Machine| m.clock.skew_ms() != 0;
                 let others = self.cluster.machines.iter().filter(|m| m.label != machine.label);
                 (others.filter(|m| wrong(m)).count() * 2 + 2 < count + 1).then(|| {
-                    machine.clock.set_skew_ms(skew_ms);
+                    self.cluster.set_clock(node % count, skew_ms);
                     Begun::default()
                 })
             }

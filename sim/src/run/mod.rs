@@ -33,7 +33,7 @@ use faults::Faults;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -65,8 +65,8 @@ pub(crate) enum Did {
     Forgotten(Vec<SnapshotId>),
     /// This snapshot is out of the trash again.
     Undeleted(SnapshotId),
-    /// This snapshot is locked for good.
-    Locked(SnapshotId),
+    /// This snapshot is locked until then.
+    Locked(SnapshotId, u64),
     /// Nothing to remember.
     Done,
 }
@@ -118,6 +118,10 @@ const GRAVES_MAX: usize = 4;
 const ONE_ATTEMPT_US: u64 = 400_000;
 /// A lock that outlasts every wrong calendar.
 const LOCKED_UNTIL_MS: u64 = u64::MAX / 4;
+/// Longest of the locks that end while the world lasts, or soon after.
+const LOCKED_MS_MAX: u64 = 300_000;
+/// A call that is begun so long before a lock ends is over by then.
+const LOCKED_CALL_MS: u64 = 60_000;
 
 /// The newest catalogue that any replica has shown.
 pub(crate) struct Newest {
@@ -140,7 +144,8 @@ pub struct Run<'a> {
     /// Trees of snapshots that were forgotten: whoever backs one up again meets chunks that are just going.
     graves: VecDeque<Tree>,
     /// Snapshots that nobody may forget any more.
-    locked: BTreeSet<SnapshotId>,
+    /// Until when snapshots are locked.
+    locked: BTreeMap<SnapshotId, u64>,
     /// When anybody last began to forget or to collect.
     discarded_us: u64,
     pub(crate) tallies: Tallies,
@@ -224,7 +229,7 @@ impl<'a> Run<'a> {
             promises: Vec::new(),
             forgotten: Vec::new(),
             graves: VecDeque::new(),
-            locked: BTreeSet::new(),
+            locked: BTreeMap::new(),
             discarded_us: 0,
             tallies: Tallies::default(),
             invariants: invariant::all(),
@@ -543,8 +548,9 @@ impl<'a> Run<'a> {
                 self.promises.extend(self.forgotten.extract_if(.., back).map(|gone| gone.promise));
                 Ok(())
             }
-            Ok(Did::Locked(id)) => {
-                self.locked.insert(id);
+            Ok(Did::Locked(id, until_ms)) => {
+                let known = self.locked.entry(id).or_default();
+                *known = until_ms.max(*known);
                 Ok(())
             }
             Ok(Did::Trespassed(refused)) => {
