@@ -40,6 +40,9 @@ pub struct Finding {
 /// Without a quorum nobody's state is changed any more, so silence has to speak for itself.
 const SILENT_MS: u64 = 3_000;
 
+/// An export that is later than this is told.
+const EXPORT_LATE_MS: u64 = 300_000;
+
 /// A calendar that is wrong by more than this is told. Nothing depends on a single one.
 const SKEW_MS: u64 = 60_000;
 
@@ -148,6 +151,22 @@ pub fn report(status: ClusterStatus) -> Report {
             if status.fatal_regions.is_empty() { "unknown".into() } else { status.fatal_regions.join(", ") }
         );
         find("REGION_FATAL", Severity::Warn, text, "bring nodes back, or add nodes in another region");
+    }
+    if status.unexported_ms > 2 * status.export_every_ms + EXPORT_LATE_MS {
+        let since = clock(status.unexported_ms / 1000);
+        let why = match status.export_error.as_str() {
+            "" => String::new(),
+            why => format!(" (the last try: {why})"),
+        };
+        let text = format!(
+            "the catalogue was last exported {since} ago: if every replica were lost, so would be what was committed since{why}"
+        );
+        find(
+            "EXPORT_LATE",
+            Severity::Warn,
+            text,
+            "see the logs of the node that leads; nodes that are full or silent take no part of it",
+        );
     }
     let trying = status.repair.queued + status.repair.running > 0;
     if trying && status.repair.failed > 0 && !status.repair.last_error.is_empty() {

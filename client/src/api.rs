@@ -164,6 +164,12 @@ pub struct ClusterStatus {
     pub catalogue_ms: u64,
     /// Hash of the replica's state.
     pub state_hash: Vec<u8>,
+    /// The oldest change of the catalogue that no export has is this old, in milliseconds; 0 if all are exported.
+    pub unexported_ms: u64,
+    /// Why the last export failed.
+    pub export_error: String,
+    /// Shortest time between exports, in milliseconds; 0 if they are turned off.
+    pub export_every_ms: u64,
 }
 
 /// What garbage there is in a repository. Packs, and their bytes before coding.

@@ -259,8 +259,10 @@ pub const SESSIONS_ENDED_MAX: u64 = 8_192;
 pub const EXPORT_PART_BYTES: usize = 8 << 20;
 /// Most parts of one export.
 pub const EXPORT_PARTS_MAX: usize = 2_048;
-/// Most exports recorded at a time, old ones included.
+/// No increment is recorded beyond so many exports, old ones included. A whole one is: it makes room.
 pub const EXPORTS_MAX: u64 = 1_024;
+/// Rows that exports can have.
+pub const EXPORT_ROWS_MAX: usize = EXPORTS_MAX as usize + EXPORT_BASES_KEPT + 1;
 /// Whole exports that are kept; with the older go the increments that only it needs.
 pub const EXPORT_BASES_KEPT: usize = 2;
 /// After this many increments the catalogue is exported whole.
@@ -269,10 +271,14 @@ pub const EXPORT_INCREMENTS_MAX: usize = 200;
 pub const EXPORT_BASE_AGE_MS: u64 = 24 * 3_600 * 1_000;
 /// Increments may grow to this size, however small the catalogue, before it is exported whole.
 pub const EXPORT_INCREMENT_BYTES_MIN: u64 = 16 << 20;
-/// An operator waits this long for an export.
-pub const EXPORT_CALL_MS: u64 = 30 * 60 * 1_000;
 /// Making an export is given up after this time.
-pub const EXPORT_MAKE_MS: u64 = EXPORT_CALL_MS;
+pub const EXPORT_MAKE_MS: u64 = 30 * 60 * 1_000;
+/// An operator waits this long for an export: one may be under way, and then comes his.
+pub const EXPORT_CALL_MS: u64 = 2 * EXPORT_MAKE_MS + 60_000;
+/// After a whole export that failed, increments have their turn for so long.
+pub const EXPORT_BASE_REST_MS: u64 = 10 * 60 * 1_000;
+/// A whole export that few nodes took from the start is not made again sooner than after this: the others are away, or full.
+pub const EXPORT_WEAK_AGE_MS: u64 = 3_600 * 1_000;
 /// A part of an export that is not recorded for this long never will be: longer than an export may take.
 pub const EXPORT_LEFT_OVER_MS: u64 = 2 * EXPORT_MAKE_MS;
 /// Shards listed in one answer of a node under recovery; each is a header of 176 bytes.

@@ -9,7 +9,7 @@ use crate::maintain::collect;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
 use crate::maintain::report::Reports;
-use crate::maintain::{Shared, export, lead, survey};
+use crate::maintain::{Shared, exporter, lead, survey};
 use crate::raft::passport::Passport;
 use crate::raft::reseat;
 use crate::raft::{Consensus, RaftStoreError};
@@ -177,7 +177,7 @@ impl Node {
             surveyed: survey::Surveyed::default(),
             repairs: lead::Repairs::default(),
             collecting: collect::Collecting::default(),
-            exports: export::Exports::default(),
+            exports: exporter::Exports::default(),
             host,
         });
         let listening = listen(listener, tls, rpc::routes(&shared));

@@ -407,10 +407,15 @@ impl Cluster {
 
     /// Has a machine's calendar be wrong by so much.
     pub fn set_clock(&mut self, at: usize, skew_ms: i64) {
-        let own = &self.machines[at];
-        let others = self.machines.iter().filter(|m| m.label != own.label && m.clock.is_doubtful()).count();
-        own.clock.set_skew_ms(skew_ms);
-        self.time_doubted |= others + 1 > self.voters().len().saturating_sub(1) / 2;
+        self.machines[at].clock.set_skew_ms(skew_ms);
+        self.doubt_time();
+    }
+
+    /// Notes if a majority of those who vote may take a wrong time for right. Looked at often: votes move.
+    pub fn doubt_time(&mut self) {
+        let voters = self.voters();
+        let wrong = self.machines.iter().filter(|m| voters.contains(&m.id) && m.clock.is_doubtful()).count();
+        self.time_doubted |= wrong > voters.len().saturating_sub(1) / 2;
     }
 
     /// Whether catalogue time has to be right, because a majority of voters has always been.

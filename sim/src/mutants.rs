@@ -64,7 +64,6 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::LogUnflushed
         | Mutant::VoteForgotten
         | Mutant::TimeBackwards
-        | Mutant::OwnClock
         | Mutant::SessionReused
         | Mutant::KeepUnproven
         | Mutant::DoubleUp
@@ -75,6 +74,7 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::SweepFirstLook
         | Mutant::RepairGivesUp => storm(20),
         Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
+        Mutant::OwnClock => (Place::Worlds(Profile::Clock), 60),
         Mutant::IgnoreLock => storm(60),
         Mutant::DropUnderSession | Mutant::TakeGone | Mutant::OfferCondemned => storm(100),
         // Neither of these two has been caught yet: each needs a moment that chance hardly meets.

@@ -19,7 +19,14 @@ pub async fn export(peers: &Peers, status: &ClusterStatus) -> Result<wire::Expor
     let call = client.export_catalogue(wire::ExportCatalogueRequest {});
     match tokio::time::timeout(Duration::from_millis(EXPORT_CALL_MS), call).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(failed)) => Err(Error::Invalid(ApiError::from_status(failed).to_string())),
+        Ok(Err(failed)) => Err(refused(ApiError::from_status(failed))),
         Err(_) => Err(Error::Protocol("the leader is still exporting; it goes on by itself".into())),
+    }
+}
+
+fn refused(error: ApiError) -> Error {
+    match error {
+        ApiError::NoQuorum(last) => Error::NoQuorum { tried: Vec::new(), last },
+        other => Error::Invalid(other.to_string()),
     }
 }

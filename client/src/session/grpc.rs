@@ -339,6 +339,9 @@ fn status_of(reply: wire::StatusReply) -> Result<ClusterStatus, ApiError> {
         fatal_regions: reply.fatal_regions,
         catalogue_ms: reply.catalogue_ms,
         state_hash: reply.state_hash.to_vec(),
+        unexported_ms: reply.unexported_ms,
+        export_error: reply.export_error,
+        export_every_ms: reply.export_every_ms,
     })
 }
 

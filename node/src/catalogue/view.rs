@@ -13,7 +13,7 @@ use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
 };
-use farshore_core::limits::{EXPORTS_MAX, NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
+use farshore_core::limits::{EXPORT_ROWS_MAX, NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{Intent, NodeRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -387,7 +387,7 @@ impl View {
 
     /// Exports of the catalogue that are kept, the newest last.
     pub fn exports(&self) -> Result<Vec<ExportRecord>, CatalogueError> {
-        Ok(values(self.scan::<Exports>(&Span::all(), EXPORTS_MAX as usize)?))
+        Ok(values(self.scan::<Exports>(&Span::all(), EXPORT_ROWS_MAX)?))
     }
 
     fn pack_at(&self, no: Option<PackNo>) -> Result<Option<PackRecord>, CatalogueError> {
@@ -416,6 +416,6 @@ impl Read for View {
         self.stored().raw_get(table, key)
     }
     fn raw_scan(&self, table: Table, span: &Span, limit: usize) -> Result<Vec<Row>, CatalogueError> {
-        self.stored().raw_scan(table, span, limit.min(PAGE_ROWS_MAX.max(NODES_MAX).max(EXPORTS_MAX as usize)))
+        self.stored().raw_scan(table, span, limit.min(PAGE_ROWS_MAX.max(NODES_MAX).max(EXPORT_ROWS_MAX)))
     }
 }

@@ -5,7 +5,7 @@
 
 use super::Shared;
 use super::compact::compact;
-use super::export;
+use super::exporter::reach;
 use super::retain::{Retain, forget};
 use crate::catalogue::{PackUse, RepoUse, View};
 use crate::plan::{GarbagePlan, Totals, plan_garbage};
@@ -139,25 +139,20 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
 }
 
 /// What was copied out of a pack must be known to an export before the pack goes: a catalogue rebuilt from an older one
-/// would look for its snapshots' chunks where they were. `false` while that takes longer than a call may, for as long as
-/// an export may take. One that cannot be made holds up nothing, since dropping may be what makes room for it.
+/// would look for its snapshots' chunks where they were. `false` while there is none, but for no longer than making one
+/// may take: dropping may be what makes room for it.
 async fn export_before_drop(shared: &Shared, index: u64, waiting: &mut Option<Instant>) -> bool {
-    let why = match timeout(Duration::from_millis(COLLECT_CALL_MS), export::reach(shared, index)).await {
-        Ok(reached) => {
-            *waiting = None;
-            let Err(why) = reached else { return true };
-            why
-        }
-        Err(_) => {
-            let since = *waiting.get_or_insert_with(Instant::now);
-            if since.elapsed() < Duration::from_millis(EXPORT_MAKE_MS) {
-                return false;
-            }
-            WorkFailed("it takes too long".into())
-        }
-    };
-    tracing::warn!(%why, "packs are dropped although no export knows yet what took their place");
-    true
+    let reached = timeout(Duration::from_millis(COLLECT_CALL_MS), reach(shared, index)).await;
+    if matches!(reached, Ok(Ok(()))) {
+        *waiting = None;
+        return true;
+    }
+    let since = *waiting.get_or_insert_with(Instant::now);
+    let waited = since.elapsed() >= Duration::from_millis(EXPORT_MAKE_MS);
+    if waited {
+        tracing::warn!("packs are dropped although no export knows yet what took their place");
+    }
+    waited
 }
 
 /// The deliberate defect of dropping without a second look.

@@ -1,14 +1,12 @@
-//! Exports of the catalogue into the shard stores of all nodes, for the day on which every replica is lost. The leader
-//! makes them, on a schedule (`plan/export.rs`) and when an operator asks. Each is recorded when all of it is durable;
-//! what is not recorded may still be found by a rebuild, since each part says what it is.
+//! Makes an export of the catalogue: codes it into the shard stores of all nodes, for the day on which every replica is
+//! lost. It is recorded when all of it is durable; what is not recorded may still be found by a rebuild, since each part
+//! says what it is. When one is made is `exporter.rs`.
 
 use super::Shared;
 use crate::catalogue::{ImageWriter, PartBuilder, PartHeader, View};
-use crate::plan::export::{Export, ExportView, export_scheme, plan_export};
+use crate::plan::export::{Export, export_scheme};
 use crate::raft::reseat::seal_entry;
-use crate::raft::types::{Entry, EntryPayload, Payload};
-use crate::worker::{Pace, WorkFailed, Worker};
-use async_trait::async_trait;
+use crate::worker::WorkFailed;
 use bytes::Bytes;
 use farshore_core::catalogue::{Command, EXPORT_REPO, ExportPart, ExportRecord};
 use farshore_core::erasure::{Codec, Scheme};
@@ -20,38 +18,10 @@ use farshore_core::placement::Candidate;
 use farshore_core::scatter::{floor_holds, scatter};
 use farshore_core::shard::{PackInfo, hash_shard};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// One export is made at a time.
-#[derive(Default)]
-pub struct Exports(tokio::sync::Mutex<()>);
-
-/// Exports the whole catalogue now, for an operator.
-pub async fn export_now(shared: &Shared) -> Result<ExportRecord, WorkFailed> {
-    if shared.leading().is_none() {
-        return Err(WorkFailed("this node does not lead".into()));
-    }
-    let _one = shared.exports.0.lock().await;
-    make(shared, Export::Base).await
-}
-
-/// Sees to an export of everything up to a log entry, unless exports are off.
-pub async fn reach(shared: &Shared, index: u64) -> Result<(), WorkFailed> {
-    if shared.timing.export_every.is_zero() {
-        return Ok(());
-    }
-    let _one = shared.exports.0.lock().await;
-    let newest = shared.view()?.exports()?.last().map(|export| export.to);
-    let what = match newest {
-        Some(to) if to >= index => return Ok(()),
-        Some(from) if shared.consensus.entries(from + 1)?.is_some() => Export::Increment { from },
-        _ => Export::Base,
-    };
-    make(shared, what).await.map(drop)
-}
-
-async fn make(shared: &Shared, what: Export) -> Result<ExportRecord, WorkFailed> {
+/// Makes an export and records it.
+pub async fn make(shared: &Shared, what: Export) -> Result<ExportRecord, WorkFailed> {
     let made = async {
         match what {
             Export::Base => base(shared).await,
@@ -190,100 +160,3 @@ fn encode(cluster: ClusterId, scheme: Scheme, part: Bytes) -> Option<(PackId, Ve
     };
     Some((pack, shards.into_iter().zip(0u8..).map(put).collect()))
 }
-
-/// The worker.
-pub struct Exporter {
-    shared: Arc<Shared>,
-    /// Entries up to this one bring nothing that is worth an export, if those before `since` do not.
-    dull: u64,
-    since: u64,
-}
-
-impl Exporter {
-    /// Looks at once.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Exporter { shared, dull: 0, since: 0 }
-    }
-
-    /// Whether the log has brought anything after entry `from`. Exports themselves are no news, or each would be a
-    /// reason for the next.
-    fn news(&mut self, from: u64, to: u64) -> Result<bool, WorkFailed> {
-        if from != self.since || self.dull < from {
-            (self.since, self.dull) = (from, from);
-        }
-        while self.dull < to {
-            // What was purged cannot be looked at; it was something.
-            let Some(entries) = self.shared.consensus.entries(self.dull + 1)? else { return Ok(true) };
-            for entry in &entries {
-                if entry.log_id.index > to {
-                    return Ok(false);
-                }
-                if is_news(entry) {
-                    return Ok(true);
-                }
-                self.dull = entry.log_id.index;
-            }
-            if entries.is_empty() {
-                return Ok(false);
-            }
-        }
-        Ok(false)
-    }
-
-    fn plan(&mut self) -> Result<Option<Export>, WorkFailed> {
-        let view = self.shared.view()?;
-        if view.cluster().is_none() {
-            return Ok(None);
-        }
-        let exports = view.exports()?;
-        let news = match exports.last() {
-            Some(newest) => self.news(newest.to, view.applied())?,
-            None => true,
-        };
-        let planned = plan_export(&ExportView {
-            exports: &exports,
-            nodes: &view.nodes()?,
-            news,
-            now_ms: self.shared.host.clock.now_ms(),
-            every_ms: self.shared.timing.export_every.as_millis() as u64,
-        });
-        match planned {
-            Some(Export::Increment { from }) if self.shared.consensus.entries(from + 1)?.is_none() => {
-                Ok(Some(Export::Base))
-            }
-            planned => Ok(planned),
-        }
-    }
-}
-
-fn is_news(entry: &Entry) -> bool {
-    let EntryPayload::Normal(payload) = &entry.payload else { return false };
-    !matches!(Payload::open(payload), Ok(proposed) if matches!(proposed.command, Command::RecordExport { .. }))
-}
-
-#[async_trait]
-impl Worker for Exporter {
-    fn name(&self) -> &'static str {
-        "export"
-    }
-
-    async fn work(&mut self) -> Result<Pace, WorkFailed> {
-        if self.shared.leading().is_none() || self.shared.timing.export_every.is_zero() {
-            return Ok(Pace::Idle);
-        }
-        let shared = self.shared.clone();
-        let _one = shared.exports.0.lock().await;
-        if let Some(what) = self.plan()? {
-            make(&shared, what).await?;
-        }
-        Ok(Pace::Idle)
-    }
-
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.shared.timing.export_every.clamp(LOOK_MIN, LOOK_MAX) / 4).await;
-    }
-}
-
-/// A look costs little, and a worker that need not export looks whether it has become leader.
-const LOOK_MIN: Duration = Duration::from_millis(400);
-const LOOK_MAX: Duration = Duration::from_secs(60);

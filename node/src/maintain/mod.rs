@@ -21,6 +21,8 @@ pub mod execute;
 
 pub mod export;
 
+pub mod exporter;
+
 pub mod scrub;
 
 pub mod sweep;
@@ -83,8 +85,8 @@ pub struct Shared {
     pub repairs: lead::Repairs,
     /// One round of garbage collection at a time.
     pub collecting: collect::Collecting,
-    /// Keeps two exports of the catalogue from being made at once.
-    pub exports: export::Exports,
+    /// What is wanted of exports of the catalogue, and how they stand.
+    pub exports: exporter::Exports,
 }
 
 impl Shared {
@@ -139,6 +141,6 @@ impl Shared {
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));
         workers.start(sweep::Sweep(self.clone()));
-        workers.start(export::Exporter::new(self.clone()));
+        workers.start(exporter::Exporter::new(self.clone()));
     }
 }

@@ -9,9 +9,9 @@ use crate::store::Entry;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, Condemned, EXPORT_REPO, Orphan};
-use farshore_core::id::ShardId;
+use farshore_core::id::{ShardId, StripeId};
 use farshore_core::limits::{EXPORT_LEFT_OVER_MS, ORPHANS_MAX};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,23 +32,31 @@ pub struct Orphans {
     noticed: BTreeMap<ShardId, u64>,
     /// Orphans of the pass before. A rebuild that is about to be recorded is given the time between two passes.
     before: BTreeMap<ShardId, u64>,
-    /// Parts of exports that are not recorded, and when each was first noticed.
+    /// Parts of exports that are not recorded, as seen in this pass, and when each was first noticed.
     parts: BTreeMap<ShardId, Instant>,
+    /// Those of the pass before.
+    parts_before: BTreeMap<ShardId, Instant>,
 }
 
 impl Orphans {
     /// A pass that begins with the first shard.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let (noticed, before, parts) = Default::default();
-        Orphans { shared, after: None, began: Instant::now(), noticed, before, parts }
+        let (noticed, before, parts, parts_before) = Default::default();
+        Orphans { shared, after: None, began: Instant::now(), noticed, before, parts, parts_before }
     }
 
-    fn note(&mut self, view: &View, shard: ShardId, entry: &Entry) -> Result<Option<Orphan>, WorkFailed> {
+    fn note(
+        &mut self,
+        view: &View,
+        exported: &BTreeSet<StripeId>,
+        shard: ShardId,
+        entry: &Entry,
+    ) -> Result<Option<Orphan>, WorkFailed> {
         if is_wanted(&self.shared, view, shard)? {
             return Ok(None);
         }
         // No pack names the parts of an export.
-        if entry.repo == EXPORT_REPO && !self.is_left_over(view, shard)? {
+        if entry.repo == EXPORT_REPO && (exported.contains(&shard.stripe) || !self.is_left_over(shard)) {
             return Ok(None);
         }
         if let Some(session) = entry.session
@@ -66,17 +74,14 @@ impl Orphans {
 }
 
 impl Orphans {
-    /// Whether a part of an export belongs to none that is kept, nor to one that may still be recorded.
-    fn is_left_over(&mut self, view: &View, shard: ShardId) -> Result<bool, WorkFailed> {
-        if view.exports()?.iter().flat_map(|export| &export.parts).any(|part| part.stripe() == shard.stripe) {
-            self.parts.remove(&shard);
-            return Ok(false);
+    /// Whether a part of an export that is not kept cannot be one that may still be recorded.
+    fn is_left_over(&mut self, shard: ShardId) -> bool {
+        if self.parts.len() >= NOTICED_MAX {
+            return false;
         }
-        if self.parts.len() >= NOTICED_MAX && !self.parts.contains_key(&shard) {
-            return Ok(false);
-        }
-        let noticed = *self.parts.entry(shard).or_insert_with(Instant::now);
-        Ok(noticed.elapsed() >= Duration::from_millis(EXPORT_LEFT_OVER_MS))
+        let noticed = self.parts_before.get(&shard).copied().unwrap_or_else(Instant::now);
+        self.parts.insert(shard, noticed);
+        noticed.elapsed() >= Duration::from_millis(EXPORT_LEFT_OVER_MS)
     }
 }
 
@@ -109,14 +114,20 @@ impl Worker for Orphans {
         let Some((last, _)) = page.last() else {
             self.after = None;
             self.before = std::mem::take(&mut self.noticed);
+            self.parts_before = std::mem::take(&mut self.parts);
             let rest = self.began.elapsed() * LOOK_PAUSE_FACTOR;
             return Ok(Pace::Throttled(rest.max(self.shared.timing.collect_every)));
         };
         self.after = Some(*last);
         let view = self.shared.view()?;
+        let mut exported = BTreeSet::new();
+        if page.iter().any(|(_, entry)| entry.repo == EXPORT_REPO) {
+            let exports = view.exports()?;
+            exported.extend(exports.iter().flat_map(|export| &export.parts).map(|part| part.stripe()));
+        }
         let mut copies = Vec::new();
         for (shard, entry) in &page {
-            copies.extend(self.note(&view, *shard, entry)?);
+            copies.extend(self.note(&view, &exported, *shard, entry)?);
         }
         drop(view);
         for copies in copies.chunks(ORPHANS_MAX) {

@@ -8,7 +8,8 @@ use farshore_core::catalogue::ExportRecord;
 use farshore_core::erasure::Scheme;
 use farshore_core::id::NodeId;
 use farshore_core::limits::{
-    EXPORT_BASE_AGE_MS, EXPORT_INCREMENT_BYTES_MIN, EXPORT_INCREMENTS_MAX, STRIPE_SHARDS_MAX,
+    EXPORT_BASE_AGE_MS, EXPORT_INCREMENT_BYTES_MIN, EXPORT_INCREMENTS_MAX, EXPORT_WEAK_AGE_MS,
+    STRIPE_SHARDS_MAX,
 };
 use farshore_core::topology::NodeRecord;
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ pub struct ExportView<'a> {
     pub nodes: &'a [NodeRecord],
     /// The log has brought something since the newest export that is worth one.
     pub news: bool,
+    /// A whole export may be begun; otherwise one is under way, or failed a moment ago.
+    pub may_base: bool,
     /// The leader's clock.
     pub now_ms: u64,
     /// Shortest time between two exports.
@@ -40,22 +43,25 @@ pub enum Export {
     },
 }
 
-/// A base that few nodes hold is not made again sooner than after this many intervals: the others may be away for long.
+/// A base that fewer nodes hold than did is not made again sooner than after this many intervals.
 const WEAK_INTERVALS: u64 = 6;
 
 /// What is due now, if anything.
 pub fn plan_export(view: &ExportView<'_>) -> Option<Export> {
-    let Some(at) = view.exports.iter().rposition(|export| export.base) else { return Some(Export::Base) };
+    let Some(at) = view.exports.iter().rposition(|export| export.base) else {
+        return view.may_base.then_some(Export::Base);
+    };
     let (base, chain) = (&view.exports[at], &view.exports[at + 1..]);
     // A clock that was set back must not hold up anything.
     let age = |export: &ExportRecord| view.now_ms.abs_diff(export.made_ms);
     let grown: u64 = chain.iter().map(|increment| increment.bytes).sum();
     let long = chain.len() >= EXPORT_INCREMENTS_MAX || grown > base.bytes.max(EXPORT_INCREMENT_BYTES_MIN);
+    // Who did not take the base is away or full, and will not take the next one either.
+    let weak_age =
+        if was_weak(base, view.nodes) { EXPORT_WEAK_AGE_MS } else { view.every_ms * WEAK_INTERVALS };
     let weak = || view.exports[at..].iter().any(|export| is_weak(export, view.nodes));
-    if age(base) >= EXPORT_BASE_AGE_MS
-        || (long && view.news)
-        || (age(base) >= view.every_ms * WEAK_INTERVALS && weak())
-    {
+    let due = age(base) >= EXPORT_BASE_AGE_MS || (long && view.news) || (age(base) >= weak_age && weak());
+    if due && view.may_base {
         return Some(Export::Base);
     }
     let newest = chain.last().unwrap_or(base);
@@ -65,10 +71,19 @@ pub fn plan_export(view: &ExportView<'_>) -> Option<Export> {
 /// Whether fewer than three in four of the nodes that could hold a part do.
 fn is_weak(export: &ExportRecord, nodes: &[NodeRecord]) -> bool {
     let counting: BTreeSet<NodeId> = nodes.iter().filter(|n| n.state.counts()).map(|n| n.id).collect();
+    held_by_few(export, nodes, |node| counting.contains(node))
+}
+
+/// Whether fewer ever held one, of as many nodes as there are now.
+fn was_weak(export: &ExportRecord, nodes: &[NodeRecord]) -> bool {
+    held_by_few(export, nodes, |_| true)
+}
+
+fn held_by_few(export: &ExportRecord, nodes: &[NodeRecord], counts: impl Fn(&NodeId) -> bool) -> bool {
     let could = nodes.iter().filter(|n| n.takes_shards()).count().min(STRIPE_SHARDS_MAX);
     export.parts.iter().any(|part| {
         let holders: BTreeSet<NodeId> = part.shards.iter().filter_map(|shard| shard.node).collect();
-        holders.intersection(&counting).count() * 4 < could * 3
+        holders.iter().filter(|node| counts(node)).count() * 4 < could * 3
     })
 }
 
@@ -119,7 +134,26 @@ mod tests {
     }
 
     fn due(exports: &[ExportRecord], nodes: &[NodeRecord], news: bool, now_ms: u64) -> Option<Export> {
-        plan_export(&ExportView { exports, nodes, news, now_ms, every_ms: 10_000 })
+        plan_export(&ExportView { exports, nodes, news, may_base: true, now_ms, every_ms: 10_000 })
+    }
+
+    #[test]
+    fn increments_go_on_while_a_base_is_under_way_or_has_failed() {
+        let (nodes, old) = (nodes(6), [export(true, 5, 1_000, 6)]);
+        let now_ms = 1_000 + EXPORT_BASE_AGE_MS;
+        let view =
+            ExportView { exports: &old, nodes: &nodes, news: true, may_base: true, now_ms, every_ms: 10_000 };
+        assert_eq!(plan_export(&view), Some(Export::Base));
+        let busy = ExportView { may_base: false, ..view };
+        assert_eq!(plan_export(&busy), Some(Export::Increment { from: 5 }));
+        assert_eq!(plan_export(&ExportView { exports: &[], ..busy }), None, "there is nothing to add to");
+    }
+
+    #[test]
+    fn a_base_that_a_full_node_never_takes_is_not_made_each_minute() {
+        let (three, held_by_two) = (nodes(3), [export(true, 5, 1_000, 2)]);
+        assert_eq!(due(&held_by_two, &three, false, 3_000_000), None);
+        assert_eq!(due(&held_by_two, &three, false, 1_000 + EXPORT_WEAK_AGE_MS), Some(Export::Base));
     }
 
     #[test]

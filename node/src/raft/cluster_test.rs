@@ -227,6 +227,27 @@ async fn a_cluster_outlives_its_leader_and_takes_back_the_laggard_by_image() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_gave_up_its_replica_learns_it_anew_from_the_same_leader() {
+    let mut seats = seats(2, Arc::new(TcpNet)).await;
+    let leader = seats[0].start(&seats, tuning()).await;
+    leader.raft.bootstrap(&[(seats[0].id, seats[0].addr.clone())]).await.unwrap();
+    leader.raft.propose(Command::FormCluster { cluster: ClusterId([7; 16]) }).await.unwrap();
+    for (n, seat) in seats.iter().enumerate() {
+        leader.put(seat, n).await.unwrap();
+    }
+    let learner = seats[1].start(&seats, tuning()).await;
+    assert!(leader.raft.reconcile(&leader.raft.catalogue().view().unwrap().nodes().unwrap()).await.unwrap());
+    eventually("the learner has all", || learner.picture() == leader.picture()).await;
+    learner.kill().await;
+    // The leader remembers what it had; it has nothing of that any more.
+    (seats[1].kv, seats[1].disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+    let anew = seats[1].start(&seats, tuning()).await;
+    eventually("it has all again", || anew.picture() == leader.picture()).await;
+    assert_eq!(leader.put(&seats[0], 7).await.unwrap(), Reply::Done, "and the leader is well");
+    eventually("it goes on", || anew.picture() == leader.picture()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_the_silent_are_named_and_a_deposed_time_is_bounded() {
     let seats = seats(3, Arc::new(TcpNet)).await;
     let tuning = RaftTuning { call_ms: 3_000, ..tuning() };

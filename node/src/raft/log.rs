@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -101,6 +102,8 @@ impl Ends {
 pub struct LogReader {
     records: Records,
     ends: Arc<Mutex<Ends>>,
+    /// Term of the last vote; openraft tells of it only a while after it was stored.
+    voted: Arc<AtomicU64>,
 }
 
 /// The log of this replica. Its one owner is openraft's core task, which waits for each write before the next, so
@@ -131,7 +134,8 @@ impl LogStore {
             None if found == Promise::default() => Mark::create(disk).await?,
             None => return Err(RaftStoreError::MarkLost),
         };
-        let reader = LogReader { records, ends: Arc::new(Mutex::new(ends)) };
+        let voted = Arc::new(AtomicU64::new(vote.map_or(0, |vote| vote.leader_id.term)));
+        let reader = LogReader { records, ends: Arc::new(Mutex::new(ends)), voted };
         if !reader.keeps(mark.promise(), vote)? {
             return Err(RaftStoreError::LogLost { mark: Box::new(mark.promise()), found: Box::new(found) });
         }
@@ -198,6 +202,7 @@ impl LogStore {
     }
     pub(super) async fn store_vote(&mut self, vote: &Vote) -> Result<(), RaftStoreError> {
         self.put_meta(VOTE, vote)?;
+        self.reader.voted.store(vote.leader_id.term, Ordering::Relaxed);
         if mutant(Mutant::VoteForgotten) {
             return Ok(());
         }
@@ -282,6 +287,11 @@ impl LogReader {
     }
     fn set_ends(&self, ends: Ends) {
         *self.ends.lock().expect("no holder of this lock panics") = ends;
+    }
+
+    /// Term of the last vote that was stored; 0 if there was none.
+    pub fn voted(&self) -> u64 {
+        self.voted.load(Ordering::Relaxed)
     }
 
     /// Index of the first entry that was not purged.

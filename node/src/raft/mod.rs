@@ -303,7 +303,7 @@ impl Consensus {
     pub fn era(&self) -> Option<u32> {
         let metrics = self.inner.replica.metrics();
         let metrics = metrics.borrow();
-        let term = metrics.vote.leader_id.term;
+        let term = metrics.vote.leader_id.term.max(self.inner.log.voted());
         (term > 0 || metrics.last_log_index.is_some()).then(|| era_of(term))
     }
     /// Refuses a message of another era; one of a later era ends this replica.

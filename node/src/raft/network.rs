@@ -4,7 +4,7 @@
 //! never get through a slow link that way, so an append runs in its own task: the next attempt that starts at the same
 //! entry joins it, and an empty append goes along so that the follower knows its leader lives.
 
-use super::era::{Behind, era_of};
+use super::era::{self, Behind, era_of};
 use super::image::{Image, Moved};
 use super::passport::Passport;
 use super::types::{LogId, MESSAGE_VERSION, Snapshot, Types, Vote, open_message, seal_message};
@@ -139,7 +139,11 @@ impl Link {
             let answer = within(ttl, client.append(call)).await;
             let answer = answer.inspect_err(|status| behind.hear_status(era, status))?;
             heard.note(target);
-            answered(answer)
+            let answer = answered(answer)?;
+            if let Appended::HigherVote(vote) = &answer {
+                same_era(era, vote, &behind)?;
+            }
+            Ok(answer)
         }
     }
 
@@ -201,9 +205,10 @@ impl Link {
         };
         let answer = answer.map_err(image_error)?;
         self.heard.note(self.target);
-        let vote = open_message(MESSAGE_VERSION, &answer.into_inner().body)
+        let theirs = open_message(MESSAGE_VERSION, &answer.into_inner().body)
             .map_err(|e| image_error(Status::internal(e.to_string())))?;
-        Ok(SnapshotResponse::new(vote))
+        same_era(era_of(vote.leader_id.term), &theirs, &self.behind).map_err(image_error)?;
+        Ok(SnapshotResponse::new(theirs))
     }
 }
 
@@ -234,6 +239,11 @@ async fn deposed(beat: impl Future<Output = Result<Appended, Status>>) -> Append
 fn message<T: Serialize>(vote: Vote, body: &T) -> RaftMessage {
     let era_plus_one = era_to_wire(Some(era_of(vote.leader_id.term)));
     RaftMessage { body: seal_message(MESSAGE_VERSION, body), era_plus_one }
+}
+
+/// A vote of a later era than ours, in an answer, is none that we may follow: it would carry an old log into that era.
+fn same_era(own: u32, theirs: &Vote, behind: &Behind) -> Result<(), Status> {
+    era::check(Some(own), Some(era_of(theirs.leader_id.term).max(own)), behind).map_err(Status::from)
 }
 
 /// Bounds a call on our side too: the far side may never see the deadline in the header.
@@ -283,7 +293,9 @@ impl RaftNetwork<Types> for Link {
             let era = era_of(vote.vote.leader_id.term);
             let answer = answer.inspect_err(|status| self.behind.hear_status(era, status))?;
             self.heard.note(self.target);
-            answered(answer)
+            let answer: VoteResponse<u64> = answered(answer)?;
+            same_era(era, &answer.vote, &self.behind)?;
+            Ok(answer)
         };
         call.await.map_err(call_error)
     }

@@ -5,7 +5,7 @@ use super::auth::{self, Right};
 use super::{answer, internal, topology};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
-use crate::maintain::{collect, export, scrub};
+use crate::maintain::{collect, exporter, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
 use farshore_core::id::{NodeId, RepoId};
@@ -79,6 +79,7 @@ impl AdminService {
         let safety = shared.surveyed.get(shared).await.map_err(internal)?;
         let looked = safety.is_some();
         let safety = safety.unwrap_or(Safety { packs: view.counts().packs, ..Safety::default() });
+        let exports = shared.exports.standing();
         let node_status = |node: NodeRecord| self.node_status(node, &standing.voters);
         Ok(StatusReply {
             cluster: Bytes::copy_from_slice(shared.cluster.as_bytes()),
@@ -99,6 +100,9 @@ impl AdminService {
             state_hash: Bytes::copy_from_slice(&view.state_hash().0),
             formation: shared.consensus.passport().formation(),
             topology_epoch: view.intent().map_err(internal)?.epoch,
+            unexported_ms: exports.behind_since.map_or(0, |since| since.elapsed().as_millis() as u64),
+            export_error: exports.failed.unwrap_or_default(),
+            export_every_ms: shared.timing.export_every.as_millis() as u64,
         })
     }
 
@@ -165,7 +169,8 @@ impl AdminService {
         if !self.shared.consensus.is_leader() {
             return Err(ApiError::NoQuorum("this node does not lead".into()));
         }
-        let made = export::export_now(&self.shared).await.map_err(internal)?;
+        let made = exporter::export_now(&self.shared).await;
+        let made = made.map_err(|why| ApiError::TooBusy(format!("the catalogue was not exported: {why}")))?;
         let scheme = made.parts.first().map(|part| part.scheme);
         Ok(ExportCatalogueReply {
             id: Bytes::copy_from_slice(made.id.as_bytes()),

@@ -47,9 +47,19 @@ impl CatalogueService {
         self.shared.view().map_err(internal)
     }
 
-    /// For a caller who is content with it, whatever this replica knows: on the day on which no majority is left.
+    /// For a caller who is content with it, whatever this replica knows: on the day on which no majority is left. One that
+    /// knows nothing yet must not be taken for a cluster without snapshots.
     async fn read_as(&self, stale: bool) -> Result<View, ApiError> {
-        if stale { self.shared.view().map_err(internal) } else { self.read().await }
+        if !stale {
+            return self.read().await;
+        }
+        let view = self.shared.view().map_err(internal)?;
+        match view.cluster() {
+            Some(_) => Ok(view),
+            None => {
+                Err(ApiError::NoQuorum("this node has no replica of the catalogue yet; ask another".into()))
+            }
+        }
     }
 
     /// The same, but only if it is this node that leads.

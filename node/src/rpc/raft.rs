@@ -4,6 +4,7 @@
 //! Bytes from outside are checked here before openraft sees them; it asserts what we must be able to refuse.
 
 use super::auth::{Right, allow};
+use crate::raft::era::era_of;
 use crate::raft::image::ImageParts;
 use crate::raft::passport::Purpose;
 use crate::raft::types::{Entry, LogId, MESSAGE_VERSION, Types, Vote, open_message, seal_message};
@@ -51,6 +52,11 @@ impl RaftService {
         };
         self.consensus.passport().check(node, request.metadata(), purpose).await?;
         Ok(node)
+    }
+
+    /// A message of openraft's belongs to the era of the vote in it, whatever else it says.
+    fn check_vote(&self, vote: &Vote) -> Result<(), ApiError> {
+        self.consensus.check_era(Some(era_of(vote.leader_id.term)))
     }
 }
 
@@ -103,9 +109,9 @@ fn stopped(error: impl std::fmt::Display) -> ApiError {
 impl wire::raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let from = self.node(&request, Purpose::Lead).await?;
-        self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let append: AppendEntriesRequest<Types> = open(request.get_ref())?;
         speaks_for(from, append.vote.leader_id.node_id)?;
+        self.check_vote(&append.vote)?;
         check_entries(append.prev_log_id, &append.entries)?;
         check_office(&append.vote, append.entries.last().map(|entry| entry.log_id))?;
         if !append.vote.is_committed() {
@@ -117,9 +123,9 @@ impl wire::raft_server::Raft for RaftService {
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let from = self.node(&request, Purpose::Lead).await?;
-        self.consensus.check_era(era_from_wire(request.get_ref().era_plus_one))?;
         let vote: VoteRequest<u64> = open(request.get_ref())?;
         speaks_for(from, vote.vote.leader_id.node_id)?;
+        self.check_vote(&vote.vote)?;
         if vote.vote.is_committed() {
             return Err(ApiError::Invalid("request for a vote that was already won".into()).into());
         }
@@ -134,9 +140,9 @@ impl wire::raft_server::Raft for RaftService {
         let from = self.node(&request, Purpose::Lead).await?;
         self.consensus.heard(from);
         let mut parts = ImageParts::new(request.into_inner());
-        let (era, vote, meta) = parts.open().await?;
-        self.consensus.check_era(era)?;
+        let (_, vote, meta) = parts.open().await?;
         speaks_for(from, vote.leader_id.node_id)?;
+        self.check_vote(&vote)?;
         if !vote.is_committed() {
             return Err(ApiError::Invalid("image of a candidate that was not elected".into()).into());
         }

@@ -627,6 +627,7 @@ impl<'a> Run<'a> {
     /// Takes in the newest catalogue, then looks at every invariant.
     pub(crate) fn check(&mut self, moment: Moment) -> Result<(), Violation> {
         self.truth.look(&self.cluster)?;
+        self.cluster.doubt_time();
         self.refresh()?;
         let Some(newest) = &self.newest else { return Ok(()) };
         let mut scene = Scene {

@@ -8,7 +8,7 @@ use super::Outcome;
 use super::shards::condemn;
 use farshore_core::catalogue::{ExportPart, ExportRecord, Refusal, Reply};
 use farshore_core::id::{NodeId, ShardId, StripeId};
-use farshore_core::limits::{EXPORT_BASES_KEPT, EXPORT_PARTS_MAX, EXPORTS_MAX};
+use farshore_core::limits::{EXPORT_BASES_KEPT, EXPORT_PARTS_MAX, EXPORT_ROWS_MAX, EXPORTS_MAX};
 use std::collections::BTreeSet;
 
 pub(super) fn record(tx: &mut Tx, export: &ExportRecord) -> Outcome {
@@ -27,7 +27,8 @@ pub(super) fn record(tx: &mut Tx, export: &ExportRecord) -> Outcome {
         }
     }
     let key = ExportKey { to: export.to, id: export.id };
-    if !tx.has::<Exports>(&key)? && tx.state.rows_of(Exports::TABLE) >= EXPORTS_MAX {
+    // A base makes room.
+    if !export.base && !tx.has::<Exports>(&key)? && tx.state.rows_of(Exports::TABLE) >= EXPORTS_MAX {
         return malformed("too many exports are recorded");
     }
     tx.put::<Exports>(&key, export)?;
@@ -39,7 +40,7 @@ pub(super) fn record(tx: &mut Tx, export: &ExportRecord) -> Outcome {
 
 /// Condemns what only bases need that are no longer kept.
 fn drop_useless(tx: &mut Tx) -> Result<(), CatalogueError> {
-    let known = tx.scan::<Exports>(&Span::all(), EXPORTS_MAX as usize)?;
+    let known = tx.scan::<Exports>(&Span::all(), EXPORT_ROWS_MAX)?;
     let bases = known.iter().rev().filter(|(_, export)| export.base);
     let Some(oldest) = bases.map(|(key, _)| *key).nth(EXPORT_BASES_KEPT - 1) else { return Ok(()) };
     for (key, export) in known {
@@ -68,6 +69,6 @@ fn copies(part: &ExportPart) -> impl Iterator<Item = (NodeId, ShardId)> + '_ {
 
 /// The stripes of all exports that are kept.
 pub(super) fn stripes(tx: &Tx) -> Result<BTreeSet<StripeId>, CatalogueError> {
-    let kept = tx.scan::<Exports>(&Span::all(), EXPORTS_MAX as usize)?;
+    let kept = tx.scan::<Exports>(&Span::all(), EXPORT_ROWS_MAX)?;
     Ok(kept.iter().flat_map(|(_, export)| &export.parts).map(ExportPart::stripe).collect())
 }
