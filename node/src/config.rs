@@ -73,6 +73,8 @@ pub struct Timing {
     /// Shortest time between two exports of the catalogue into the shard stores: what was acknowledged longer ago than
     /// about this survives the loss of every replica. Default 10 s; 0 s turns exports off.
     pub export_every: Duration,
+    /// Every row of this node's catalogue is re-read within about this time. Default 1 d.
+    pub prove_every: Duration,
 }
 
 impl Default for Timing {
@@ -88,6 +90,7 @@ impl Default for Timing {
             collect_every: Duration::from_secs(60),
             compact_below: SPARSE_PERCENT_DEFAULT as u8,
             export_every: Duration::from_secs(10),
+            prove_every: Duration::from_secs(86_400),
         }
     }
 }
@@ -200,6 +203,7 @@ struct TypedTiming {
     collect_every: Option<String>,
     compact_below: Option<u8>,
     export_every: Option<String>,
+    prove_every: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -261,6 +265,7 @@ impl TypedTiming {
                 Some("0" | "0s") => Duration::ZERO,
                 _ => duration("timing.export_every", self.export_every, d.export_every)?,
             },
+            prove_every: duration("timing.prove_every", self.prove_every, d.prove_every)?,
         };
         longer("timing.suspect_after", timing.suspect_after, "timing.heartbeat", timing.heartbeat)?;
         if timing.compact_below > 90 {

@@ -8,6 +8,10 @@ pub mod rescue;
 
 pub mod run;
 
+pub mod restore;
+
+pub mod listen;
+
 pub mod form;
 
 pub mod rpc;

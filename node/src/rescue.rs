@@ -5,12 +5,13 @@
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::listen::{Listening, listen};
 use crate::maintain::report::Reports;
 use crate::raft::era::next_era;
 use crate::raft::reseat::{self, Found, ReseatError, Seat};
 use crate::recover::{self, Ground};
 use crate::rpc;
-use crate::run::{Listening, StartError, check_cluster, listen, own_id, own_record};
+use crate::run::{StartError, check_cluster, own_id, own_record};
 use crate::store::{ShardStore, StoreError, StoreOptions};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, KvError, KvRole};

@@ -5,6 +5,7 @@ use crate::catalogue::{Catalogue, CatalogueError, View};
 use crate::config::Config;
 use crate::form;
 use crate::identity::{Identity, IdentityError};
+use crate::listen::{Listening, listen};
 use crate::maintain::collect;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
@@ -13,17 +14,17 @@ use crate::maintain::{Shared, exporter, lead, survey};
 use crate::raft::passport::Passport;
 use crate::raft::reseat;
 use crate::raft::{Consensus, RaftStoreError};
+use crate::restore::{self, RestoreError};
 use crate::rpc;
 use crate::store::{ShardStore, StoreError, StoreOptions};
 use crate::worker::{WorkerStatus, Workers};
 use farshore_core::health::NodeHealth;
-use farshore_core::host::task::{self, Owned};
+use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv, KvError, KvRole};
 use farshore_core::id::NodeId;
 use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
 use farshore_core::topology::{NodeRecord, NodeState};
 use farshore_proto::peers::Peers;
-use farshore_proto::serve;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::{Credentials, Tls, TlsError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +32,6 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// Why a node does not start. Each is one line that says what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +84,20 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error("listen on {0}: {1}")]
     Listen(String, io::Error),
+    /// The replica is damaged and cannot be learnt anew.
+    #[error("restore the damaged replica: {0}")]
+    Restore(#[from] RestoreError),
+}
+
+impl StartError {
+    /// Whether Raft log or catalogue are not what was written, so that they will never be again.
+    fn is_damage(&self) -> bool {
+        match self {
+            StartError::Kv(error) | StartError::Catalogue(CatalogueError::Kv(error)) => error.is_damage(),
+            StartError::Raft(error) => error.is_damage(),
+            _ => false,
+        }
+    }
 }
 
 /// A running node. Dropping it cuts everything at once, as a crash would; [`Node::stop`] ends it in order.
@@ -96,33 +109,20 @@ pub struct Node {
     _forming: Option<Owned>,
 }
 
-/// The accept loop and what ends it.
-pub(crate) struct Listening {
-    stop: watch::Sender<bool>,
-    task: Option<JoinHandle<()>>,
-}
-
-impl Listening {
-    /// Accepts nothing more and lets running calls end for a moment.
-    pub(crate) async fn stop(mut self) {
-        self.stop.send_replace(true);
-        if let Some(task) = self.task.take() {
-            let _ = task.await;
-        }
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-    }
-}
-
 impl Node {
-    /// Opens everything below the host's disk and stores, and takes part in the cluster from then on.
+    /// Opens everything below the host's disk and stores, and takes part in the cluster from then on. A replica found
+    /// damaged is given up first, which takes until a leader agrees.
     pub async fn start(host: Host, config: Config, credentials: Credentials) -> Result<Self, StartError> {
+        match Self::start_once(host.clone(), config.clone(), credentials.clone()).await {
+            Err(damaged) if damaged.is_damage() => {
+                restore::mark(&host, &damaged.to_string()).await.map_err(RestoreError::Io)?;
+                Self::start_once(host, config, credentials).await
+            }
+            started => started,
+        }
+    }
+
+    async fn start_once(host: Host, config: Config, credentials: Credentials) -> Result<Self, StartError> {
         let tls = Arc::new(Tls::new(&credentials, host.clock.clone())?);
         let id = own_id(&tls, &config)?;
         tracing::info!(node = %id, name = %config.name, region = %config.region, "starting");
@@ -134,6 +134,9 @@ impl Node {
         let (claim, opened) = owner.claim(host.disk.as_ref(), host.entropy.as_ref()).await?;
         tracing::info!(?opened, "data directory is ours");
 
+        if restore::is_marked(&host).await.map_err(RestoreError::Io)? {
+            restore::restore(&host, &config, &tls, claim).await?;
+        }
         let state = host.kv.open(KvRole::Catalogue).await?;
         let catalogue = Catalogue::open(state.clone())?;
         check_cluster(&catalogue, &config)?;
@@ -216,13 +219,21 @@ impl Node {
         }
     }
     /// Ends once the node can no longer take part, with the reason.
+    ///
+    /// A damaged replica is noted as such before this ends, so that the next start gives it up.
     pub async fn failed(&self) -> String {
-        tokio::select! {
+        let why = tokio::select! {
             biased;
             why = self.shared.consensus.passport().ousted() => why,
             why = self.shared.consensus.stopped() => format!("the catalogue replica stopped: {why}"),
             why = self.shared.store.failed() => why,
+        };
+        if let Some(damage) = self.shared.consensus.damage()
+            && let Err(error) = restore::mark(&self.shared.host, &damage).await
+        {
+            tracing::error!(%error, "note that the replica is damaged");
         }
+        why
     }
     /// The replica, for checks from outside.
     pub fn consensus(&self) -> &Consensus {
@@ -253,7 +264,13 @@ pub async fn run(
     credentials: Credentials,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let node = Node::start(host, config, credentials).await?;
+    tokio::pin!(stop);
+    // A damaged replica may wait for a leader for long.
+    let node = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        node = Node::start(host, config, credentials) => node?,
+    };
     let failed = tokio::select! {
         biased;
         () = stop => None,
@@ -355,20 +372,6 @@ fn fill_book(peers: &Peers, config: &Config, view: &View, own: &NodeRecord) -> R
     view.nodes()?.iter().for_each(|node| peers.set(node.id, &node.addr));
     peers.set(own.id, &own.addr);
     Ok(())
-}
-
-pub(crate) fn listen(
-    listener: Box<dyn farshore_core::host::Listener>,
-    tls: Arc<Tls>,
-    routes: rpc::Routes,
-) -> Listening {
-    let (stop, mut asked) = watch::channel(false);
-    let stopped = async move {
-        // An error means the node was dropped, which is a stop too.
-        let _ = asked.wait_for(|stop| *stop).await;
-    };
-    let task = task::spawn(serve::serve(listener, tls, routes, stopped));
-    Listening { stop, task: Some(task) }
 }
 
 const FORMED_POLL: Duration = Duration::from_millis(200);

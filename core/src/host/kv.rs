@@ -48,6 +48,13 @@ pub enum KvError {
     Unsupported(&'static str),
 }
 
+impl KvError {
+    /// Whether what is stored is not what was written: the same store will say so again.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, KvError::Corrupt { .. } | KvError::Damaged(_))
+    }
+}
+
 /// The last change of each key, in key order; `None` for a removed one.
 pub type Changes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
@@ -84,6 +91,9 @@ pub trait KvFactory: Send + Sync {
     async fn open(&self, role: KvRole) -> Result<Arc<dyn Kv>, KvError>;
     /// Destroys the store of this role, so that it can be rebuilt. Only ever called for [`KvRole::Index`].
     async fn discard(&self, role: KvRole) -> Result<(), KvError>;
+    /// Puts the damaged store of Raft log and catalogue out of the way, so that an empty one opens in its place. What was
+    /// put away before goes.
+    async fn put_away(&self) -> Result<(), KvError>;
 }
 
 /// Reading. Calls return at once or after a short disk read; they never wait for another task.

@@ -138,6 +138,9 @@ impl KvFactory for NoStorage {
     async fn discard(&self, _: KvRole) -> Result<(), KvError> {
         Err(KvError::Unsupported("be discarded: this process keeps no state"))
     }
+    async fn put_away(&self) -> Result<(), KvError> {
+        Err(KvError::Unsupported("be put away: this process keeps no state"))
+    }
 }
 
 /// The seams of a client: everything but storage.

@@ -100,13 +100,18 @@ impl ImageWriter {
     pub fn rehash(mut self) -> Result<StateHash, CatalogueError> {
         let mut hash = StateHash::default();
         while let Some(page) = self.next_page()? {
-            for row in page.iter().filter(|row| is_hashed(row.table, &row.key)) {
-                let (version, payload) =
-                    row.value.split_first().ok_or(CatalogueError::Torn("an empty row"))?;
-                hash = hash.plus(StateHash::of_row(row.table, &row.key, *version, payload));
-            }
+            hash = self.add_up(hash, &page)?;
         }
         Ok(hash)
+    }
+
+    /// State hash of all rows so far, given that of all before this page.
+    pub fn add_up(&self, before: StateHash, page: &ImagePage) -> Result<StateHash, CatalogueError> {
+        let hashed = page.iter().filter(|row| is_hashed(row.table, &row.key));
+        hashed.into_iter().try_fold(before, |hash, row| {
+            let (version, payload) = row.value.split_first().ok_or(CatalogueError::Torn("an empty row"))?;
+            Ok(hash.plus(StateHash::of_row(row.table, &row.key, *version, payload)))
+        })
     }
 
     fn count(&mut self, page: ImagePage) -> ImagePage {

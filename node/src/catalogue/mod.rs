@@ -135,6 +135,18 @@ impl Catalogue {
     pub async fn failed(&self) -> String {
         self.inner.records.failed().await
     }
+    /// Ends once a record was met that is not what was written, with what is wrong. Cancel-safe.
+    pub async fn damaged(&self) -> String {
+        self.inner.records.damaged().await
+    }
+    /// The first such record.
+    pub fn damage(&self) -> Option<String> {
+        self.inner.records.damage()
+    }
+    /// Notes that the rows do not belong together, each of them whole as it may be.
+    pub fn note_damage(&self, what: String) {
+        self.inner.records.note_damage(what);
+    }
 
     /// Removes up to `page` rows that belong to no live catalogue: what an installed image replaced, or an interrupted
     /// one left. Returns how many; call again until it is 0. Fewer are removed at a time where they are large, since each

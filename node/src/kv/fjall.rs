@@ -11,6 +11,7 @@ use farshore_core::host::kv::{Kv, KvError, KvOp, KvPair, KvRead, Table, settle};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -120,7 +121,7 @@ fn mend_and_open(path: &Path, cache_bytes: u64) -> Result<(Database, Option<u64>
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
         Ok(Err(fjall::Error::Locked)) => Err(KvError::InUse),
         Ok(opened) => Ok((opened.map_err(engine)?, last)),
-        Err(_) => Err(KvError::Io("the database is damaged: opening it panicked".into())),
+        Err(_) => Err(KvError::Damaged("opening the database panicked".into())),
     }
 }
 
@@ -136,8 +137,25 @@ fn table_of(name: &str) -> Option<Table> {
     name.strip_prefix('t')?.parse().ok()
 }
 
+/// What the engine cannot make sense of is damage; what the system refuses is not.
 fn engine(error: fjall::Error) -> KvError {
-    KvError::Io(error.to_string())
+    use fjall::Error::*;
+    let text = error.to_string();
+    match error {
+        Io(error) | Storage(fjall::LsmError::Io(error)) => match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => KvError::Damaged(text),
+            _ => KvError::Io(text),
+        },
+        Storage(_) | JournalRecovery(_) | InvalidVersion(_) | Decompress(_) | InvalidTrailer
+        | InvalidTag(_) | Unrecoverable => KvError::Damaged(text),
+        _ => KvError::Io(text),
+    }
+}
+
+/// Some damage makes the engine panic where it reads; that must be an error.
+fn guarded<T>(read: impl FnOnce() -> Result<T, KvError>) -> Result<T, KvError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(KvError::Damaged("the engine panicked over what it read".into())))
 }
 
 impl KvRead for FjallStore {
@@ -222,7 +240,7 @@ fn get(at: &Snapshot, table: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, K
     if key.is_empty() {
         return Ok(None);
     }
-    Ok(at.get(table, key).map_err(engine)?.map(|value| value.to_vec()))
+    guarded(|| Ok(at.get(table, key).map_err(engine)?.map(|value| value.to_vec())))
 }
 
 fn scan(
@@ -237,22 +255,24 @@ fn scan(
     if from >= to || limit == 0 || bytes_max == 0 {
         return Ok(found);
     }
-    for guard in at.range(table, from..to).take(limit) {
-        let (key, value) = pair(guard)?;
-        bytes += key.len() + value.len();
-        found.push((key, value));
-        if bytes >= bytes_max {
-            break;
+    guarded(|| {
+        for guard in at.range(table, from..to).take(limit) {
+            let (key, value) = pair(guard)?;
+            bytes += key.len() + value.len();
+            found.push((key, value));
+            if bytes >= bytes_max {
+                break;
+            }
         }
-    }
-    Ok(found)
+        Ok(found)
+    })
 }
 
 fn last(at: &Snapshot, table: &Keyspace, from: &[u8], to: &[u8]) -> Result<Option<KvPair>, KvError> {
     if from >= to {
         return Ok(None);
     }
-    at.range(table, from..to).next_back().map(pair).transpose()
+    guarded(|| at.range(table, from..to).next_back().map(pair).transpose())
 }
 
 fn pair(guard: fjall::Guard) -> Result<KvPair, KvError> {

@@ -109,6 +109,13 @@ impl KvFactory for RealKv {
         let (root, path) = (self.root.clone(), self.path(role));
         blocking(move || remove(&root, &path).map_err(|e| KvError::Io(e.to_string()))).await
     }
+
+    async fn put_away(&self) -> Result<(), KvError> {
+        self.refuse_if_open(KvRole::Catalogue)?;
+        let (root, path) = (self.root.clone(), self.path(KvRole::Catalogue));
+        let away = self.root.join("catalogue.damaged");
+        blocking(move || put_away(&root, &path, &away).map_err(|e| KvError::Io(e.to_string()))).await
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -126,6 +133,16 @@ fn make_root(root: &Path) -> std::io::Result<()> {
     }
     std::fs::create_dir_all(root)?;
     root.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// A crash in between leaves the damaged store where it was, or one under the other name.
+fn put_away(root: &Path, path: &Path, away: &Path) -> std::io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    remove(root, away)?;
+    std::fs::rename(path, away)?;
+    File::open(root)?.sync_all()
 }
 
 fn remove(root: &Path, path: &Path) -> std::io::Result<()> {
@@ -166,5 +183,22 @@ mod tests {
         kv.discard(KvRole::Index).await.unwrap();
         kv.discard(KvRole::Index).await.unwrap();
         assert_eq!(kv.open(KvRole::Index).await.unwrap().get(1, b"key").unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_catalogue_is_put_away_and_only_when_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = RealKv::new(dir.path());
+        kv.put_away().await.unwrap();
+        for round in [1, 2] {
+            let store = kv.open(KvRole::Catalogue).await.unwrap();
+            assert_eq!(store.get(1, b"key").unwrap(), None, "round {round}");
+            store.write(vec![record::put(1, *b"key", 1, b"value")]).unwrap();
+            store.flush().await.unwrap();
+            assert!(matches!(kv.put_away().await, Err(KvError::InUse)));
+            drop(store);
+            kv.put_away().await.unwrap();
+            assert!(dir.path().join("catalogue.damaged").exists());
+        }
     }
 }

@@ -70,6 +70,8 @@ pub struct Records<K: KvRead + ?Sized = dyn Kv> {
     store: Arc<K>,
     /// Why the store has stopped taking anything, if it has.
     failed: Arc<watch::Sender<Option<String>>>,
+    /// The first record found that is not what was written.
+    damaged: Arc<watch::Sender<Option<String>>>,
 }
 
 /// Checked access to a frozen view.
@@ -77,22 +79,28 @@ pub type FrozenRecords = Records<dyn KvRead>;
 
 impl<K: KvRead + ?Sized> Clone for Records<K> {
     fn clone(&self) -> Self {
-        Records { store: self.store.clone(), failed: self.failed.clone() }
+        Records { store: self.store.clone(), failed: self.failed.clone(), damaged: self.damaged.clone() }
     }
 }
 
 impl<K: KvRead + ?Sized> Records<K> {
     /// Checked access to `store`.
     pub fn new(store: Arc<K>) -> Self {
-        Records { store, failed: Arc::new(watch::Sender::new(None)) }
+        let nothing = || Arc::new(watch::Sender::new(None));
+        Records { store, failed: nothing(), damaged: nothing() }
     }
     /// Version and payload under a key.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<(u8, Vec<u8>)>, KvError> {
-        self.store.get(table, key)?.map(|value| open_record(table, key, &value)).transpose()
+        let read = || self.store.get(table, key)?.map(|value| open_record(table, key, &value)).transpose();
+        self.looked(read())
     }
     /// Up to `limit` records with `from <= key < to`, ascending. One bad record fails the call.
     pub fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, KvError> {
-        self.store.scan(table, from, to, limit)?.into_iter().map(|pair| open_row(table, pair)).collect()
+        let read = || {
+            let pairs = self.store.scan(table, from, to, limit)?;
+            pairs.into_iter().map(|pair| open_row(table, pair)).collect()
+        };
+        self.looked(read())
     }
     /// As [`Records::scan`], but ends after the record with which `bytes_max` is reached.
     pub fn scan_some(
@@ -103,12 +111,40 @@ impl<K: KvRead + ?Sized> Records<K> {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Row>, KvError> {
-        let pairs = self.store.scan_some(table, from, to, limit, bytes_max)?;
-        pairs.into_iter().map(|pair| open_row(table, pair)).collect()
+        let read = || {
+            let pairs = self.store.scan_some(table, from, to, limit, bytes_max)?;
+            pairs.into_iter().map(|pair| open_row(table, pair)).collect()
+        };
+        self.looked(read())
     }
     /// The record with the greatest key in `from <= key < to`.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>, KvError> {
-        self.store.last(table, from, to)?.map(|pair| open_row(table, pair)).transpose()
+        let read = || self.store.last(table, from, to)?.map(|pair| open_row(table, pair)).transpose();
+        self.looked(read())
+    }
+    /// The first damage that was met, if any.
+    pub fn damage(&self) -> Option<String> {
+        self.damaged.borrow().clone()
+    }
+    /// Notes damage that was found in another way than by reading a record.
+    pub fn note_damage(&self, what: String) {
+        self.damaged.send_if_modified(|known| known.is_none() && known.replace(what).is_none());
+    }
+    /// Ends once a record was met that is not what was written, with what is wrong. Cancel-safe.
+    pub async fn damaged(&self) -> String {
+        let mut damaged = self.damaged.subscribe();
+        let what = damaged.wait_for(Option::is_some).await.ok().and_then(|what| what.clone());
+        // The sender is ours and outlives this call.
+        what.unwrap_or_default()
+    }
+
+    fn looked<T>(&self, outcome: Result<T, KvError>) -> Result<T, KvError> {
+        if let Err(error) = &outcome
+            && error.is_damage()
+        {
+            self.note_damage(error.to_string());
+        }
+        outcome
     }
 }
 
@@ -123,7 +159,8 @@ impl Records {
     }
     /// A view that later writes do not change.
     pub fn freeze(&self) -> Result<FrozenRecords, KvError> {
-        Ok(Records { store: self.store.freeze()?, failed: self.failed.clone() })
+        let store = self.looked(self.store.freeze())?;
+        Ok(Records { store, failed: self.failed.clone(), damaged: self.damaged.clone() })
     }
     /// Ends once a change could not be stored, with the reason: an engine takes nothing more after that until it is
     /// opened again, so a node that stayed would look alive and never learn anything. Cancel-safe.
@@ -141,7 +178,7 @@ impl Records {
         if let Err(KvError::Io(why)) = &outcome {
             self.failed.send_replace(Some(why.clone()));
         }
-        outcome
+        self.looked(outcome)
     }
 }
 

@@ -23,6 +23,8 @@ pub mod export;
 
 pub mod exporter;
 
+pub mod proof;
+
 pub mod scrub;
 
 pub mod sweep;
@@ -142,5 +144,6 @@ impl Shared {
         workers.start(survey::Survey::new(self.clone()));
         workers.start(sweep::Sweep(self.clone()));
         workers.start(exporter::Exporter::new(self.clone()));
+        workers.start(proof::Proof::new(self.clone()));
     }
 }

@@ -28,7 +28,7 @@ use farshore_proto::serve;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::{Credentials, Expect, Tls};
 use farshore_proto::wire::snapshot_part::Part;
-use farshore_proto::wire::{HeartbeatReply, HeartbeatRequest, RaftMessage, SnapshotPart};
+use farshore_proto::wire::{GiveUpVoteReply, HeartbeatReply, HeartbeatRequest, RaftMessage, SnapshotPart};
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use std::io;
@@ -44,6 +44,9 @@ struct NoHeartbeats;
 impl HeartbeatSink for NoHeartbeats {
     async fn beat(&self, _: NodeId, _: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
         Ok(HeartbeatReply::default())
+    }
+    async fn give_up_vote(&self, _: NodeId) -> Result<GiveUpVoteReply, ApiError> {
+        Err(ApiError::NoQuorum("nobody leads here".into()))
     }
 }
 

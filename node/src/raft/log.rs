@@ -43,8 +43,7 @@ const READ_BYTES_MAX: usize = 1 << 20;
 pub enum RaftStoreError {
     /// Less is in the store than this replica has promised.
     #[error(
-        "this node has promised {mark:?} but its store holds {found:?}: an acknowledged part of the log is gone. \
-         It may not vote again under this identity; give it a new key and join it as a new node"
+        "this node has promised {mark:?} but its store holds {found:?}: an acknowledged part of the log is gone"
     )]
     LogLost {
         /// What was promised.
@@ -53,13 +52,10 @@ pub enum RaftStoreError {
         found: Box<Promise>,
     },
     /// Entries are missing inside the log.
-    #[error("log entry {0} is missing although later ones are there; join this machine as a new node")]
+    #[error("log entry {0} is missing although later ones are there")]
     Hole(u64),
     /// The mark is gone although the log is not empty.
-    #[error(
-        "the file {} is gone although the log is not; join this machine as a new node",
-        super::mark::MARK_FILE
-    )]
+    #[error("the file {} is gone although the log is not", super::mark::MARK_FILE)]
     MarkLost,
     /// The mark cannot be read.
     #[error("{0}")]
@@ -79,6 +75,21 @@ pub enum RaftStoreError {
     /// openraft could not start.
     #[error("start Raft: {0}")]
     Start(String),
+}
+
+impl RaftStoreError {
+    /// Whether log or mark are not what was written. What they have promised can only be given up, never guessed.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            RaftStoreError::Store(error) => error.is_damage(),
+            RaftStoreError::LogLost { .. } | RaftStoreError::Hole(_) | RaftStoreError::MarkLost => true,
+            RaftStoreError::Mark(error) => matches!(error, MarkError::Damaged),
+            RaftStoreError::Io(_)
+            | RaftStoreError::Format(_)
+            | RaftStoreError::NotApplied(_)
+            | RaftStoreError::Start(_) => false,
+        }
+    }
 }
 
 /// The first and last entries that must be there, and what was purged before them.
@@ -287,6 +298,11 @@ impl LogReader {
     }
     fn set_ends(&self, ends: Ends) {
         *self.ends.lock().expect("no holder of this lock panics") = ends;
+    }
+
+    /// The first record met that is not what was written.
+    pub fn damage(&self) -> Option<String> {
+        self.records.damage()
     }
 
     /// Term of the last vote that was stored; 0 if there was none.

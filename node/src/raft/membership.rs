@@ -116,6 +116,30 @@ impl Consensus {
         self.enact(step).await.map(|()| true)
     }
 
+    /// Makes a node no replica at all, so that nothing it has promised counts any more. Only then is it sure to be taken for
+    /// one that knows nothing when it comes back. Leader only.
+    pub async fn expel(&self, node: NodeId) -> Result<(), MembershipError> {
+        if !self.is_leader() {
+            return Err(MembershipError::Later("this node does not lead".into()));
+        }
+        let members = members_of(&self.inner.replica.metrics().borrow(), self.inner.tuning.keep_logs);
+        if members.joining.is_some() {
+            return Err(MembershipError::Later("a change of voters is under way".into()));
+        }
+        if !members.nodes.contains_key(&node) {
+            return Ok(());
+        }
+        if !members.voters.contains(&node) {
+            return self.enact(Step::RemoveLearners(BTreeSet::from([node]))).await;
+        }
+        let rest: BTreeSet<NodeId> = members.voters.iter().copied().filter(|voter| *voter != node).collect();
+        if rest.is_empty() {
+            return Err(MembershipError::Refused("it is the only voter".into()));
+        }
+        self.enact(Step::SetVoters(rest)).await?;
+        self.enact(Step::RemoveLearners(BTreeSet::from([node]))).await
+    }
+
     async fn enact(&self, step: Step) -> Result<(), MembershipError> {
         let ids = |nodes: BTreeSet<NodeId>| nodes.into_iter().map(|n| n.0).collect::<BTreeSet<u64>>();
         let change = match step {

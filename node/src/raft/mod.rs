@@ -358,8 +358,14 @@ impl Consensus {
                 Err(_) => "shut down".into(),
             },
             why = self.inner.catalogue.failed() => why,
+            why = self.inner.catalogue.damaged() => why,
             why = self.inner.behind.left() => why,
         }
+    }
+
+    /// What in this replica is not what was written, if anything was met.
+    pub fn damage(&self) -> Option<String> {
+        self.inner.catalogue.damage().or_else(|| self.inner.log.damage())
     }
 
     /// Stops taking part. Everything acknowledged is durable already.

@@ -65,6 +65,11 @@ pub fn next_voters(
     };
     let worst = voters.difference(&wanted).max_by_key(|id| grade_of(id)).copied();
     let heir = wanted.difference(voters).next().copied();
+    // Two wait for a third that is expected, one that learns its replica anew perhaps: one alone would be worse than both.
+    let expected = nodes.iter().filter(|node| grade(node.state) == Grade::Fit).count();
+    if voters.len() == 2 && wanted.len() == 1 && expected > 2 {
+        return None;
+    }
     match (worst, heir) {
         (None, None) => None,
         (Some(worst), Some(heir)) => {

@@ -17,15 +17,17 @@ pub mod auth;
 use crate::maintain::Shared;
 use crate::maintain::health::Load;
 use crate::maintain::report::Reports;
+use crate::raft::membership::MembershipError;
 use crate::recover::Ground;
 use crate::rpc::raft::HeartbeatSink;
+use crate::store::ShardStore;
 use async_trait::async_trait;
-use farshore_core::id::NodeId;
+use farshore_core::id::{ClusterId, NodeId};
 use farshore_core::topology::NodeState;
 use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::serve;
 use farshore_proto::status::ApiError;
-use farshore_proto::wire::{HeartbeatReply, HeartbeatRequest};
+use farshore_proto::wire::{GiveUpVoteReply, HeartbeatReply, HeartbeatRequest};
 use std::sync::Arc;
 use tokio::time::Instant;
 pub use tonic::service::Routes;
@@ -54,6 +56,14 @@ pub fn recovery_routes(ground: &Arc<Ground>, reports: Arc<Reports>) -> Routes {
     routes.routes()
 }
 
+/// What a node answers that waits until it may learn its replica anew.
+pub fn shard_routes(cluster: ClusterId, store: Arc<ShardStore>, reports: Arc<Reports>) -> Routes {
+    let shards = shard::ShardService::reading_only(cluster, store, reports);
+    let mut routes = Routes::builder();
+    routes.add_service(serve::shards(Arc::new(shards)));
+    routes.routes()
+}
+
 /// Takes heartbeats while this node leads.
 struct Heartbeats(Arc<Shared>);
 
@@ -64,12 +74,7 @@ impl HeartbeatSink for Heartbeats {
         let shared = &self.0;
         let beat = Heartbeat::try_from(beat)?;
         if !shared.consensus.is_leader() {
-            // Whoever asks may not know of the one that does: votes move to nodes that its configuration does not name.
-            let view = shared.view().map_err(internal)?;
-            let leader = shared.consensus.leader().map(|leader| view.node(leader)).transpose();
-            let leader = leader.map_err(internal)?.flatten().filter(|leader| leader.id != shared.own.id);
-            let leader = leader.ok_or_else(|| ApiError::NoQuorum("this node does not lead".into()))?;
-            return Ok(HeartbeatReply { leader: Some(leader.into()), ..HeartbeatReply::default() });
+            return Ok(HeartbeatReply { leader: Some(self.leader()?), ..HeartbeatReply::default() });
         }
         let incarnation = shared.consensus.passport().known(from).unwrap_or(0);
         let known = shared.view().and_then(|view| view.node(from)).map_err(internal)?;
@@ -81,6 +86,31 @@ impl HeartbeatSink for Heartbeats {
             shared.health.hear(beat.node, beat.incarnation, load, Instant::now());
         }
         Ok(HeartbeatReply { incarnation, retired, leader: None })
+    }
+
+    async fn give_up_vote(&self, from: NodeId) -> Result<GiveUpVoteReply, ApiError> {
+        if !self.0.consensus.is_leader() {
+            return Ok(GiveUpVoteReply { leader: Some(self.leader()?) });
+        }
+        tracing::warn!(%from, "the replica of this node is damaged; it gives up its vote and learns anew");
+        self.0.consensus.expel(from).await.map_err(|e| match e {
+            MembershipError::Later(why) => ApiError::NoQuorum(why),
+            MembershipError::Refused(why) => ApiError::Invalid(why),
+            MembershipError::Stopped(why) => ApiError::Internal(why),
+        })?;
+        Ok(GiveUpVoteReply { leader: None })
+    }
+}
+
+impl Heartbeats {
+    /// Who leads, for somebody who may not know: votes move to nodes that its configuration does not name.
+    fn leader(&self) -> Result<farshore_proto::wire::Node, ApiError> {
+        let shared = &self.0;
+        let view = shared.view().map_err(internal)?;
+        let leader = shared.consensus.leader().map(|leader| view.node(leader)).transpose();
+        let leader = leader.map_err(internal)?.flatten().filter(|leader| leader.id != shared.own.id);
+        let leader = leader.ok_or_else(|| ApiError::NoQuorum("this node does not lead".into()))?;
+        Ok(leader.into())
     }
 }
 

@@ -16,7 +16,8 @@ use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire;
 use farshore_proto::wire::{
-    HeartbeatReply, HeartbeatRequest, RaftMessage, ReadIndexReply, ReadIndexRequest, SnapshotPart,
+    GiveUpVoteReply, GiveUpVoteRequest, HeartbeatReply, HeartbeatRequest, RaftMessage, ReadIndexReply,
+    ReadIndexRequest, SnapshotPart,
 };
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub trait HeartbeatSink: Send + Sync {
     /// A sign of life. `from` is the caller by certificate; the message may name no other node.
     async fn beat(&self, from: NodeId, beat: HeartbeatRequest) -> Result<HeartbeatReply, ApiError>;
+    /// The caller's replica is damaged: it is to be none any more.
+    async fn give_up_vote(&self, from: NodeId) -> Result<GiveUpVoteReply, ApiError>;
 }
 
 /// The service between nodes.
@@ -177,6 +180,15 @@ impl wire::raft_server::Raft for RaftService {
         speaks_for(from, beat.node.as_ref().map_or(0, |node| node.id))?;
         self.consensus.check_era(era_from_wire(beat.era_plus_one))?;
         Ok(Response::new(self.heartbeats.beat(from, beat).await?))
+    }
+
+    /// From a node that takes part in nothing, so that its era is of no account.
+    async fn give_up_vote(
+        &self,
+        request: Request<GiveUpVoteRequest>,
+    ) -> Result<Response<GiveUpVoteReply>, Status> {
+        let from = self.node(&request, Purpose::Ask).await?;
+        Ok(Response::new(self.heartbeats.give_up_vote(from).await?))
     }
 }
 

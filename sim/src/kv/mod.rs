@@ -122,6 +122,15 @@ impl KvFactory for SimStores {
         if role != KvRole::Index {
             return Err(KvError::Unsupported("be discarded: only the index can be rebuilt"));
         }
+        self.remove(role).await
+    }
+    async fn put_away(&self) -> Result<(), KvError> {
+        self.remove(KvRole::Catalogue).await
+    }
+}
+
+impl SimStores {
+    async fn remove(&self, role: KvRole) -> Result<(), KvError> {
         let ticket = self.world.enter(self.label, Call::KvDiscard).await;
         {
             let mut stores = self.lock();
