@@ -11,6 +11,7 @@ use crate::plan::Layout;
 use crate::tree::{self, Tree};
 use crate::world::World;
 use farshore_client::api::ClusterStatus;
+use farshore_core::host::KvRole;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use tokio::time::{Instant, sleep};
 /// Regions and nodes in each.
 const REGIONS: usize = 3;
 const PER_REGION: usize = 2;
+/// One in each region votes.
+const VOTERS: usize = REGIONS;
 /// Entries of the tree that is backed up.
 const ENTRIES: u64 = 40;
 /// A healthy cluster is ready by then.
@@ -47,6 +50,7 @@ pub async fn day(world: &World) -> Result<(), Violation> {
     day.clocks_jump();
     day.a_region_is_lost().await?;
     day.a_bit_rots().await?;
+    day.a_replica_rots().await?;
     day.power_fails().await?;
     day.evening().await
 }
@@ -210,6 +214,30 @@ impl Day {
         self.cluster.rot(at)?;
         self.verify_all().await?;
         self.scrubbed().await
+    }
+
+    /// A bit of a node's own log or catalogue rots. It is met at the latest when the node is started again; the node gives
+    /// its replica up and learns it anew.
+    async fn a_replica_rots(&mut self) -> Result<(), Violation> {
+        let at = self.rng.below(self.cluster.machines.len() as u64) as usize;
+        event!(self.world, 0, "act: the replica of machine {at} rots");
+        self.cluster.crash(at, false);
+        let rotten = self.cluster.machines[at].stores.rot(KvRole::Catalogue);
+        rotten.ok_or("setup: a replica without a row")?;
+        self.cluster.start(at);
+        self.edit();
+        self.must_back_up().await?;
+        let deadline = Instant::now() + READY;
+        while self.cluster.machines[at].stores.given_up() == 0 || self.cluster.voters().len() < VOTERS {
+            if Instant::now() > deadline {
+                return Err(format!(
+                    "heals: the rotten replica of machine {at} is not given up and learnt anew"
+                ));
+            }
+            self.pause(500).await;
+        }
+        self.healed().await?;
+        self.verify_all().await
     }
 
     /// Power fails everywhere at once, and machines come back one after the other.

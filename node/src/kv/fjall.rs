@@ -335,6 +335,62 @@ mod tests {
         files(dir).into_iter().find(|path| path.extension().is_some_and(|e| e == "jnl")).unwrap()
     }
 
+    /// A byte of any file turns over at rest. What is read then is what was written, or is called damaged; only what the
+    /// journal lost at its end may be missing, which the log's mark notices.
+    #[tokio::test]
+    async fn a_flipped_byte_in_any_file_is_damage_and_never_another_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let value = |n: u64| [splitmix(n, 7).to_be_bytes(); 64].concat();
+        {
+            let store = FjallStore::open(&path, 1 << 20).unwrap();
+            // More than is kept in memory, so that there are tables on disk, and then some in the journal alone.
+            for n in 0..24_000u64 {
+                store.write(vec![put((n % 3) as Table + 1, n.to_be_bytes(), 1, &value(n))]).unwrap();
+            }
+            store.flush().await.unwrap();
+        }
+        drop(FjallStore::open(&path, 1 << 20).unwrap());
+        let (mut damaged, mut tables) = (0, 0);
+        for file in files(&path) {
+            let bytes = std::fs::read(&file).unwrap();
+            let is_journal = file.extension().is_some_and(|e| e == "jnl");
+            let is_table = file.parent().unwrap().ends_with("tables");
+            tables += u32::from(is_table);
+            for eighth in 0..=8 {
+                let Some(last) = bytes.len().checked_sub(1) else { continue };
+                let at = last * eighth / 8;
+                let case = format!("byte {at} of {}", file.strip_prefix(&path).unwrap().display());
+                let spoilt = dir.path().join("spoilt");
+                copy(&path, &spoilt);
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 0x10;
+                std::fs::write(spoilt.join(file.strip_prefix(&path).unwrap()), flipped).unwrap();
+                let read = FjallStore::open(&spoilt, 1 << 20).and_then(|store| {
+                    let records = Records::new(store);
+                    let mut rows = Vec::new();
+                    for table in 1..=3 {
+                        rows.extend(records.scan(table, &[], &[255; 9], 24_000)?);
+                    }
+                    Ok(rows)
+                });
+                match read {
+                    Err(error) => {
+                        assert!(error.is_damage(), "{case}: {error}");
+                        damaged += 1;
+                    }
+                    Ok(rows) => {
+                        let n = |row: &Row| u64::from_be_bytes(row.key.as_slice().try_into().unwrap());
+                        assert!(rows.iter().all(|row| row.payload == value(n(row))), "{case}");
+                        assert!(rows.len() == 24_000 || is_journal, "{case}: {} rows", rows.len());
+                    }
+                }
+                std::fs::remove_dir_all(&spoilt).unwrap();
+            }
+        }
+        assert!(tables > 0 && damaged > 9, "{tables} tables, {damaged} damaged");
+    }
+
     /// Power loss as far as files can tell: of the journal behind the last flush any part may be there, as it was
     /// written, as zeros or as rubbish.
     #[tokio::test]

@@ -251,6 +251,46 @@ async fn a_learner_that_gave_up_its_replica_learns_it_anew_from_the_same_leader(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_whose_replica_is_damaged_is_taken_out_and_comes_back() {
+    let mut seats = seats(3, Arc::new(TcpNet)).await;
+    let mut nodes = Vec::new();
+    for seat in &seats {
+        nodes.push(seat.start(&seats, tuning()).await);
+    }
+    let voters: Vec<_> = seats.iter().map(|seat| (seat.id, seat.addr.clone())).collect();
+    nodes[0].raft.bootstrap(&voters).await.unwrap();
+    nodes[0].raft.propose(Command::FormCluster { cluster: ClusterId([7; 16]) }).await.unwrap();
+    for (n, seat) in seats.iter().enumerate() {
+        nodes[0].put(seat, n).await.unwrap();
+    }
+    let damaged = nodes.iter().position(|node| !node.raft.is_leader()).unwrap();
+    nodes.remove(damaged).kill().await;
+    let leader = nodes.iter().find(|node| node.raft.is_leader()).unwrap();
+    assert!(matches!(
+        nodes.iter().find(|node| !node.raft.is_leader()).unwrap().raft.expel(seats[damaged].id).await,
+        Err(MembershipError::Later(_))
+    ));
+    for _ in 0..2 {
+        leader.raft.expel(seats[damaged].id).await.unwrap();
+    }
+    let standing = leader.raft.standing();
+    assert!(standing.voters.len() == 2 && standing.learners.is_empty(), "{standing:?}");
+    // It is invited as a learner; until it has learnt, two go on voting, and not one alone.
+    let known = leader.raft.catalogue().view().unwrap().nodes().unwrap();
+    assert!(leader.raft.reconcile(&known).await.unwrap());
+    assert!(!leader.raft.reconcile(&known).await.unwrap());
+    assert_eq!(leader.raft.standing().voters.len(), 2);
+
+    (seats[damaged].kv, seats[damaged].disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+    let anew = seats[damaged].start(&seats, tuning()).await;
+    eventually("it has learnt", || anew.picture() == leader.picture()).await;
+    while !leader.raft.reconcile(&known).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(leader.raft.standing().voters.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_the_silent_are_named_and_a_deposed_time_is_bounded() {
     let seats = seats(3, Arc::new(TcpNet)).await;
     let tuning = RaftTuning { call_ms: 3_000, ..tuning() };

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use farshore_core::host::kv::{Changes, KvPair, settle};
 use farshore_core::host::{Kv, KvError, KvFactory, KvOp, KvRead, KvRole, Table};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// Rows by table; a table is copied only if it changes while a frozen view of it is alive.
@@ -29,6 +30,8 @@ pub struct SimStores {
     label: u64,
     medium: Medium,
     stores: Mutex<BTreeMap<KvRole, Held>>,
+    /// Damaged replicas that were put away.
+    put_away: AtomicU64,
 }
 
 /// A store and who has it open.
@@ -48,7 +51,13 @@ impl SimStores {
     }
     fn on(medium: &Medium) -> Self {
         let (world, label) = medium.home();
-        SimStores { world, label, medium: medium.clone(), stores: Mutex::default() }
+        SimStores {
+            world,
+            label,
+            medium: medium.clone(),
+            stores: Mutex::default(),
+            put_away: AtomicU64::new(0),
+        }
     }
     fn lock(&self) -> MutexGuard<'_, BTreeMap<KvRole, Held>> {
         self.stores.lock().expect("no holder of this lock panics")
@@ -93,6 +102,16 @@ impl SimStores {
         self.held(&mut self.lock(), role).store.lock().failing.push(n.saturating_sub(1));
         event!(self.world, self.label, "kv fails the {n}th flush of {role:?} from now");
     }
+    /// A bit of one row of this store turns over at rest: which table's, or `None` if there is no row.
+    pub fn rot(&self, role: KvRole) -> Option<Table> {
+        let table = self.lock().get(&role)?.store.rot()?;
+        event!(self.world, self.label, "kv {role:?}: a row of table {table} rots");
+        Some(table)
+    }
+    /// How many damaged replicas were put away here.
+    pub fn given_up(&self) -> u64 {
+        self.put_away.load(Ordering::Relaxed)
+    }
     /// Every row of a store, for checks: table, key and value.
     pub fn scan_all(&self, role: KvRole) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
         self.lock().get(&role).map_or_else(Vec::new, |held| held.store.scan_all())
@@ -125,7 +144,10 @@ impl KvFactory for SimStores {
         self.remove(role).await
     }
     async fn put_away(&self) -> Result<(), KvError> {
-        self.remove(KvRole::Catalogue).await
+        self.remove(KvRole::Catalogue).await?;
+        self.put_away.fetch_add(1, Ordering::Relaxed);
+        event!(self.world, self.label, "a damaged replica is put away");
+        Ok(())
     }
 }
 
@@ -225,6 +247,25 @@ impl SimKv {
         (state.visible, state.durable) = (Tables::new(), Tables::new());
         state.pending.clear();
         self.weigh(&mut state);
+    }
+    fn rot(&self) -> Option<Table> {
+        let mut state = self.lock();
+        let rows: Vec<(Table, Vec<u8>)> = state
+            .durable
+            .iter()
+            .flat_map(|(table, rows)| rows.keys().map(|key| (*table, key.clone())))
+            .collect();
+        let (table, key) = rows.get(state.rng.below(rows.len().max(1) as u64) as usize)?.clone();
+        let bit = state.rng.below(u64::MAX);
+        let State { visible, durable, .. } = &mut *state;
+        for tables in [visible, durable] {
+            let rows = Arc::make_mut(tables.get_mut(&table)?);
+            if let Some(value) = rows.get_mut(&key).filter(|value| !value.is_empty()) {
+                let at = (bit / 8) as usize % value.len();
+                value[at] ^= 1 << (bit % 8);
+            }
+        }
+        Some(table)
     }
     fn scan_all(&self) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
         let state = self.lock();
