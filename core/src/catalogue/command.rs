@@ -1,6 +1,7 @@
 //! Every change to the catalogue as one closed, versioned enum, and its reply. Ids, times and random values are
 //! inside, so that applying a command is deterministic.
 
+use super::audit::Actor;
 use super::export::ExportRecord;
 use super::record::{
     Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
@@ -13,11 +14,22 @@ use serde::{Deserialize, Serialize};
 /// Version byte in front of an encoded [`Proposal`].
 pub const COMMAND_VERSION: u8 = 1;
 
-/// A command and the time the leader stamped on it.
+/// A command and who asks for it, as nodes pass it on to the leader.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Who asked first, however often it was passed on.
+    pub actor: Actor,
+    /// What for.
+    pub command: Command,
+}
+
+/// A command, who asked for it, and the time the leader stamped on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Proposal {
     /// Leader's clock in Unix milliseconds; catalogue time becomes the greater of this and what it was.
     pub time_ms: u64,
+    /// Who asked for it; stands in the audit record.
+    pub actor: Actor,
     /// What to do.
     pub command: Command,
 }

@@ -1,6 +1,7 @@
 //! The catalogue against the model: random commands, valid and hostile, must give the same replies and leave the same
 //! state; however they are batched, and also when the state travels as an image.
 
+use super::audit_test::records;
 use super::model::{Model, kind};
 use super::*;
 use crate::kv::memory::MemoryKv;
@@ -12,9 +13,16 @@ use farshore_core::topology::{Change, NodeRecord, NodeState};
 use proptest::prelude::*;
 
 const NODES: u64 = 7;
+/// Who asks, where it does not matter.
+pub(super) const ACTOR: Actor = Actor::Node(NodeId(1));
 
 pub(super) fn new_catalogue() -> Catalogue {
     Catalogue::open(Arc::new(MemoryKv::new())).unwrap()
+}
+
+/// Now a node, now a client.
+fn asker(nth: u64) -> Actor {
+    if nth.is_multiple_of(3) { ACTOR } else { Actor::Client(format!("c{}", nth % 5).parse().unwrap()) }
 }
 
 fn node(id: u64) -> NodeRecord {
@@ -492,6 +500,7 @@ fn compare(view: &View, model: &Model) {
         condemned.extend(every(|at| view.condemned(id, at, 2).unwrap()));
     }
     assert_eq!(view.exports().unwrap(), model.exports);
+    assert_eq!(records(view), model.audit);
     assert_eq!(condemned, model.condemned.iter().copied().collect::<Vec<_>>());
     let counts = view.counts();
     assert_eq!(counts.packs, model.packs.len() as u64);
@@ -600,7 +609,7 @@ fn run_model(wishes: Vec<(u64, Wish)>) -> (Vec<(Proposal, Reply)>, Model) {
     let mut log = Vec::new();
     let prologue = prologue().into_iter().map(|command| (5, Wish::Fixed(command)));
     for (time_ms, wish) in prologue.chain(wishes) {
-        let proposal = Proposal { time_ms, command: resolve(wish, &model) };
+        let proposal = Proposal { time_ms, actor: asker(time_ms), command: resolve(wish, &model) };
         let reply = model.apply(log.len() as u64 + 1, &proposal);
         log.push((proposal, reply));
     }
@@ -674,7 +683,8 @@ fn a_million_random_commands() {
                             None => wish.new_tree(&mut runner).unwrap().current(),
                         };
                         let command = resolve(wish, &model);
-                        let proposal = Proposal { time_ms: time_ms + index / 40, command };
+                        let proposal =
+                            Proposal { time_ms: time_ms + index / 40, actor: asker(index), command };
                         let reply = model.apply(index, &proposal);
                         let got = tx.apply(index, &proposal).unwrap();
                         assert_eq!(

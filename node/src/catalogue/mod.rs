@@ -35,6 +35,9 @@ mod error;
 mod example_test;
 
 #[cfg(test)]
+mod audit_test;
+
+#[cfg(test)]
 mod bounds_test;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A second, simple-minded catalogue for tests: whole-state maps, every derived fact worked out anew. It shares no code
 //! with `apply`, so that a mistake has to be made twice to go unnoticed.
 
+use super::audit_test::audited;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::*;
 use farshore_core::id::*;
@@ -32,6 +33,7 @@ pub(super) struct Model {
     pub intent: Intent,
     pub incarnations: BTreeMap<NodeId, u64>,
     pub exports: Vec<ExportRecord>,
+    pub audit: Vec<AuditRecord>,
 }
 
 /// A reply without the wording of refusals.
@@ -53,11 +55,19 @@ fn malformed() -> Reply {
 impl Model {
     pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Reply {
         self.time_ms = self.time_ms.max(proposal.time_ms);
+        let mut audit = std::mem::take(&mut self.audit);
         let before = self.clone();
         let reply = self.carry_out(index, &proposal.command);
         if let Reply::Refused(_) = reply {
-            *self = before;
+            *self = before.clone();
         }
+        if let Some((act, outcome)) = audited(&before, self, &proposal.command, &reply) {
+            let (seq, time_ms, actor) = (audit.len() as u64 + 1, self.time_ms, proposal.actor.clone());
+            let entry = AuditEntry { seq, time_ms, index, actor, act, outcome };
+            let previous = audit.last().map_or(AuditHash([0; 32]), |last| last.hash);
+            audit.push(AuditRecord::behind(previous, entry));
+        }
+        self.audit = audit;
         reply
     }
 

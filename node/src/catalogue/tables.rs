@@ -5,8 +5,8 @@
 
 use super::ordinals::{Ordinals, Segment};
 use farshore_core::catalogue::{
-    ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
-    SnapshotRecord,
+    AuditRecord, ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord,
+    SnapshotMarks, SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
@@ -106,6 +106,8 @@ tables! {
     Ended = 40, SessionId => u64;
     /// Exports of the catalogue that are not condemned.
     Exports = 41, ExportKey => ExportRecord;
+    /// Audit records by number. The number of rows is the number of the last one, which is the head of the chain.
+    Audits = 42, AuditKey => AuditRecord;
     /// What operators want of the topology.
     Intents = 44, IntentKey => Intent;
     /// The number that each node's data directory drew when it was new.
@@ -113,8 +115,8 @@ tables! {
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 27] =
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45];
+pub(crate) const TABLES: [Table; 28] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 44, 45];
 
 /// Hash over the state, and the last log entry that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -254,7 +256,7 @@ macro_rules! number_keys {
         )*
     };
 }
-number_keys!(NodeId, PackNo, Ordinal);
+number_keys!(NodeId, PackNo, Ordinal, AuditKey);
 
 impl Key for ShardId {
     fn write(&self, to: &mut Vec<u8>) {
@@ -302,6 +304,10 @@ impl Key for ExportKey {
         Some(ExportKey { to: u64::from_be_bytes(*to), id: ExportId::read(id)? })
     }
 }
+
+/// Key of [`Audits`]: the number of a record, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AuditKey(pub u64);
 
 /// Key of [`RepoNames`]: the checked name itself.
 pub(crate) struct NameKey(pub String);

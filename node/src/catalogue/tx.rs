@@ -44,14 +44,19 @@ impl Tx {
         let floor_ms = if mutant(Mutant::TimeBackwards) { 0 } else { self.state.time_ms };
         self.state.time_ms = proposal.time_ms.max(floor_ms);
         let (head, state) = (self.head, self.state.clone());
+        let act = apply::act_of(self, &proposal.command)?;
         let reply = apply::apply(self, index, &proposal.command)?;
+        let changed = !self.step.is_empty();
         if matches!(reply, Reply::Refused(_)) && !mutant(Mutant::HalfRefused) {
             self.step.clear();
             self.head = head;
             self.state = state;
-        } else {
-            self.done.append(&mut self.step);
         }
+        if let Some(act) = act {
+            // Behind the undoing: that somebody tried stays.
+            apply::record_act(self, index, &proposal.actor, act, &reply, changed)?;
+        }
+        self.done.append(&mut self.step);
         Ok(reply)
     }
 

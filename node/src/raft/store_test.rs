@@ -11,7 +11,7 @@ use crate::catalogue::Catalogue;
 use crate::kv::RealKv;
 use crate::kv::memory::MemoryKv;
 use crate::kv::testkit::Watched;
-use farshore_core::catalogue::{Command, Proposal, Refusal, Reply};
+use farshore_core::catalogue::{Actor, Command, Proposal, Refusal, Reply};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvFactory, KvOp, KvRole};
 use farshore_core::id::{ClusterId, NodeId};
@@ -95,8 +95,12 @@ fn members(index: u64) -> Entry {
     Entry { log_id: id(1, index), payload: EntryPayload::Membership(voters) }
 }
 fn form(time_ms: u64) -> Payload {
-    Payload::seal(&Proposal { time_ms, command: Command::FormCluster { cluster: ClusterId([1; 16]) } })
-        .unwrap()
+    Payload::seal(&Proposal {
+        time_ms,
+        actor: Actor::Node(NodeId(1)),
+        command: Command::FormCluster { cluster: ClusterId([1; 16]) },
+    })
+    .unwrap()
 }
 
 /// A store whose rows outlive the log that is opened over it, and its disk.

@@ -9,15 +9,16 @@ use crate::maintain::{collect, export, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
 use farshore_core::id::{NodeId, RepoId};
-use farshore_core::limits::STATUS_CONFIRM_MS;
+use farshore_core::limits::{PAGE_ROWS_MAX, STATUS_CONFIRM_MS};
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    ApplyTopologyRequest, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest, GarbageReport,
-    NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest,
-    StageTopologyRequest, StatusReply, StatusRequest, TopologyReply, admin_server,
+    ApplyTopologyRequest, AuditRow, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest,
+    GarbageReport, ListAuditReply, ListAuditRequest, NodeStatus, PlanTopologyReply, PlanTopologyRequest,
+    RepairStatus, ScrubProgress, ScrubRequest, StageTopologyRequest, StatusReply, StatusRequest,
+    TopologyReply, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -177,6 +178,21 @@ impl AdminService {
         })
     }
 
+    /// From any node: the read is confirmed, so that a chain cut short by a replica that lags behind is not taken for one.
+    async fn audit(&self, request: ListAuditRequest) -> Result<ListAuditReply, ApiError> {
+        self.shared.consensus.read_index().await?;
+        let view = self.shared.view().map_err(internal)?;
+        let limit = if request.limit == 0 { PAGE_ROWS_MAX } else { request.limit as usize };
+        let rows = view.audit(request.from, limit.min(PAGE_ROWS_MAX)).map_err(internal)?;
+        let head = view.audit_head().map_err(internal)?;
+        Ok(ListAuditReply {
+            rows: rows.into_iter().map(|(seq, record)| AuditRow { seq, record: record.into() }).collect(),
+            head_seq: head.seq,
+            head_hash: Bytes::copy_from_slice(head.hash.as_bytes()),
+            catalogue_ms: view.time_ms(),
+        })
+    }
+
     /// Runs a pass in its own task; hanging up ends it.
     fn scrub(&self) -> Progresses {
         let (send, receive) = mpsc::channel(PROGRESS_QUEUED_MAX);
@@ -305,6 +321,14 @@ impl admin_server::Admin for AdminService {
         answer(self.export().await)
     }
 
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditReply>, Status> {
+        auth::allow(&request, Right::Audit)?;
+        answer(self.audit(request.into_inner()).await)
+    }
+
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
         auth::allow(&request, Right::Scrub)?;
         Ok(Response::new(self.scrub()))
@@ -322,15 +346,15 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<StageTopologyRequest>,
     ) -> Result<Response<TopologyReply>, Status> {
-        auth::allow(&request, Right::Operate)?;
-        answer(topology::stage(&self.shared, request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(topology::stage(&self.shared, caller, request.into_inner()).await)
     }
 
     async fn apply_topology(
         &self,
         request: Request<ApplyTopologyRequest>,
     ) -> Result<Response<TopologyReply>, Status> {
-        auth::allow(&request, Right::Operate)?;
-        answer(topology::apply(&self.shared, request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(topology::apply(&self.shared, caller, request.into_inner()).await)
     }
 }

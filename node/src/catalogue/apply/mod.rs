@@ -19,6 +19,10 @@ mod ordinals;
 
 mod topology;
 
+mod audit;
+
+pub(super) use audit::{act_of, record_act};
+
 use super::error::CatalogueError;
 use super::read::Read;
 use super::tables::*;
