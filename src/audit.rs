@@ -9,6 +9,7 @@ use farshore_client::Client;
 use farshore_client::api::Topology;
 use farshore_core::catalogue::{Act, ActOutcome, Actor, AuditHead, AuditRecord, RepoAct, SomeSnapshots};
 use farshore_core::id::NodeId;
+use farshore_core::level::LEVEL_AUDIT;
 use farshore_core::topology::Change;
 use farshore_core::units::{Bytes, clock, parse_duration, rfc3339};
 use serde_json::{Value, json};
@@ -88,7 +89,13 @@ async fn list(client: &Client, args: &AuditArgs, global: &Global) -> Result<u8, 
         }
     }
     if shown.is_empty() && !global.json && !global.quiet {
-        println!("nothing is recorded");
+        match head.feature_level {
+            level if level < LEVEL_AUDIT => println!(
+                "acts are recorded from feature level {LEVEL_AUDIT} on, and the cluster is at {level}; \
+                 `farshore cluster status` says which nodes hold it back"
+            ),
+            _ => println!("nothing is recorded of that time"),
+        }
     }
     Ok(exit::OK)
 }
@@ -111,6 +118,7 @@ fn text_of(act: &Act, topology: &Topology) -> String {
         format!("at epoch {epoch}: {}", if each.is_empty() { "nothing".into() } else { each.join(", ") })
     };
     match act {
+        Act::RaiseLevel { from, to } => format!("from {from} to {to}"),
         Act::CreateRepository { name, repo } => format!("{name} ({repo})"),
         Act::PlaceNode { name, region, zone, capacity, .. } => {
             let zone = zone.as_ref().map_or_else(String::new, |zone| format!(" zone {zone}"));
@@ -198,6 +206,7 @@ fn details(act: &Act) -> Value {
         json!({"epoch": epoch, "changes": each})
     };
     match act {
+        Act::RaiseLevel { from, to } => json!({"from": from, "to": to}),
         Act::CreateRepository { repo, name } => json!({"repo": repo.to_string(), "name": name.as_str()}),
         Act::PlaceNode { node, name, region, zone, capacity } => json!({
             "node": node.to_string(), "name": name.as_str(), "region": region.as_str(),

@@ -108,6 +108,8 @@ pub struct NodeStatus {
     pub silent_ms: u64,
     /// Milliseconds until it is declared lost; 0 if up or lost.
     pub grace_left_ms: u64,
+    /// Feature level that its program can do.
+    pub feature_level: u32,
 }
 
 /// What repair is doing.
@@ -142,6 +144,8 @@ pub struct ClusterStatus {
     pub applied: u64,
     /// No leader confirmed this answer.
     pub stale: bool,
+    /// Feature level that the cluster uses.
+    pub feature_level: u32,
     /// Every node.
     pub nodes: Vec<NodeStatus>,
     /// Repair.

@@ -135,7 +135,7 @@ impl Node {
         tracing::info!(?opened, "data directory is ours");
 
         let state = host.kv.open(KvRole::Catalogue).await?;
-        let catalogue = Catalogue::open(state.clone())?;
+        let catalogue = Catalogue::open_at(state.clone(), config.feature_level_max)?;
         check_cluster(&catalogue, &config)?;
         tracing::info!(applied = catalogue.applied(), "catalogue open");
 
@@ -164,6 +164,7 @@ impl Node {
         let shared = Arc::new(Shared {
             cluster: config.cluster,
             own,
+            level: config.feature_level_max,
             timing: config.timing,
             consensus,
             store,

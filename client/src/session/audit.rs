@@ -16,6 +16,8 @@ pub struct AuditPage {
     pub head: AuditHead,
     /// Catalogue time, Unix milliseconds.
     pub catalogue_ms: u64,
+    /// Feature level that the cluster uses: below [`farshore_core::level::LEVEL_AUDIT`] nothing is recorded.
+    pub feature_level: u32,
 }
 
 impl Operator {
@@ -30,6 +32,7 @@ impl Operator {
             rows: reply.rows.into_iter().map(|row| (row.seq, row.record.into())).collect(),
             head: AuditHead { seq: reply.head_seq, hash },
             catalogue_ms: reply.catalogue_ms,
+            feature_level: reply.feature_level,
         })
     }
 

@@ -38,6 +38,8 @@ impl fmt::Display for Actor {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the variant's sentence names its fields")]
 pub enum Act {
+    /// The cluster began to use another feature level: the first record of every chain.
+    RaiseLevel { from: u32, to: u32 },
     /// A repository was created.
     CreateRepository { repo: RepoId, name: Name },
     /// A node became known, or says of itself that it is elsewhere, or larger, or smaller.
@@ -58,6 +60,7 @@ impl Act {
     /// One word, used in tables and JSON.
     pub fn word(&self) -> &'static str {
         match self {
+            Act::RaiseLevel { .. } => "raise-level",
             Act::CreateRepository { .. } => "create-repository",
             Act::PlaceNode { .. } => "place-node",
             Act::SetNodeState { .. } => "set-node-state",

@@ -1,6 +1,6 @@
 //! The audit chain: what the model says of it, and what the catalogue keeps of acts that were done, repeated or refused.
 
-use super::catalogue_test::{image_of, install, new_catalogue, prologue, snapshot};
+use super::catalogue_test::{image_of, install, new_catalogue, prologue, rise, snapshot};
 use super::model::Model;
 use super::*;
 use farshore_core::catalogue::*;
@@ -14,6 +14,9 @@ pub(super) fn audited(
     command: &Command,
     reply: &Reply,
 ) -> Option<(Act, ActOutcome)> {
+    if after.level() < 2 {
+        return None;
+    }
     let outcome = match *reply {
         Reply::Refused(Refusal::Locked(snapshot, mode, until_ms)) => {
             ActOutcome::Locked { snapshot, mode, until_ms }
@@ -50,6 +53,7 @@ pub(super) fn audited(
             let act = repo_audited(before, after, repo, change, *reply == Reply::Done)?;
             Act::ChangeRepository { repo, name: after.repos[&repo].name.clone(), act }
         }
+        Command::RaiseLevel { to } if before.level() < to => Act::RaiseLevel { from: before.level(), to },
         Command::BeginEra { era, node } => Act::BeginEra { era, node },
         _ => return None,
     };
@@ -107,7 +111,7 @@ struct Acting {
 impl Acting {
     fn begin() -> Self {
         let mut acting = Acting { catalogue: new_catalogue(), index: 0 };
-        prologue().into_iter().for_each(|command| drop(acting.act(command)));
+        prologue().into_iter().chain(rise()).for_each(|command| drop(acting.act(command)));
         let commit = Command::CommitSnapshot {
             session: SessionId([0; 16]),
             snapshot: snapshot(1, 0, &[], 0),
@@ -230,9 +234,84 @@ fn the_longest_record_fits_its_bound() {
         capacity: u64::MAX,
         state: NodeState::Up,
     };
-    acting.act(Command::AdmitNode { node, incarnation: 1 });
+    acting.act(Command::AdmitNode { node, incarnation: 1, level: 2 });
     assert_eq!(acting.new_records().len(), 3);
     for (_, row) in acting.catalogue.view().unwrap().audit(1, 99).unwrap() {
         assert!(row.len() <= AUDIT_RECORD_BYTES_MAX, "{} bytes", row.len());
     }
+}
+
+#[test]
+fn the_rise_is_the_first_record_and_nothing_was_recorded_before() {
+    let catalogue = new_catalogue();
+    let mut tx = catalogue.begin();
+    let mut apply = |index, command| {
+        let actor = Actor::Node(NodeId(1));
+        tx.apply(index, &Proposal { time_ms: 7, actor, command }).unwrap()
+    };
+    let mut index = 0;
+    for command in prologue() {
+        index += 1;
+        apply(index, command);
+    }
+    let admit = |level| {
+        let node = NodeRecord {
+            id: NodeId(1),
+            name: "n1".parse().unwrap(),
+            region: "test/r1".parse().unwrap(),
+            zone: None,
+            addr: "host1:7000".into(),
+            capacity: 1,
+            state: NodeState::Up,
+        };
+        Command::AdmitNode { node, incarnation: 1, level }
+    };
+    let held = |id, level| Reply::Refused(Refusal::LevelHeld(NodeId(id), level));
+    assert_eq!(apply(index + 1, Command::RaiseLevel { to: 2 }), held(1, 1));
+    assert_eq!(apply(index + 2, admit(2)), Reply::Done);
+    assert_eq!(apply(index + 3, Command::RaiseLevel { to: 2 }), held(2, 1));
+    index += 3;
+    for command in rise() {
+        index += 1;
+        let _ = apply(index, command);
+    }
+    let behind = Refusal::LevelBehind { node: NodeId(1), level: 1, cluster: 2 };
+    assert_eq!(apply(index + 1, admit(1)), Reply::Refused(behind), "nobody goes back");
+    assert_eq!(apply(index + 2, Command::RaiseLevel { to: 1 }), Reply::Done);
+    tx.commit().unwrap();
+    let view = catalogue.view().unwrap();
+    assert_eq!(view.level(), 2);
+    let acts: Vec<Act> = records(&view).into_iter().map(|record| record.entry.act).collect();
+    assert_eq!(acts, [Act::RaiseLevel { from: 1, to: 2 }]);
+}
+
+#[test]
+fn a_node_held_below_the_cluster_neither_opens_nor_takes_nor_follows_it() {
+    let above = |result: Result<(), CatalogueError>| {
+        assert!(matches!(result, Err(CatalogueError::Level { cluster: 2, own: 1 })), "{result:?}");
+    };
+    let kv = Arc::new(crate::kv::memory::MemoryKv::new());
+    let raised = Catalogue::open(kv.clone()).unwrap();
+    let held = Catalogue::open_at(Arc::new(crate::kv::memory::MemoryKv::new()), 1).unwrap();
+    let mut stopped = None;
+    for (command, index) in prologue().into_iter().chain(rise()).zip(1..) {
+        let proposal = Proposal { time_ms: 7, actor: Actor::Node(NodeId(1)), command };
+        let apply = |catalogue: &Catalogue| {
+            let mut tx = catalogue.begin();
+            tx.apply(index, &proposal)?;
+            tx.commit()
+        };
+        apply(&raised).unwrap();
+        if stopped.is_none() {
+            stopped = apply(&held).err();
+        }
+    }
+    above(stopped.map_or(Ok(()), Err));
+    assert_eq!(held.view().unwrap().level(), 1, "it stopped before");
+    let (pages, rows, hash) = image_of(&raised);
+    let mut reader = ImageReader::begin(&held).unwrap();
+    pages.iter().for_each(|page| reader.add_page(page).unwrap());
+    above(reader.finish(rows, hash));
+    above(Catalogue::open_at(kv.clone(), 1).map(drop));
+    assert!(Catalogue::open_at(kv, 2).is_ok());
 }

@@ -52,12 +52,17 @@ impl Tx {
             self.head = head;
             self.state = state;
         }
-        if let Some(act) = act {
+        if let Some(act) = act.filter(|_| Audits::LEVEL <= self.state.level) {
             // Behind the undoing: that somebody tried stays.
             apply::record_act(self, index, &proposal.actor, act, &reply, changed)?;
         }
         self.done.append(&mut self.step);
         Ok(reply)
+    }
+
+    /// Whether this node can go on at a feature level.
+    pub(crate) fn check_level(&self, cluster: u32) -> Result<(), CatalogueError> {
+        self.inner.check_level(cluster)
     }
 
     /// Counts a log entry that carries no command (blank or membership) as applied.
@@ -99,6 +104,7 @@ impl Tx {
 
     /// Sets a row.
     pub(crate) fn put<R: Rows>(&mut self, key: &R::Key, value: &R::Value) -> Result<(), CatalogueError> {
+        assert!(R::LEVEL <= self.state.level, "table {} is not used at this feature level", R::TABLE);
         self.change(R::TABLE, key_bytes(key), Some((R::VERSION, encode::<R>(value)?)))
     }
 

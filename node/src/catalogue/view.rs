@@ -80,6 +80,10 @@ impl View {
     pub fn cluster(&self) -> Option<ClusterId> {
         self.state.cluster
     }
+    /// Feature level that the cluster uses.
+    pub fn level(&self) -> u32 {
+        self.state.level
+    }
     /// Catalogue time in Unix milliseconds.
     pub fn time_ms(&self) -> u64 {
         self.state.time_ms
@@ -122,6 +126,10 @@ impl View {
     /// The number of each node's data directory.
     pub fn incarnations(&self) -> Result<BTreeMap<NodeId, u64>, CatalogueError> {
         Ok(self.scan::<Incarnations>(&Span::all(), NODES_MAX)?.into_iter().collect())
+    }
+    /// The feature level that each node's program can do.
+    pub fn node_levels(&self) -> Result<BTreeMap<NodeId, u32>, CatalogueError> {
+        Ok(self.scan::<NodeLevels>(&Span::all(), NODES_MAX)?.into_iter().collect())
     }
 
     /// Repositories after `after`, by id.

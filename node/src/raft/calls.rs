@@ -312,6 +312,7 @@ fn may_pass_on(from: NodeId, asked: &Asked) -> bool {
         | Command::DropPacks { .. }
         | Command::CompactPacks { .. }
         | Command::RecordExport { .. }
+        | Command::RaiseLevel { .. }
         | Command::BeginEra { .. } => false,
         _ => true,
     }

@@ -424,7 +424,7 @@ fn stored_bytes_never_change() {
         [1, 1, 0, 2, 1, 1, 1, 2, 1, 3, b'a', b':', b'1', 2, 1, b'b']
     );
     assert_eq!(postcard::to_stdvec(&Vote::new_committed(300, 2)).unwrap(), [172, 2, 2, 1]);
-    assert_eq!(form(9).0[..3], [1, 9, 0], "version, time, first command");
+    assert_eq!(form(9).0[..5], [1, 9, 0, 1, 0], "version, time, a node, its id, first command");
 }
 
 /// openraft orders install and purge without waiting in between; a crash there left a log without its head and a

@@ -9,6 +9,7 @@ use crate::maintain::{collect, export, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
 use farshore_core::id::{NodeId, RepoId};
+use farshore_core::level::LEVEL_FIRST;
 use farshore_core::limits::{PAGE_ROWS_MAX, STATUS_CONFIRM_MS};
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
@@ -80,7 +81,11 @@ impl AdminService {
         let safety = shared.surveyed.get(shared).await.map_err(internal)?;
         let looked = safety.is_some();
         let safety = safety.unwrap_or(Safety { packs: view.counts().packs, ..Safety::default() });
-        let node_status = |node: NodeRecord| self.node_status(node, &standing.voters);
+        let levels = view.node_levels().map_err(internal)?;
+        let node_status = |node: NodeRecord| {
+            let feature_level = levels.get(&node.id).copied().unwrap_or(LEVEL_FIRST);
+            NodeStatus { feature_level, ..self.node_status(node, &standing.voters) }
+        };
         Ok(StatusReply {
             cluster: Bytes::copy_from_slice(shared.cluster.as_bytes()),
             answering: shared.own.id.0,
@@ -100,6 +105,7 @@ impl AdminService {
             state_hash: Bytes::copy_from_slice(&view.state_hash().0),
             formation: shared.consensus.passport().formation(),
             topology_epoch: view.intent().map_err(internal)?.epoch,
+            feature_level: view.level(),
         })
     }
 
@@ -113,6 +119,7 @@ impl AdminService {
             silent_ms: health.silent.as_millis() as u64,
             grace_left_ms: health.grace_left.as_millis() as u64,
             node: Some(node.into()),
+            ..NodeStatus::default()
         }
     }
 
@@ -190,6 +197,7 @@ impl AdminService {
             head_seq: head.seq,
             head_hash: Bytes::copy_from_slice(head.hash.as_bytes()),
             catalogue_ms: view.time_ms(),
+            feature_level: view.level(),
         })
     }
 

@@ -32,6 +32,10 @@ pub(in super::super) fn act_of(tx: &Tx, command: &Command) -> Result<Option<Act>
             let act = repo_act(change).zip(name);
             act.map(|(act, name)| Act::ChangeRepository { repo: *repo, name, act })
         }
+        Command::RaiseLevel { to } => {
+            let from = tx.state.level;
+            (from < *to).then_some(Act::RaiseLevel { from, to: *to })
+        }
         Command::BeginEra { era, node } => Some(Act::BeginEra { era: *era, node: *node }),
         // The chain begins in a cluster that is formed.
         Command::FormCluster { .. } => None,
@@ -107,8 +111,10 @@ fn outcome_of(act: &Act, reply: &Reply, changed: bool) -> Option<ActOutcome> {
         Reply::Refused(Refusal::LockShortened(mode)) => Some(ActOutcome::LockKept { mode: *mode }),
         Reply::Refused(_) | Reply::Changed { count: 0 } => None,
         Reply::Changed { count } => Some(ActOutcome::Changed { count: *count }),
-        // An era that no session was open to see has begun all the same.
-        _ if changed || matches!(act, Act::BeginEra { .. }) => Some(ActOutcome::Done),
+        // An era that no session was open to see has begun all the same, and a level changes no row.
+        _ if changed || matches!(act, Act::BeginEra { .. } | Act::RaiseLevel { .. }) => {
+            Some(ActOutcome::Done)
+        }
         _ => None,
     }
 }
