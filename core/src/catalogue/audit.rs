@@ -424,6 +424,15 @@ mod tests {
     }
 
     #[test]
+    fn a_record_altered_and_hashed_anew_is_found_at_the_next() {
+        let mut rows = chain(6);
+        let record = AuditRecord::open(3, &rows[2].1).unwrap();
+        let entry = AuditEntry { actor: Actor::Node(NodeId(1)), ..record.entry };
+        rows[2].1 = stored(&AuditRecord::behind(record.previous, entry));
+        assert_eq!(check(&rows, None), Err(AuditFault::Unlinked(4)));
+    }
+
+    #[test]
     fn a_chain_cut_or_written_anew_does_not_go_through_the_head_that_was_noted() {
         let rows = chain(6);
         let noted = head_of(&rows);
