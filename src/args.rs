@@ -185,6 +185,8 @@ pub enum ClusterCommand {
     Plan(PlanArgs),
     /// Enact what is staged, if nothing has changed since it was shown
     Apply(ApplyArgs),
+    /// List administrative and destructive acts, newest last, or check that the record of them is whole
+    Audit(AuditArgs),
     /// Export the whole catalogue into the shard stores now (it happens by itself, too)
     Export,
     /// Rebuild a catalogue that every node has lost from the exports among their shards
@@ -235,6 +237,22 @@ pub struct ApplyArgs {
     /// Epoch that `farshore cluster plan` has shown
     #[arg(long)]
     pub epoch: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditArgs {
+    /// Read every record from the first one, recompute every hash, and print the head of the chain
+    #[arg(long, conflicts_with_all = ["limit", "since"])]
+    pub verify: bool,
+    /// Check also that the chain still goes through this head, noted earlier: SEQ:HASH, as --verify prints it
+    #[arg(long, value_name = "SEQ:HASH", conflicts_with_all = ["limit", "since"])]
+    pub head: Option<String>,
+    /// List at most so many of the newest
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// List those of this span of catalogue time, up to now
+    #[arg(long, value_name = "DURATION")]
+    pub since: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,7 @@
 //! `farshore cluster`: set a cluster up, and see how it is.
 
 use crate::args::{ClusterCommand, ClusterInitArgs, Global, ScrubArgs, StatusArgs};
+use crate::audit;
 use crate::exit::{self, Exit};
 use crate::health::{self, Report};
 use crate::recovery;
@@ -24,6 +25,7 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Remove(args) => topology::remove(&args, global).await,
         ClusterCommand::Plan(args) => topology::plan(&args, global).await,
         ClusterCommand::Apply(args) => topology::apply(&args, global).await,
+        ClusterCommand::Audit(args) => audit::run(&args, global).await,
         ClusterCommand::Export => recovery::export(global).await,
         ClusterCommand::RebuildCatalogue(args) => recovery::rebuild(&args, global).await,
     }

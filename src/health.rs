@@ -215,6 +215,7 @@ impl Report {
                     "capacity": n.node.capacity, "used": n.used, "free": n.free, "shards": n.shards,
                     "silent_ms": n.silent_ms, "grace_left_ms": n.grace_left_ms,
                     "clock_offset_ms": n.clock_offset_ms,
+                    "feature_level": n.feature_level,
                 })
             })
             .collect();
@@ -238,6 +239,7 @@ impl Report {
             "term": s.term,
             "applied": s.applied,
             "stale": s.stale,
+            "feature_level": s.feature_level,
             "time": rfc3339(s.catalogue_ms),
             "nodes": nodes,
             "regions": regions,
@@ -253,6 +255,18 @@ impl Report {
         })
     }
 
+    /// Which nodes keep the cluster from a higher feature level that others can do, as a clause.
+    fn held_back(&self) -> String {
+        let s = &self.status;
+        let counting = || s.nodes.iter().filter(|n| n.node.state.counts());
+        let best = counting().map(|n| n.feature_level).max().unwrap_or(0);
+        let behind = counting().filter(|n| n.feature_level < best).map(|n| n.node.name.as_str());
+        match behind.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => String::new(),
+            names => format!("; level {best} waits for {names}"),
+        }
+    }
+
     /// The page for a person.
     pub fn text(&self) -> String {
         let s = &self.status;
@@ -265,6 +279,7 @@ impl Report {
         let up = s.nodes.iter().filter(|n| n.node.state == NodeState::Up).count();
         let alive = s.nodes.iter().filter(|n| n.node.state != NodeState::Retired).count();
         let _ = writeln!(out, "{word}   cluster {}, {up} of {alive} nodes up", s.cluster.short());
+        let _ = writeln!(out, "  feature level {}{}", s.feature_level, self.held_back());
         for finding in &self.findings {
             let _ = writeln!(out, "  {:<5} {}: {}", finding.severity.word(), finding.code, finding.text);
             let _ = writeln!(out, "        next: {}", finding.next);

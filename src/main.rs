@@ -6,6 +6,7 @@
 )]
 
 mod args;
+mod audit;
 mod children;
 mod cluster;
 mod demo;

@@ -81,7 +81,7 @@ fn a_voter_with_a_rotten_replica_gives_up_its_vote_and_learns_anew() {
         // Once the leader itself.
         let leads = dev.leader().unwrap();
         let voter = voters(&now).into_iter().find(|name| (*name == leads) == (round == 2)).unwrap();
-        let dir = work.path().join("dev/nodes").join(&voter);
+        let dir = work.path().join("dev/nodes").join(&voter).join("data");
         dev.kill_nodes(&[&voter]);
         match round {
             // Every file of the store, then only where the log and the latest rows are, then the promises.

@@ -149,6 +149,25 @@ fn locks_hold_policies_run_and_garbage_goes() {
     dev.ok(&["lock", "--lift", "--bypass-governance"]);
     assert_eq!(value(&dev, &["lock"])["repository"], Value::Null);
 
+    // Whoever tried is on record, and the record cannot be changed unseen.
+    let audited = |what: &str| -> Vec<Value> {
+        let lines = dev.ok(&["cluster", "audit", "--json", "--limit", "1000"]);
+        let all = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.filter(|record| record["act"] == what).collect()
+    };
+    let forgets = audited("forget");
+    let results: Vec<&Value> = forgets.iter().map(|record| &record["outcome"]["result"]).collect();
+    assert_eq!(results, ["locked", "locked", "locked"], "{forgets:?}");
+    assert_eq!(forgets[1]["outcome"]["mode"], "compliance");
+    assert_eq!(forgets[1]["details"]["change"]["bypass"], true);
+    assert_eq!(forgets[1]["details"]["change"]["snapshots"]["first"][0], Value::from(made[0].clone()));
+    assert!(forgets.iter().all(|record| record["actor"]["client"].is_string()), "{forgets:?}");
+    assert_eq!(audited("lock-snapshot").last().unwrap()["outcome"]["result"], "done");
+    assert!(dev.ok(&["cluster", "audit"]).contains("REFUSED: "));
+    let checked = json_line(&dev.ok(&["cluster", "audit", "--verify", "--json"]), "audit_verified");
+    let head = checked["head"].as_str().unwrap().to_owned();
+    assert!(head.starts_with(&format!("{}:", checked["records"])), "{checked}");
+
     // A policy in the repository runs by itself, each group for itself, and what is locked stays.
     let lone = backup(&dev, &other, &["--tag", "x"]);
     dev.fails(&["forget", "--set-policy"], 1, "which policy");
@@ -183,5 +202,21 @@ fn locks_hold_policies_run_and_garbage_goes() {
         std::thread::sleep(Duration::from_millis(300));
     }
     dev.ok(&["check", "--read-data"]);
+
+    // What the cluster did by itself is there too, and the chain still goes through the head of before.
+    let by_policy = audited("forget").pop().unwrap();
+    assert!(audited("forget").iter().any(|record| record["actor"]["node"].is_string()), "{by_policy}");
+    assert_eq!(audited("purge").pop().unwrap()["details"]["change"]["early"], true);
+    let checked = json_line(&dev.ok(&["cluster", "audit", "--head", &head, "--json"]), "audit_verified");
+    assert_eq!(checked["noted"], Value::from(head.clone()));
+    let (seq, hash) = head.split_once(':').unwrap();
+    let other = format!("{seq}:{}{}", if hash.starts_with('0') { '1' } else { '0' }, &hash[1..]);
+    dev.fails(
+        &["cluster", "audit", "--head", &other],
+        15,
+        &format!("record {seq} is not the one that was noted"),
+    );
+    dev.fails(&["cluster", "audit", "--head", &format!("99999:{hash}")], 15, "it was cut");
+    dev.fails(&["cluster", "audit", "--head", "5"], 1, "write SEQ:HASH");
     dev.stop();
 }

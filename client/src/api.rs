@@ -110,6 +110,8 @@ pub struct NodeStatus {
     pub grace_left_ms: u64,
     /// Milliseconds by which its calendar is ahead of catalogue time, as far as the leader knows; 0 if it does not.
     pub clock_offset_ms: i64,
+    /// Feature level that its program can do.
+    pub feature_level: u32,
 }
 
 /// What repair is doing.
@@ -144,6 +146,8 @@ pub struct ClusterStatus {
     pub applied: u64,
     /// No leader confirmed this answer.
     pub stale: bool,
+    /// Feature level that the cluster uses.
+    pub feature_level: u32,
     /// Every node.
     pub nodes: Vec<NodeStatus>,
     /// Repair.

@@ -114,6 +114,9 @@ byte_id!(
     ClusterId, 16, "cluster id");
 
 byte_id!(
+    /// A record of the audit chain, see `catalogue/audit.rs`.
+    AuditHash, 32, "audit hash");
+byte_id!(
     /// An export of the catalogue.
     ExportId, 16, "export id");
 

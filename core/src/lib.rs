@@ -40,6 +40,8 @@ pub mod units;
 
 pub mod id;
 
+pub mod level;
+
 pub mod limits;
 
 pub mod mutant;

@@ -80,6 +80,10 @@ pub const CHECKPOINT_MS: u64 = 180_000;
 pub const CHECKPOINT_KEEP_MS: u64 = 30 * 24 * 3_600_000;
 /// Most snapshots in one command.
 pub const SNAPSHOTS_PER_COMMAND_MAX: usize = 1_024;
+/// Snapshots that one audit record names; of more it tells number and hash.
+pub const AUDIT_SNAPSHOTS_MAX: usize = 16;
+/// Longest audit record: a retention policy, or the changes of a topology, and some names.
+pub const AUDIT_RECORD_BYTES_MAX: usize = 4 << 10;
 /// A call that collects garbage begins nothing new after this long, well within the deadline of a call; its client calls
 /// again if there is more.
 pub const COLLECT_CALL_MS: u64 = CATALOGUE_CALL_MS / 3;
@@ -307,6 +311,10 @@ const _: () =
 const _: () =
     assert!(WINDOW_BYTES_MAX / SMALL_FILE_BYTES_MAX <= 512, "larger files are open while being written");
 const _: () = assert!(PAGE_BYTES_MAX + SNAPSHOT_SEALED_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(PAGE_ROWS_MAX * (AUDIT_RECORD_BYTES_MAX + 32) < MESSAGE_BYTES_MAX);
+const _: () = assert!(
+    RETENTION_BYTES_MAX + TOPOLOGY_CHANGES_MAX * 11 + AUDIT_SNAPSHOTS_MAX * 32 < AUDIT_RECORD_BYTES_MAX
+);
 const _: () = assert!(IMAGE_PAGE_BYTES + SNAPSHOT_BITMAP_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(EXPORT_PART_BYTES + ROW_BYTES_MAX + (1 << 20) <= PACK_BYTES_MAX);
 const _: () = assert!(EXPORT_PARTS_MAX * STRIPE_SHARDS_MAX * 48 < COMMAND_BYTES_MAX);

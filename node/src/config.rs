@@ -4,6 +4,7 @@
 use crate::kv::KvCache;
 use crate::raft::RaftTuning;
 use farshore_core::id::{ClusterId, NodeId};
+use farshore_core::level::{FEATURE_LEVEL, LEVEL_FIRST};
 use farshore_core::limits::{KV_CACHE_BYTES_MIN, NODES_MAX, SESSION_LEASE_MS, SPARSE_PERCENT_DEFAULT};
 use farshore_core::topology::{Name, Region};
 use farshore_core::units::{Bytes, parse_duration};
@@ -123,6 +124,9 @@ pub struct Config {
     pub timing: Timing,
     /// Consensus.
     pub raft: RaftTuning,
+    /// Feature level beyond which this node is held back; the cluster goes no further than all its nodes can. Default: what
+    /// this program can do.
+    pub feature_level_max: u32,
     /// Memory of the engines; the caller opens the stores with it.
     pub cache: KvCache,
     /// First voters of a new cluster. Never typed: the caller passes it to exactly one node on its first start; it is
@@ -153,6 +157,7 @@ struct Typed {
     #[serde(default)]
     role: Role,
     capacity: Option<String>,
+    feature_level_max: Option<u32>,
     credentials: TypedCredentials,
     #[serde(default)]
     peers: Vec<TypedSeed>,
@@ -242,10 +247,19 @@ impl Typed {
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
             raft: self.raft.check()?,
+            feature_level_max: feature_level(self.feature_level_max)?,
             cache: self.cache.check()?,
             bootstrap: None,
         })
     }
+}
+
+fn feature_level(typed: Option<u32>) -> Result<u32, ConfigError> {
+    let level = typed.unwrap_or(FEATURE_LEVEL);
+    if (LEVEL_FIRST..=FEATURE_LEVEL).contains(&level) {
+        return Ok(level);
+    }
+    Err(value("feature_level_max", format!("this program can do {LEVEL_FIRST} to {FEATURE_LEVEL}")))
 }
 
 impl TypedTiming {

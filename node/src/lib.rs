@@ -39,3 +39,6 @@ pub mod kv;
 pub mod disk;
 
 pub use run::{Node, RunError, StartError, run};
+
+#[cfg(test)]
+pub(crate) mod testkit;

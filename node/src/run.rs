@@ -138,7 +138,7 @@ impl Node {
             restore::restore(&host, &config, &tls, claim).await?;
         }
         let state = host.kv.open(KvRole::Catalogue).await?;
-        let catalogue = Catalogue::open(state.clone())?;
+        let catalogue = Catalogue::open_at(state.clone(), config.feature_level_max)?;
         check_cluster(&catalogue, &config)?;
         tracing::info!(applied = catalogue.applied(), "catalogue open");
 
@@ -167,6 +167,7 @@ impl Node {
         let shared = Arc::new(Shared {
             cluster: config.cluster,
             own,
+            level: config.feature_level_max,
             timing: config.timing,
             consensus,
             store,

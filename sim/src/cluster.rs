@@ -12,7 +12,7 @@ use crate::plan::Layout;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
-use farshore_core::catalogue::PackRecord;
+use farshore_core::catalogue::{AuditCheck, PackRecord};
 use farshore_core::host::real::NoStorage;
 use farshore_core::host::task::{Scope, splitmix};
 use farshore_core::host::{Host, WallClock};
@@ -495,6 +495,26 @@ impl Cluster {
         Ok(seen.len())
     }
 
+    /// On every replica the audit chain holds from its first record to its head.
+    pub fn check_audit(&self) -> Result<(), Violation> {
+        for (at, machine) in self.machines.iter().enumerate() {
+            let Some(node) = self.node(at) else { continue };
+            let of = |e: String| format!("audit: p{}: {e}", machine.label);
+            let view = node.view().map_err(|e| of(e.to_string()))?;
+            let (mut check, mut more) = (AuditCheck::default(), true);
+            while more {
+                let rows = view.audit(check.head().seq + 1, PAGE_ROWS_MAX).map_err(|e| of(e.to_string()))?;
+                more = !rows.is_empty();
+                for (seq, row) in &rows {
+                    check.take(*seq, row).map_err(|fault| of(fault.to_string()))?;
+                }
+            }
+            let head = view.audit_head().map_err(|e| of(e.to_string()))?;
+            check.end(head).map_err(|fault| of(fault.to_string()))?;
+        }
+        Ok(())
+    }
+
     /// In a quiet cluster every stripe is where its policy wants it, and every shard is where the catalogue says.
     pub fn check_places(&self) -> Result<(), Violation> {
         let wanted = self.recorded()?;
@@ -647,6 +667,7 @@ fn config(
         listen: addr(label),
         advertise: Some(addr(label)),
         data_dir: "data".into(),
+        feature_level_max: farshore_core::level::FEATURE_LEVEL,
         capacity: CAPACITY,
         credentials: CredentialFiles { ca: "ca".into(), cert: "cert".into(), key: "key".into() },
         peers: Vec::new(),

@@ -322,6 +322,7 @@ fn status_of(reply: wire::StatusReply) -> Result<ClusterStatus, ApiError> {
         term: reply.term,
         applied: reply.applied,
         stale: reply.stale,
+        feature_level: reply.feature_level,
         nodes: list(reply.nodes, NODES_LISTED_MAX, "nodes", node_status_of)?,
         repair: RepairStatus {
             queued: repair.queued,
@@ -355,5 +356,6 @@ fn node_status_of(status: wire::NodeStatus) -> Result<NodeStatus, ApiError> {
         silent_ms: status.silent_ms,
         grace_left_ms: status.grace_left_ms,
         clock_offset_ms: status.clock_offset_ms,
+        feature_level: status.feature_level,
     })
 }

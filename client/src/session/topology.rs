@@ -78,7 +78,7 @@ pub struct PolicyCode {
 
 /// The operator's calls.
 pub struct Operator {
-    conversation: Arc<Conversation>,
+    pub(super) conversation: Arc<Conversation>,
     entropy: Arc<dyn Entropy>,
 }
 

@@ -1,11 +1,13 @@
 //! Every change to the catalogue as one closed, versioned enum, and its reply. Ids, times and random values are
 //! inside, so that applying a command is deterministic.
 
+use super::audit::Actor;
 use super::export::ExportRecord;
 use super::record::{
     Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
 };
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
+use crate::level::LEVEL_FIRST;
 use crate::topology::{Change, NodeRecord, NodeState};
 use crate::units::rfc3339;
 use serde::{Deserialize, Serialize};
@@ -13,11 +15,22 @@ use serde::{Deserialize, Serialize};
 /// Version byte in front of an encoded [`Proposal`].
 pub const COMMAND_VERSION: u8 = 1;
 
-/// A command and the time the leader stamped on it.
+/// A command and who asks for it, as nodes pass it on to the leader.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Who asked first, however often it was passed on.
+    pub actor: Actor,
+    /// What for.
+    pub command: Command,
+}
+
+/// A command, who asked for it, and the time the leader stamped on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Proposal {
     /// Leader's clock in Unix milliseconds; catalogue time becomes the greater of this and what it was.
     pub time_ms: u64,
+    /// Who asked for it; stands in the audit record.
+    pub actor: Actor,
     /// What to do.
     pub command: Command,
 }
@@ -75,8 +88,9 @@ pub enum Command {
     /// ordinals and live there from now on. Refused if one of them has moved since it was looked at.
     CompactPacks { repo: RepoId, pack: Box<PackCommit>, from: Vec<PackNo> },
     /// Makes a node known or refreshes it, like [`Command::PutNode`], under the number that its data directory drew when
-    /// it was new. Refused for ever if the node is known under another: its memory is gone.
-    AdmitNode { node: NodeRecord, incarnation: u64 },
+    /// it was new, and with the feature level that its program can do. Refused for ever if the node is known under another
+    /// number: its memory is gone; and if it can do less than the cluster uses.
+    AdmitNode { node: NodeRecord, incarnation: u64, level: u32 },
     /// Replaces what is staged, if the topology's epoch is this. Repeating it under the same number is harmless.
     StageTopology { request: [u8; 16], epoch: u64, changes: Vec<Change> },
     /// Enacts changes, all or none, if the topology's epoch is this. Repeating it under the same number is harmless.
@@ -86,6 +100,40 @@ pub enum Command {
     /// The catalogue goes on from the replica of `node` alone, or from an export, because all else was lost. What was
     /// acknowledged after it is not known here, so every session ends: its client asks again what is there.
     BeginEra { era: u32, node: NodeId },
+    /// The cluster uses what this feature level brings, if every node that is neither lost nor retired can do it.
+    RaiseLevel { to: u32 },
+}
+
+impl Command {
+    /// The feature level that a cluster must be at to carry it out.
+    pub fn level(&self) -> u32 {
+        match self {
+            Command::FormCluster { .. }
+            | Command::PutNode { .. }
+            | Command::SetNodeState { .. }
+            | Command::CreateRepository { .. }
+            | Command::OpenSession { .. }
+            | Command::EndSessions { .. }
+            | Command::CommitPacks { .. }
+            | Command::CommitSnapshot { .. }
+            | Command::PlaceShard { .. }
+            | Command::ShardBad { .. }
+            | Command::Recheck { .. }
+            | Command::Swept { .. }
+            | Command::CondemnPacks { .. }
+            | Command::RevivePacks { .. }
+            | Command::DropPacks { .. }
+            | Command::CondemnOrphans { .. }
+            | Command::ChangeRepository { .. }
+            | Command::CompactPacks { .. }
+            | Command::AdmitNode { .. }
+            | Command::StageTopology { .. }
+            | Command::ChangeTopology { .. }
+            | Command::RecordExport { .. }
+            | Command::BeginEra { .. }
+            | Command::RaiseLevel { .. } => LEVEL_FIRST,
+        }
+    }
 }
 
 /// What an operator changes in a repository.
@@ -207,4 +255,23 @@ pub enum Refusal {
         "the topology has changed since you looked: it is at epoch {0}; look again with `farshore cluster plan`"
     )]
     StaleTopology(u64),
+    /// The program of a node can do less than the cluster uses.
+    #[error(
+        "the cluster is at feature level {cluster} and node {node} can do {level}: update its program, or raise \
+         `feature_level_max` in its configuration"
+    )]
+    LevelBehind {
+        /// Which node.
+        node: NodeId,
+        /// What it can do.
+        level: u32,
+        /// What the cluster uses.
+        cluster: u32,
+    },
+    /// A node keeps the cluster from a feature level.
+    #[error("node {0} can do feature level {1} only, so the cluster cannot go beyond it")]
+    LevelHeld(NodeId, u32),
+    /// The cluster is below the feature level of the command.
+    #[error("this needs feature level {0} and the cluster is at {1}: update all nodes first")]
+    LevelNeeded(u32, u32),
 }

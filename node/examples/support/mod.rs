@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each program uses its part")]
 
 use farshore_core::catalogue::{
-    ChunkSpan, Command, PackCommit, PackKind, Proposal, RepoRecord, ShardRecord, SnapshotKind, SnapshotLabel,
-    SnapshotRecord,
+    Actor, ChunkSpan, Command, PackCommit, PackKind, Proposal, RepoRecord, ShardRecord, SnapshotKind,
+    SnapshotLabel, SnapshotRecord,
 };
 use farshore_core::erasure::Scheme;
 use farshore_core::id::{
@@ -139,7 +139,7 @@ pub fn prologue() -> Vec<Command> {
 
 /// A command with a time that goes on with the log.
 pub fn stamped(index: u64, command: Command) -> Proposal {
-    Proposal { time_ms: 1_700_000_000_000 + index, command }
+    Proposal { time_ms: 1_700_000_000_000 + index, actor: Actor::Node(NodeId(1)), command }
 }
 
 /// This process, as the kernel sees it.

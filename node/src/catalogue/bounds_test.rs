@@ -1,6 +1,6 @@
 //! What is read for one answer: no more than the answer needs, and never many large rows at a time.
 
-use super::catalogue_test::{image_of, install, new_catalogue, pack, prologue, snapshot};
+use super::catalogue_test::{ACTOR, image_of, install, new_catalogue, pack, prologue, snapshot};
 use super::*;
 use crate::kv::testkit::{Scanned, Watched};
 use farshore_core::catalogue::*;
@@ -18,7 +18,7 @@ fn watched() -> (Catalogue, Arc<Scanned>) {
 fn apply(catalogue: &Catalogue, commands: Vec<Command>) {
     let mut tx = catalogue.begin();
     for (command, index) in commands.into_iter().zip(catalogue.applied() + 1..) {
-        let reply = tx.apply(index, &Proposal { time_ms: 77, command }).unwrap();
+        let reply = tx.apply(index, &Proposal { time_ms: 77, actor: ACTOR, command }).unwrap();
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
     }
     tx.commit().unwrap();

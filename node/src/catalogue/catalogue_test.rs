@@ -1,20 +1,29 @@
 //! The catalogue against the model: random commands, valid and hostile, must give the same replies and leave the same
 //! state; however they are batched, and also when the state travels as an image.
 
+use super::audit_test::records;
 use super::model::{Model, kind};
 use super::*;
 use crate::kv::memory::MemoryKv;
 use farshore_core::catalogue::*;
 use farshore_core::erasure::Scheme;
 use farshore_core::id::*;
+use farshore_core::level::FEATURE_LEVEL;
 use farshore_core::policy::Policy;
 use farshore_core::topology::{Change, NodeRecord, NodeState};
 use proptest::prelude::*;
 
 const NODES: u64 = 7;
+/// Who asks, where it does not matter.
+pub(super) const ACTOR: Actor = Actor::Node(NodeId(1));
 
 pub(super) fn new_catalogue() -> Catalogue {
     Catalogue::open(Arc::new(MemoryKv::new())).unwrap()
+}
+
+/// Now a node, now a client.
+fn asker(nth: u64) -> Actor {
+    if nth.is_multiple_of(3) { ACTOR } else { Actor::Client(format!("c{}", nth % 5).parse().unwrap()) }
 }
 
 fn node(id: u64) -> NodeRecord {
@@ -291,10 +300,14 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         5 => (repo_id(), change()).prop_map(|(repo, change)| Command::ChangeRepository { repo, change }),
         1 => shard.prop_map(|shard| Command::Swept { copies: vec![Condemned { node: NodeId(1), shard }] }),
-        2 => (1..=NODES, 0..2u64, any::<bool>(), 0..3u64).prop_map(|(n, incarnation, good, capacity)| {
-            let addr = if good { format!("there:{n}") } else { String::new() };
-            Command::AdmitNode { node: NodeRecord { addr, capacity, ..node(n.min(NODES - 1)) }, incarnation }
-        }),
+        2 => (1..=NODES, 0..2u64, any::<bool>(), 0..3u64, 1..=FEATURE_LEVEL).prop_map(
+            |(n, incarnation, good, capacity, level)| {
+                let addr = if good { format!("there:{n}") } else { String::new() };
+                let node = NodeRecord { addr, capacity, ..node(n.min(NODES - 1)) };
+                Command::AdmitNode { node, incarnation, level }
+            }
+        ),
+        1 => (0..=FEATURE_LEVEL).prop_map(|to| Command::RaiseLevel { to }),
         2 => export().prop_map(|export| Command::RecordExport { export }),
         1 => (1..NODES).prop_map(|n| Command::BeginEra { era: n as u32, node: NodeId(n) }),
     ]
@@ -445,6 +458,12 @@ pub(super) fn prologue() -> Vec<Command> {
     commands
 }
 
+/// All six nodes are updated, and the cluster uses what that brings.
+pub(super) fn rise() -> Vec<Command> {
+    let admit = |id| Command::AdmitNode { node: node(id), incarnation: 1, level: FEATURE_LEVEL };
+    (1..NODES).map(admit).chain([Command::RaiseLevel { to: FEATURE_LEVEL }]).collect()
+}
+
 fn every<T, K: Copy>(mut page: impl FnMut(Option<K>) -> Page<T, K>) -> Vec<T> {
     let (mut rows, mut at) = (Vec::new(), None);
     loop {
@@ -462,6 +481,7 @@ fn compare(view: &View, model: &Model) {
     assert_eq!(view.time_ms(), model.time_ms);
     assert_eq!(view.nodes().unwrap(), model.nodes.values().cloned().collect::<Vec<_>>());
     assert_eq!(view.intent().unwrap(), model.intent);
+    assert_eq!((view.level(), view.node_levels().unwrap()), (model.level(), model.node_levels.clone()));
     assert_eq!(view.incarnations().unwrap(), model.incarnations);
     let repos = every(|at| view.repos(at, 2).unwrap());
     assert_eq!(repos, model.repos.values().cloned().collect::<Vec<_>>());
@@ -492,6 +512,7 @@ fn compare(view: &View, model: &Model) {
         condemned.extend(every(|at| view.condemned(id, at, 2).unwrap()));
     }
     assert_eq!(view.exports().unwrap(), model.exports);
+    assert_eq!(records(view), model.audit);
     assert_eq!(condemned, model.condemned.iter().copied().collect::<Vec<_>>());
     let counts = view.counts();
     assert_eq!(counts.packs, model.packs.len() as u64);
@@ -595,12 +616,13 @@ pub(super) fn install(from: &Catalogue, into: &Catalogue) {
 }
 
 /// The commands as they were resolved, with what the model answered, and the model in the end.
-fn run_model(wishes: Vec<(u64, Wish)>) -> (Vec<(Proposal, Reply)>, Model) {
+fn run_model(wishes: Vec<(u64, Wish)>, updated: bool) -> (Vec<(Proposal, Reply)>, Model) {
     let mut model = Model::default();
     let mut log = Vec::new();
-    let prologue = prologue().into_iter().map(|command| (5, Wish::Fixed(command)));
+    let rise = rise().into_iter().filter(|_| updated);
+    let prologue = prologue().into_iter().chain(rise).map(|command| (5, Wish::Fixed(command)));
     for (time_ms, wish) in prologue.chain(wishes) {
-        let proposal = Proposal { time_ms, command: resolve(wish, &model) };
+        let proposal = Proposal { time_ms, actor: asker(time_ms), command: resolve(wish, &model) };
         let reply = model.apply(log.len() as u64 + 1, &proposal);
         log.push((proposal, reply));
     }
@@ -627,8 +649,9 @@ proptest! {
     fn the_catalogue_is_the_model(
         wishes in prop::collection::vec((0..50u64, wish()), 0..60),
         batch in 2..20usize,
+        updated: bool,
     ) {
-        let (log, model) = run_model(wishes);
+        let (log, model) = run_model(wishes, updated);
         let one = new_catalogue();
         run(&one, &log, 1);
         compare(&one.view().unwrap(), &model);
@@ -668,13 +691,17 @@ fn a_million_random_commands() {
                     let mut tx = catalogue.begin();
                     let wish = (0..50u64, wish());
                     for index in 1..=EACH as u64 {
-                        let known = prologue().into_iter().nth(index as usize - 1);
+                        // Most histories are of an updated cluster, and some never become one.
+                        let mut known = prologue();
+                        known.extend(rise().into_iter().filter(|_| run % 3 > 0));
+                        let known = known.into_iter().nth(index as usize - 1);
                         let (time_ms, wish) = match known {
                             Some(command) => (5, Wish::Fixed(command)),
                             None => wish.new_tree(&mut runner).unwrap().current(),
                         };
                         let command = resolve(wish, &model);
-                        let proposal = Proposal { time_ms: time_ms + index / 40, command };
+                        let proposal =
+                            Proposal { time_ms: time_ms + index / 40, actor: asker(index), command };
                         let reply = model.apply(index, &proposal);
                         let got = tx.apply(index, &proposal).unwrap();
                         assert_eq!(
@@ -705,9 +732,9 @@ fn the_random_commands_reach_every_kind_of_reply() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..500 {
+    for round in 0..500 {
         let wishes = prop::collection::vec((0..50u64, wish()), 60).new_tree(&mut runner).unwrap().current();
-        for (_, reply) in run_model(wishes).0 {
+        for (_, reply) in run_model(wishes, round % 2 == 0).0 {
             let word = format!("{:?}", kind(&reply));
             let word = word.trim_start_matches("Refused(");
             seen.insert(word.split(['(', ' ', ')']).next().unwrap_or("").to_string());
@@ -734,6 +761,8 @@ fn the_random_commands_reach_every_kind_of_reply() {
         "Changed",
         "Emptied",
         "StaleTopology",
+        "LevelBehind",
+        "LevelHeld",
         "Done",
         "SessionOpen",
         "PacksCommitted",

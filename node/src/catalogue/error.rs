@@ -39,6 +39,17 @@ pub enum CatalogueError {
     /// Another transaction was committed, or an image installed, since this one began.
     #[error("the catalogue changed under a transaction")]
     Conflict,
+    /// The cluster uses what this node cannot do, or is held back from.
+    #[error(
+        "the cluster is at feature level {cluster} and this node can do {own}: update its program, or raise \
+         `feature_level_max` in its configuration"
+    )]
+    Level {
+        /// What the cluster uses.
+        cluster: u32,
+        /// What this node can do.
+        own: u32,
+    },
     /// An image is being staged already.
     #[error("another catalogue image is being installed")]
     Staging,

@@ -1,6 +1,6 @@
 //! The catalogue on one small example: images, views, transactions, restarts, and how safe the packs are.
 
-use super::catalogue_test::{image_of, install, new_catalogue, pack, prologue, recount, snapshot};
+use super::catalogue_test::{ACTOR, image_of, install, new_catalogue, pack, prologue, recount, snapshot};
 use super::*;
 use crate::kv::memory::MemoryKv;
 use farshore_core::catalogue::*;
@@ -18,7 +18,7 @@ fn lived_in() -> Catalogue {
     commands.push(Command::CommitSnapshot { session: SessionId([0; 16]), snapshot, replaces: None });
     let mut tx = catalogue.begin();
     for (command, index) in commands.into_iter().zip(1..) {
-        let reply = tx.apply(index, &Proposal { time_ms: 77, command }).unwrap();
+        let reply = tx.apply(index, &Proposal { time_ms: 77, actor: ACTOR, command }).unwrap();
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
     }
     tx.note(NoteKey::Applied, vec![1]).unwrap();
@@ -80,7 +80,11 @@ fn a_damaged_image_is_refused_and_the_old_state_stays() {
     let mut tx = catalogue.begin();
     tx.apply(
         200,
-        &Proposal { time_ms: 99, command: Command::EndSessions { sessions: vec![SessionId([1; 16])] } },
+        &Proposal {
+            time_ms: 99,
+            actor: ACTOR,
+            command: Command::EndSessions { sessions: vec![SessionId([1; 16])] },
+        },
     )
     .unwrap();
     tx.commit().unwrap();
@@ -151,15 +155,15 @@ fn safety_names_what_must_not_be_lost() {
     let mut tx = catalogue.begin();
     let bad = |index, node| Command::ShardBad { pack: PackNo(2), index, node: NodeId(node) };
     // Nodes 1 and 4 are in region r1; shard i is on node i + 1.
-    tx.apply(50, &Proposal { time_ms: 0, command: bad(0, 1) }).unwrap();
+    tx.apply(50, &Proposal { time_ms: 0, actor: ACTOR, command: bad(0, 1) }).unwrap();
     tx.commit().unwrap();
     let safety = look();
     assert_eq!((safety.under_target, safety.endangered, safety.unreadable), (1, 0, 0));
     let fatal = safety.fatal_regions.iter().map(|region| region.as_str()).collect::<Vec<_>>();
     assert_eq!(fatal, ["test/r0", "test/r2"]);
     let mut tx = catalogue.begin();
-    tx.apply(51, &Proposal { time_ms: 0, command: bad(3, 4) }).unwrap();
-    tx.apply(52, &Proposal { time_ms: 0, command: bad(1, 2) }).unwrap();
+    tx.apply(51, &Proposal { time_ms: 0, actor: ACTOR, command: bad(3, 4) }).unwrap();
+    tx.apply(52, &Proposal { time_ms: 0, actor: ACTOR, command: bad(1, 2) }).unwrap();
     tx.commit().unwrap();
     assert_eq!((look().endangered, look().unreadable), (0, 1));
 }
@@ -198,7 +202,7 @@ fn a_retired_node_is_asked_to_delete_nothing() {
     let step = |step: &[NodeState]| Command::SetNodeState { node: NodeId(1), from: step[0], to: step[1] };
     let place = Command::PlaceShard { pack: PackNo(0), generation: 0, index: 0, node: NodeId(2) };
     for (command, index) in life.windows(2).map(step).chain([place]).zip(100..) {
-        assert_eq!(tx.apply(index, &Proposal { time_ms: 0, command }).unwrap(), Reply::Done);
+        assert_eq!(tx.apply(index, &Proposal { time_ms: 0, actor: ACTOR, command }).unwrap(), Reply::Done);
     }
     tx.commit().unwrap();
     assert_eq!(catalogue.view().unwrap().counts().condemned, 0);
@@ -234,7 +238,7 @@ fn a_scheme_weaker_than_the_policy_is_refused() {
     };
     let mut commit = |index, pack| {
         let command = Command::CommitPacks { session: SessionId([0; 16]), packs: vec![pack] };
-        tx.apply(index, &Proposal { time_ms: 77, command }).unwrap()
+        tx.apply(index, &Proposal { time_ms: 77, actor: ACTOR, command }).unwrap()
     };
     assert!(matches!(commit(101, weak(4, 1, 2)), Reply::Refused(Refusal::Malformed(_))));
     assert!(matches!(commit(102, weak(4, 2, 3)), Reply::Refused(Refusal::Malformed(_))));
@@ -247,12 +251,12 @@ fn sessions_are_not_opened_without_end() {
     let catalogue = new_catalogue();
     let create = prologue().into_iter().find(|c| matches!(c, Command::CreateRepository { .. })).unwrap();
     let mut tx = catalogue.begin();
-    tx.apply(1, &Proposal { time_ms: 1, command: create }).unwrap();
+    tx.apply(1, &Proposal { time_ms: 1, actor: ACTOR, command: create }).unwrap();
     let mut open = |index: u64, id: u64| {
         let mut session = [0; 16];
         session[..8].copy_from_slice(&id.to_le_bytes());
         let command = Command::OpenSession { session: SessionId(session), repo: RepoId([0; 16]), seen: 0 };
-        tx.apply(index, &Proposal { time_ms: 1, command }).unwrap()
+        tx.apply(index, &Proposal { time_ms: 1, actor: ACTOR, command }).unwrap()
     };
     let most = farshore_core::limits::SESSIONS_OPEN_MAX;
     for id in 0..most {
@@ -271,7 +275,7 @@ fn what_a_recorded_export_names_is_no_orphan() {
     let mut index = 100;
     let mut apply = |command| {
         index += 1;
-        tx.apply(index, &Proposal { time_ms: 77, command }).unwrap()
+        tx.apply(index, &Proposal { time_ms: 77, actor: ACTOR, command }).unwrap()
     };
     let export = |which: u8| {
         let shard = |node| ShardRecord { node: Some(NodeId(node)), hash: ShardHash([which; 32]) };

@@ -207,6 +207,7 @@ impl ImageReader {
         let records = &self.catalogue.inner.records;
         let state =
             Stored { records, generation: self.generation }.get::<States>(&StateKey)?.unwrap_or_default();
+        self.catalogue.inner.check_level(state.level)?;
         let root = super::migrate::encode::<Root>(&self.generation)?;
         let mut live = self.catalogue.inner.live();
         records.write(vec![record::put(Root::TABLE, stored_key(ROOT, b""), Root::VERSION, &root)])?;

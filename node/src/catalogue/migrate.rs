@@ -71,6 +71,8 @@ pub(crate) fn check_row(table: Table, key: &[u8], version: u8, payload: &[u8]) -
         39 => check::<Settings>(key, version, payload),
         40 => check::<Ended>(key, version, payload),
         41 => check::<Exports>(key, version, payload),
+        42 => check::<Audits>(key, version, payload),
+        43 => check::<NodeLevels>(key, version, payload),
         44 => check::<Intents>(key, version, payload),
         45 => check::<Incarnations>(key, version, payload),
         _ => Err(CatalogueError::BadRow { table, what: "no such table" }),

@@ -35,6 +35,12 @@ mod error;
 mod example_test;
 
 #[cfg(test)]
+mod audit_test;
+
+#[cfg(test)]
+mod fixture_test;
+
+#[cfg(test)]
 mod bounds_test;
 
 #[cfg(test)]
@@ -57,6 +63,7 @@ pub use view::{Counts, Page, View};
 use crate::kv::record::{self, Records};
 use farshore_core::host::Kv;
 use farshore_core::host::kv::KvRead;
+use farshore_core::level::FEATURE_LEVEL;
 use farshore_core::limits::IMAGE_PAGE_BYTES;
 use read::{Read, Stored};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -71,6 +78,8 @@ pub struct Catalogue {
 pub(crate) struct Inner {
     records: Records,
     live: Mutex<Live>,
+    /// Highest feature level that this node can do; it takes part in no cluster that uses more.
+    level: u32,
 }
 
 /// What the writer needs at hand. Readers take it from their own frozen view.
@@ -85,6 +94,14 @@ struct Live {
 }
 
 impl Inner {
+    /// Whether this node can take part at a feature level of the cluster's.
+    fn check_level(&self, cluster: u32) -> Result<(), CatalogueError> {
+        if cluster > self.level {
+            return Err(CatalogueError::Level { cluster, own: self.level });
+        }
+        Ok(())
+    }
+
     fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().expect("no holder of this lock panics")
     }
@@ -93,10 +110,18 @@ impl Inner {
 impl Catalogue {
     /// Opens the catalogue in this store, or an empty one if there is none.
     pub fn open(kv: Arc<dyn Kv>) -> Result<Self, CatalogueError> {
+        Self::open_at(kv, FEATURE_LEVEL)
+    }
+
+    /// Opens it on a node that is held back to a feature level. Refused if the cluster is beyond it.
+    pub fn open_at(kv: Arc<dyn Kv>, level: u32) -> Result<Self, CatalogueError> {
         let records = Records::new(kv);
         let (generation, head, state) = load(&records)?;
+        let cluster = state.level;
         let live = Mutex::new(Live { generation, head, state, change: 0, staging: false });
-        Ok(Catalogue { inner: Arc::new(Inner { records, live }) })
+        let inner = Inner { records, live, level };
+        inner.check_level(cluster)?;
+        Ok(Catalogue { inner: Arc::new(inner) })
     }
 
     /// Begins a transaction. There is one writer: a second transaction that overlaps fails to commit.

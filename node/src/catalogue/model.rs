@@ -1,6 +1,7 @@
 //! A second, simple-minded catalogue for tests: whole-state maps, every derived fact worked out anew. It shares no code
 //! with `apply`, so that a mistake has to be made twice to go unnoticed.
 
+use super::audit_test::audited;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::*;
 use farshore_core::id::*;
@@ -32,6 +33,10 @@ pub(super) struct Model {
     pub intent: Intent,
     pub incarnations: BTreeMap<NodeId, u64>,
     pub exports: Vec<ExportRecord>,
+    pub audit: Vec<AuditRecord>,
+    /// Rises since the founding.
+    pub rises: u32,
+    pub node_levels: BTreeMap<NodeId, u32>,
 }
 
 /// A reply without the wording of refusals.
@@ -53,11 +58,19 @@ fn malformed() -> Reply {
 impl Model {
     pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Reply {
         self.time_ms = self.time_ms.max(proposal.time_ms);
+        let mut audit = std::mem::take(&mut self.audit);
         let before = self.clone();
         let reply = self.carry_out(index, &proposal.command);
         if let Reply::Refused(_) = reply {
-            *self = before;
+            *self = before.clone();
         }
+        if let Some((act, outcome)) = audited(&before, self, &proposal.command, &reply) {
+            let (seq, time_ms, actor) = (audit.len() as u64 + 1, self.time_ms, proposal.actor.clone());
+            let entry = AuditEntry { seq, time_ms, index, actor, act, outcome };
+            let previous = audit.last().map_or(AuditHash([0; 32]), |last| last.hash);
+            audit.push(AuditRecord::behind(previous, entry));
+        }
+        self.audit = audit;
         reply
     }
 
@@ -74,7 +87,20 @@ impl Model {
                 Reply::Done
             }
             Command::SetNodeState { node, from, to } => self.set_state(node, from, to),
-            Command::AdmitNode { node, incarnation } => self.admit(node, incarnation),
+            Command::AdmitNode { node, incarnation, level } => self.admit(node, incarnation, level),
+            Command::RaiseLevel { to } => {
+                let counting = self.nodes.keys().filter(|id| self.counts(**id));
+                let able = |id: &NodeId| self.node_levels.get(id).copied().unwrap_or(1);
+                match counting.map(|id| (*id, able(id))).find(|(_, level)| *level < to) {
+                    _ if to <= self.level() => Reply::Done,
+                    Some((id, level)) => no(Refusal::LevelHeld(id, level)),
+                    None if !self.nodes.keys().any(|id| self.counts(*id)) => malformed(),
+                    None => {
+                        self.rises = to - 1;
+                        Reply::Done
+                    }
+                }
+            }
             Command::StageTopology { request, epoch, changes } => {
                 self.change_topology(request, epoch, changes, true)
             }
@@ -251,10 +277,18 @@ impl Model {
         Reply::Done
     }
 
-    fn admit(&mut self, node: NodeRecord, incarnation: u64) -> Reply {
+    pub fn level(&self) -> u32 {
+        1 + self.rises
+    }
+
+    fn admit(&mut self, node: NodeRecord, incarnation: u64, level: u32) -> Reply {
         if *self.incarnations.entry(node.id).or_insert(incarnation) != incarnation {
             return no(Refusal::Emptied(node.id));
         }
+        if level < self.level() {
+            return no(Refusal::LevelBehind { node: node.id, level, cluster: self.level() });
+        }
+        self.node_levels.insert(node.id, level);
         if node.addr.is_empty() {
             return malformed();
         }

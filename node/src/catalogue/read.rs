@@ -2,8 +2,9 @@
 
 use super::error::CatalogueError;
 use super::migrate::{decode, decode_key};
-use super::tables::{Generation, Rows, Span, key_bytes, stored_key, stored_span};
+use super::tables::{AuditKey, Audits, Generation, Rows, Span, State, key_bytes, stored_key, stored_span};
 use crate::kv::record::{Records, Row};
+use farshore_core::catalogue::AuditHead;
 use farshore_core::host::kv::{KvRead, Table};
 
 /// Version and payload of a row.
@@ -35,6 +36,16 @@ pub(crate) trait Read {
             .map(|row| Ok((decode_key::<R>(&row.key)?, decode::<R>(row.version, &row.payload)?)))
             .collect()
     }
+}
+
+/// Where the audit chain ends: its last record has the number of the rows there are.
+pub(crate) fn audit_head(rows: &impl Read, state: &State) -> Result<AuditHead, CatalogueError> {
+    let seq = state.rows_of(Audits::TABLE);
+    if seq == 0 {
+        return Ok(AuditHead::default());
+    }
+    let last = rows.get::<Audits>(&AuditKey(seq))?;
+    last.map(|last| last.head()).ok_or(CatalogueError::Torn("the last audit record is missing"))
 }
 
 /// One generation of a store, live or frozen.

@@ -5,14 +5,15 @@
 
 use super::ordinals::{Ordinals, Segment};
 use farshore_core::catalogue::{
-    ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
-    SnapshotRecord,
+    AuditRecord, ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord,
+    SnapshotMarks, SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, ExportId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId,
     StripeId,
 };
+use farshore_core::level::{LEVEL_AUDIT, LEVEL_FIRST};
 use farshore_core::topology::{Intent, NodeRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub(crate) trait Rows {
     const TABLE: Table;
     /// Format written today; `migrate.rs` reads it and all before it.
     const VERSION: u8 = 1;
+    /// Feature level that a cluster must be at for such a row to be written.
+    const LEVEL: u32 = LEVEL_FIRST;
     /// What finds a row.
     type Key: Key;
     /// What a row says.
@@ -36,12 +39,13 @@ pub(crate) trait Rows {
 }
 
 macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident = $table:literal, $key:ty => $value:ty;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $table:literal, $key:ty => $value:ty $(, since $level:ident)?;)*) => {
         $(
             $(#[$doc])*
             pub(crate) struct $name;
             impl Rows for $name {
                 const TABLE: Table = $table;
+                $(const LEVEL: u32 = $level;)?
                 type Key = $key;
                 type Value = $value;
             }
@@ -106,6 +110,10 @@ tables! {
     Ended = 40, SessionId => u64;
     /// Exports of the catalogue that are not condemned.
     Exports = 41, ExportKey => ExportRecord;
+    /// Audit records by number. The number of rows is the number of the last one, which is the head of the chain.
+    Audits = 42, AuditKey => AuditRecord, since LEVEL_AUDIT;
+    /// The feature level that each node's program can do.
+    NodeLevels = 43, NodeId => u32;
     /// What operators want of the topology.
     Intents = 44, IntentKey => Intent;
     /// The number that each node's data directory drew when it was new.
@@ -113,8 +121,9 @@ tables! {
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 27] =
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45];
+pub(crate) const TABLES: [Table; 29] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45,
+];
 
 /// Hash over the state, and the last log entry that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -161,10 +170,12 @@ pub(crate) fn is_hashed(table: Table, key: &[u8]) -> bool {
 }
 
 /// Everything of which there is one.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     /// Set once, when the cluster is formed.
     pub cluster: Option<ClusterId>,
+    /// Feature level that the cluster uses; never falls.
+    pub level: u32,
     /// Catalogue time; never runs backwards.
     pub time_ms: u64,
     /// Number of the next pack.
@@ -175,6 +186,20 @@ pub(crate) struct State {
     pub ended_forgotten: u64,
     /// Rows of each table but the first, kept exactly.
     pub rows: BTreeMap<Table, u64>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            cluster: None,
+            level: LEVEL_FIRST,
+            time_ms: 0,
+            next_pack: PackNo(0),
+            pack_bytes: 0,
+            ended_forgotten: 0,
+            rows: BTreeMap::new(),
+        }
+    }
 }
 
 impl State {
@@ -254,7 +279,7 @@ macro_rules! number_keys {
         )*
     };
 }
-number_keys!(NodeId, PackNo, Ordinal);
+number_keys!(NodeId, PackNo, Ordinal, AuditKey);
 
 impl Key for ShardId {
     fn write(&self, to: &mut Vec<u8>) {
@@ -302,6 +327,10 @@ impl Key for ExportKey {
         Some(ExportKey { to: u64::from_be_bytes(*to), id: ExportId::read(id)? })
     }
 }
+
+/// Key of [`Audits`]: the number of a record, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AuditKey(pub u64);
 
 /// Key of [`RepoNames`]: the checked name itself.
 pub(crate) struct NameKey(pub String);

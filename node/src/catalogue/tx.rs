@@ -44,15 +44,25 @@ impl Tx {
         let floor_ms = if mutant(Mutant::TimeBackwards) { 0 } else { self.state.time_ms };
         self.state.time_ms = proposal.time_ms.max(floor_ms);
         let (head, state) = (self.head, self.state.clone());
+        let act = apply::act_of(self, &proposal.command)?;
         let reply = apply::apply(self, index, &proposal.command)?;
+        let changed = !self.step.is_empty();
         if matches!(reply, Reply::Refused(_)) && !mutant(Mutant::HalfRefused) {
             self.step.clear();
             self.head = head;
             self.state = state;
-        } else {
-            self.done.append(&mut self.step);
         }
+        if let Some(act) = act.filter(|_| Audits::LEVEL <= self.state.level) {
+            // Behind the undoing: that somebody tried stays.
+            apply::record_act(self, index, &proposal.actor, act, &reply, changed)?;
+        }
+        self.done.append(&mut self.step);
         Ok(reply)
+    }
+
+    /// Whether this node can go on at a feature level.
+    pub(crate) fn check_level(&self, cluster: u32) -> Result<(), CatalogueError> {
+        self.inner.check_level(cluster)
     }
 
     /// Counts a log entry that carries no command (blank or membership) as applied.
@@ -94,6 +104,7 @@ impl Tx {
 
     /// Sets a row.
     pub(crate) fn put<R: Rows>(&mut self, key: &R::Key, value: &R::Value) -> Result<(), CatalogueError> {
+        assert!(R::LEVEL <= self.state.level, "table {} is not used at this feature level", R::TABLE);
         self.change(R::TABLE, key_bytes(key), Some((R::VERSION, encode::<R>(value)?)))
     }
 

@@ -2,12 +2,13 @@
 //! bounded however large the catalogue is.
 
 use super::error::CatalogueError;
-use super::read::{Payload, Read, Stored};
+use super::migrate::decode_key;
+use super::read::{Payload, Read, Stored, audit_head};
 use super::tables::*;
 use crate::kv::record::{FrozenRecords, Row};
 use farshore_core::catalogue::{
-    ChunkRecord, Condemned, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord, SnapshotMarks,
-    SnapshotRecord,
+    AuditHead, ChunkRecord, Condemned, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord,
+    SnapshotMarks, SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
@@ -79,6 +80,10 @@ impl View {
     pub fn cluster(&self) -> Option<ClusterId> {
         self.state.cluster
     }
+    /// Feature level that the cluster uses.
+    pub fn level(&self) -> u32 {
+        self.state.level
+    }
     /// Catalogue time in Unix milliseconds.
     pub fn time_ms(&self) -> u64 {
         self.state.time_ms
@@ -121,6 +126,10 @@ impl View {
     /// The number of each node's data directory.
     pub fn incarnations(&self) -> Result<BTreeMap<NodeId, u64>, CatalogueError> {
         Ok(self.scan::<Incarnations>(&Span::all(), NODES_MAX)?.into_iter().collect())
+    }
+    /// The feature level that each node's program can do.
+    pub fn node_levels(&self) -> Result<BTreeMap<NodeId, u32>, CatalogueError> {
+        Ok(self.scan::<NodeLevels>(&Span::all(), NODES_MAX)?.into_iter().collect())
     }
 
     /// Repositories after `after`, by id.
@@ -388,6 +397,21 @@ impl View {
     /// Exports of the catalogue that are kept, the newest last.
     pub fn exports(&self) -> Result<Vec<ExportRecord>, CatalogueError> {
         Ok(values(self.scan::<Exports>(&Span::all(), EXPORT_ROWS_MAX)?))
+    }
+
+    /// Audit records from number `from` on, as they are stored: version byte, then postcard. Whoever checks the chain reads
+    /// them itself, so that a record which does not decode is named and not hidden behind an error of ours.
+    pub fn audit(&self, from: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, CatalogueError> {
+        let rows = self.raw_scan(Audits::TABLE, &Span::from(&AuditKey(from)), limit.min(PAGE_ROWS_MAX))?;
+        let row = |row: Row| {
+            let AuditKey(seq) = decode_key::<Audits>(&row.key)?;
+            Ok((seq, [&[row.version], row.payload.as_slice()].concat()))
+        };
+        rows.into_iter().map(row).collect()
+    }
+    /// Where the audit chain ends.
+    pub fn audit_head(&self) -> Result<AuditHead, CatalogueError> {
+        audit_head(self, &self.state)
     }
 
     fn pack_at(&self, no: Option<PackNo>) -> Result<Option<PackRecord>, CatalogueError> {

@@ -51,6 +51,7 @@ struct Heartbeat {
     at: Instant,
     record: NodeRecord,
     incarnation: u64,
+    level: u32,
     load: Load,
 }
 
@@ -61,6 +62,8 @@ pub struct Known {
     pub nodes: Vec<NodeRecord>,
     /// The number of each node's data directory.
     pub incarnations: BTreeMap<NodeId, u64>,
+    /// The feature level of each node's program.
+    pub levels: BTreeMap<NodeId, u32>,
     /// Nodes that an operator wants emptied.
     pub leaving: BTreeSet<NodeId>,
 }
@@ -78,11 +81,11 @@ impl Health {
     }
 
     /// A heartbeat came in. The caller has checked that the record is the caller's own. `incarnation` is the number of its
-    /// data directory, 0 if it says none.
-    pub fn hear(&self, record: NodeRecord, incarnation: u64, load: Load, now: Instant) {
+    /// data directory, 0 if it says none; `level` is the feature level that its program can do.
+    pub fn hear(&self, record: NodeRecord, incarnation: u64, level: u32, load: Load, now: Instant) {
         let mut table = self.table();
         if table.nodes.len() < NODES_MAX || table.nodes.contains_key(&record.id) {
-            table.nodes.insert(record.id, Heartbeat { at: now, record, incarnation, load });
+            table.nodes.insert(record.id, Heartbeat { at: now, record, incarnation, level, load });
         }
     }
 
@@ -91,11 +94,15 @@ impl Health {
         let table = self.table();
         let nodes: BTreeMap<NodeId, &NodeRecord> = known.nodes.iter().map(|n| (n.id, n)).collect();
         let puts = table.nodes.values().filter_map(|heard| {
-            let (node, incarnation) = (heard.record.clone(), heard.incarnation);
+            let Heartbeat { record: node, incarnation, level, .. } = heard;
+            let (node, incarnation, level) = (node.clone(), *incarnation, *level);
             let moved = nodes.get(&node.id).is_none_or(|k| differs(k, &node));
+            let news = moved || known.levels.get(&node.id) != Some(&level);
             match known.incarnations.get(&node.id) {
-                None if incarnation != 0 => Some(Command::AdmitNode { node, incarnation }),
-                Some(same) if moved && *same == incarnation => Some(Command::AdmitNode { node, incarnation }),
+                None if incarnation != 0 => Some(Command::AdmitNode { node, incarnation, level }),
+                Some(same) if news && *same == incarnation => {
+                    Some(Command::AdmitNode { node, incarnation, level })
+                }
                 None if moved => Some(Command::PutNode { node }),
                 _ => None,
             }
@@ -171,6 +178,7 @@ fn next_state(state: NodeState, silent: Duration, heard: bool, timing: &Timing) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farshore_core::level::FEATURE_LEVEL;
     use proptest::prelude::*;
 
     fn node(id: u64, state: NodeState) -> NodeRecord {
@@ -186,7 +194,8 @@ mod tests {
     }
 
     fn known(nodes: &[NodeRecord]) -> Known {
-        Known { nodes: nodes.to_vec(), incarnations: BTreeMap::from([(NodeId(1), 5)]), ..Known::default() }
+        let (incarnations, levels) = ([(NodeId(1), 5)].into(), [(NodeId(1), FEATURE_LEVEL)].into());
+        Known { nodes: nodes.to_vec(), incarnations, levels, ..Known::default() }
     }
 
     fn after(health: &Health, state: NodeState, now: Instant) -> Option<NodeState> {
@@ -211,7 +220,7 @@ mod tests {
         let end = start + timing.down_after + timing.grace;
         assert_eq!(after(&health, NodeState::Down, end), Some(NodeState::Lost));
         assert_eq!(after(&health, NodeState::Lost, end), None);
-        health.hear(node(1, NodeState::Up), 5, Load::default(), end);
+        health.hear(node(1, NodeState::Up), 5, FEATURE_LEVEL, Load::default(), end);
         assert_eq!(after(&health, NodeState::Lost, end), Some(NodeState::Up));
         let leaving = Known { leaving: BTreeSet::from([NodeId(1)]), ..known(&[node(1, NodeState::Lost)]) };
         let to = NodeState::Draining;
@@ -224,7 +233,7 @@ mod tests {
         let timing = Timing::default();
         let health = Health::new(timing);
         let later = Instant::now() + timing.grace * 2;
-        health.hear(node(1, NodeState::Up), 5, Load::default(), later);
+        health.hear(node(1, NodeState::Up), 5, FEATURE_LEVEL, Load::default(), later);
         health.begin(later);
         for state in NodeState::ALL {
             assert_eq!(after(&health, state, later), None, "{state:?}");
@@ -236,7 +245,7 @@ mod tests {
         let health = Health::new(Timing::default());
         let now = Instant::now();
         health.begin(now);
-        health.hear(node(1, NodeState::Draining), 5, Load::default(), now);
+        health.hear(node(1, NodeState::Draining), 5, FEATURE_LEVEL, Load::default(), now);
         let put = |commands: Vec<Command>| {
             matches!(commands.as_slice(), [Command::AdmitNode { incarnation: 5, .. }])
         };
@@ -245,10 +254,13 @@ mod tests {
         assert!(health.judge(&known(&[node(1, NodeState::Up)]), now).is_empty());
         let moved = known(&[NodeRecord { addr: "h:2".into(), ..node(1, NodeState::Up) }]);
         assert!(put(health.judge(&moved, now)));
+        // A node that was updated, or is held back, says so.
+        let held = Known { levels: [(NodeId(1), 1)].into(), ..known(&[node(1, NodeState::Up)]) };
+        assert!(put(health.judge(&held, now)));
         // Another data directory is nobody the cluster knows.
-        health.hear(node(1, NodeState::Up), 6, Load::default(), now);
+        health.hear(node(1, NodeState::Up), 6, FEATURE_LEVEL, Load::default(), now);
         assert!(health.judge(&moved, now).is_empty());
-        health.hear(node(2, NodeState::Up), 0, Load::default(), now);
+        health.hear(node(2, NodeState::Up), 0, FEATURE_LEVEL, Load::default(), now);
         assert!(matches!(health.judge(&moved, now).as_slice(), [Command::PutNode { .. }]));
     }
 

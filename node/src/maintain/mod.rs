@@ -33,6 +33,8 @@ pub mod lease;
 
 pub mod leave;
 
+pub mod raise;
+
 pub mod health;
 
 pub mod report;
@@ -59,6 +61,8 @@ pub struct Shared {
     pub cluster: ClusterId,
     /// This node as it describes itself; the state in it means nothing.
     pub own: NodeRecord,
+    /// Feature level that this node can do, or is held back to.
+    pub level: u32,
     /// The seams.
     pub host: Host,
     /// Paces and patience.

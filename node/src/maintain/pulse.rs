@@ -4,6 +4,7 @@
 use super::Shared;
 use super::health::{Known, Load};
 use super::leave::retire_empty;
+use super::raise::raise_level;
 use crate::catalogue::{CatalogueError, View};
 use crate::raft::membership::MembershipError;
 use crate::worker::{Pace, WorkFailed, Worker};
@@ -71,11 +72,13 @@ impl Pulse {
         }
         if let Some(load) = load {
             let incarnation = self.shared.consensus.passport().incarnation();
-            self.shared.health.hear(self.shared.own.clone(), incarnation, load, now);
+            let level = self.shared.level;
+            self.shared.health.hear(self.shared.own.clone(), incarnation, level, load, now);
         }
         let intent = view.intent()?;
         let (nodes, incarnations) = (view.nodes()?, view.incarnations()?);
-        let known = Known { nodes, incarnations, leaving: intent.leaving.clone() };
+        let levels = view.node_levels()?;
+        let known = Known { nodes, incarnations, levels, leaving: intent.leaving.clone() };
         for command in self.shared.health.judge(&known, now) {
             tracing::info!(?command, "judgement");
             // A refused judgement must not keep the ones behind it from being heard.
@@ -85,6 +88,7 @@ impl Pulse {
             }
         }
         retire_empty(&self.shared, view, &intent).await?;
+        raise_level(&self.shared).await?;
         // A newcomer gets its replica, a lost voter's vote goes to another. One step a heartbeat is soon enough.
         match self.shared.consensus.reconcile(&self.shared.view()?.nodes()?).await {
             Ok(_) | Err(MembershipError::Later(_)) => Ok(()),
@@ -127,8 +131,17 @@ impl Pulse {
         let passport = self.shared.consensus.passport();
         let incarnation = passport.incarnation();
         let own = self.shared.own.clone();
-        let clock_ms = self.shared.host.clock.now_ms();
-        let beat = Heartbeat { node: own, used, free, shards, bad_found, incarnation, era, clock_ms };
+        let beat = Heartbeat {
+            node: own,
+            used,
+            free,
+            shards,
+            bad_found,
+            incarnation,
+            level: self.shared.level,
+            era,
+            clock_ms: self.shared.host.clock.now_ms(),
+        };
         let mut client = channel::raft(channel);
         // Soon enough to try once more before the silence is noticed.
         match tokio::time::timeout(
@@ -148,6 +161,10 @@ impl Pulse {
                     return Err(ApiError::NoQuorum(format!("node {to} does not lead, {} does", leader.name)));
                 }
                 passport.told(answer.incarnation);
+                let (cluster, own) = (answer.feature_level, self.shared.level);
+                if cluster > own {
+                    passport.oust(CatalogueError::Level { cluster, own }.to_string());
+                }
                 if answer.retired {
                     passport.retire();
                 }

@@ -35,7 +35,8 @@ impl Cluster {
     fn must(&mut self, command: Command) {
         self.index += 1;
         let mut tx = self.catalogue.begin();
-        let reply = tx.apply(self.index, &Proposal { time_ms: 0, command }).unwrap();
+        let reply =
+            tx.apply(self.index, &Proposal { time_ms: 0, actor: Actor::Node(NodeId(1)), command }).unwrap();
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
         tx.commit().unwrap();
     }

@@ -5,7 +5,7 @@ use super::network::within;
 use super::types::{MESSAGE_VERSION, Payload, PayloadError, open_message, seal_message};
 use bytes::Bytes;
 use farshore_core::catalogue::command::COMMAND_VERSION;
-use farshore_core::catalogue::{Command, Proposal, Reply};
+use farshore_core::catalogue::{Actor, Asked, Command, Proposal, Reply};
 use farshore_core::id::NodeId;
 use farshore_core::limits::COMMAND_BYTES_MAX;
 use farshore_core::mutant::{Mutant, mutant};
@@ -60,17 +60,23 @@ enum Attempt {
 }
 
 impl Consensus {
-    /// Has the cluster carry out a command. Commands are made so that repeating one is harmless, which a lost answer
-    /// makes us do.
+    /// Has the cluster carry out a command of this node's own.
     pub async fn propose(&self, command: Command) -> Result<Reply, ConsensusError> {
-        let body = seal_message(COMMAND_VERSION, &command);
+        self.propose_as(Actor::Node(self.inner.own), command).await
+    }
+
+    /// Has the cluster carry out a command on behalf of whoever asked for it. Commands are made so that repeating one is
+    /// harmless, which a lost answer makes us do.
+    pub async fn propose_as(&self, actor: Actor, command: Command) -> Result<Reply, ConsensusError> {
+        let asked = Asked { actor, command };
+        let body = seal_message(COMMAND_VERSION, &asked);
         check_size(body.len())?;
         let deadline = self.deadline();
         let slot = tokio::time::timeout_at(deadline, self.inner.proposals.acquire()).await;
         let _slot = slot.map_err(|_| ConsensusError::NoQuorum("too many commands are waiting".into()))?;
         self.until(deadline, || async {
             match self.leader() {
-                Some(node) if node == self.inner.own => self.propose_here(command.clone(), deadline).await,
+                Some(node) if node == self.inner.own => self.propose_here(asked.clone(), deadline).await,
                 Some(node) => self.propose_there(node, body.clone(), deadline).await,
                 None => Err(Attempt::Again("no leader is known".into())),
             }
@@ -124,18 +130,22 @@ impl Consensus {
     /// One attempt to carry out an encoded command that another node has passed on, only if this node leads.
     pub async fn propose_for(&self, from: NodeId, body: &[u8]) -> Result<Reply, ConsensusError> {
         check_size(body.len())?;
-        let command =
+        let asked =
             open_message(COMMAND_VERSION, body).map_err(|e| ConsensusError::Invalid(e.to_string()))?;
-        if !may_pass_on(from, &command) {
-            tracing::warn!(%from, ?command, "command passed on by a node that may not");
+        if !may_pass_on(from, &asked) {
+            tracing::warn!(%from, ?asked, "command passed on by a node that may not");
             return Err(ConsensusError::Invalid(format!("node {from} may not pass on this command")));
         }
-        self.propose_leading(command).await
+        self.propose_in_this_term(asked).await
     }
 
     /// One attempt to carry out a command, only if this node leads: for what the leader decides by itself, which a
     /// node that leads no more must not decide, nor one that leads again.
     pub async fn propose_leading(&self, command: Command) -> Result<Reply, ConsensusError> {
+        self.propose_in_this_term(Asked { actor: Actor::Node(self.inner.own), command }).await
+    }
+
+    async fn propose_in_this_term(&self, asked: Asked) -> Result<Reply, ConsensusError> {
         let deadline = self.deadline();
         let term = || self.inner.leadership.borrow().term;
         let before = term();
@@ -144,7 +154,7 @@ impl Consensus {
         if term() != before {
             return Err(ConsensusError::NoQuorum("the term has changed".into()));
         }
-        self.propose_here(command, deadline).await.map_err(Attempt::into_error)
+        self.propose_here(asked, deadline).await.map_err(Attempt::into_error)
     }
 
     /// One attempt to confirm that this node leads; the index a read must have applied.
@@ -191,14 +201,15 @@ impl Consensus {
         if silent.is_empty() { String::new() } else { format!("; nothing is heard of {}", silent.join(", ")) }
     }
 
-    async fn propose_here(&self, command: Command, deadline: Instant) -> Result<Reply, Attempt> {
+    async fn propose_here(&self, asked: Asked, deadline: Instant) -> Result<Reply, Attempt> {
+        let Asked { actor, command } = asked;
         let time_ms = match self.time_ms() {
             None if needs_time(&command) => {
                 return Err(Attempt::Again("too few voters have said what time it is".into()));
             }
             time => time.unwrap_or(0),
         };
-        let proposal = Proposal { time_ms, command };
+        let proposal = Proposal { time_ms, actor, command };
         let payload =
             Payload::seal(&proposal).map_err(|e| Attempt::Give(ConsensusError::Invalid(e.to_string())))?;
         let written = tokio::time::timeout_at(deadline, self.inner.replica.client_write(payload)).await;
@@ -298,9 +309,13 @@ fn needs_time(command: &Command) -> bool {
 
 /// What a node says about copies, it may say about its own only: a mistaken or lying one must not erase what others
 /// hold. Where a rebuilt shard or an export lies, and which packs are garbage, is the leader's own word and never passed
-/// on, and an era begins by an operator's hand at a stopped node.
-fn may_pass_on(from: NodeId, command: &Command) -> bool {
-    match command {
+/// on, and an era begins by an operator's hand at a stopped node. Nor may it speak in the name of another node; that a client
+/// has asked is its word, as everything is that a client does through it.
+fn may_pass_on(from: NodeId, asked: &Asked) -> bool {
+    if matches!(asked.actor, Actor::Node(node) if node != from) {
+        return false;
+    }
+    match &asked.command {
         Command::ShardBad { node, .. } => *node == from,
         Command::Swept { copies } => copies.iter().all(|copy| copy.node == from),
         Command::CondemnOrphans { node, .. } => *node == from,
@@ -310,6 +325,7 @@ fn may_pass_on(from: NodeId, command: &Command) -> bool {
         | Command::DropPacks { .. }
         | Command::CompactPacks { .. }
         | Command::RecordExport { .. }
+        | Command::RaiseLevel { .. }
         | Command::BeginEra { .. } => false,
         _ => true,
     }
@@ -339,6 +355,14 @@ mod tests {
     #[test]
     fn a_node_speaks_of_no_copies_but_its_own() {
         let [own, other] = [1, 2].map(NodeId);
+        let may_pass_on = |from, command: &Command| {
+            let asked = |actor| Asked { actor, command: command.clone() };
+            let client = Actor::Client("laptop".parse().unwrap());
+            assert!(!may_pass_on(from, &asked(Actor::Node(NodeId(99)))), "in the name of another");
+            let [own, for_client] = [Actor::Node(from), client].map(|actor| may_pass_on(from, &asked(actor)));
+            assert_eq!(own, for_client);
+            own
+        };
         let bad = |node| Command::ShardBad { pack: PackNo(0), index: 0, node };
         assert!(may_pass_on(own, &bad(own)) && !may_pass_on(own, &bad(other)));
         let shard = ShardId { stripe: StripeId([0; 16]), index: 0 };

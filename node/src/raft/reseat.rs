@@ -11,7 +11,7 @@ use super::mark::{MARK_FILE, Mark, MarkError};
 use super::types::{Entry, LogId, Payload, PayloadError, StoredMembership, Vote, open_message, seal_message};
 use crate::catalogue::{Catalogue, CatalogueError, NoteKey};
 use bytes::Bytes;
-use farshore_core::catalogue::{Command, Proposal};
+use farshore_core::catalogue::{Actor, Command, Proposal};
 use farshore_core::host::{Disk, Kv, dir_of};
 use farshore_core::id::NodeId;
 use openraft::{BasicNode, CommittedLeaderId, EntryPayload, Membership};
@@ -178,7 +178,7 @@ async fn append_seat(
         seat.members.iter().map(|(id, addr)| (id.0, BasicNode::new(addr))).collect();
     let members = Membership::new(vec![BTreeSet::from([seat.own.0])], nodes);
     let command = Command::BeginEra { era: seat.era, node: seat.own };
-    let payload = Payload::seal(&Proposal { time_ms: seat.now_ms, command })?;
+    let payload = Payload::seal(&Proposal { time_ms: seat.now_ms, actor: Actor::Node(seat.own), command })?;
     let entries = [EntryPayload::Membership(members), EntryPayload::Normal(payload)];
     let entries = entries.into_iter().zip(next..);
     let entries =

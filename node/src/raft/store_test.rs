@@ -11,7 +11,7 @@ use crate::catalogue::Catalogue;
 use crate::kv::RealKv;
 use crate::kv::memory::MemoryKv;
 use crate::kv::testkit::Watched;
-use farshore_core::catalogue::{Command, Proposal, Refusal, Reply};
+use farshore_core::catalogue::{Actor, Command, Proposal, Refusal, Reply};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvFactory, KvOp, KvRole};
 use farshore_core::id::{ClusterId, NodeId};
@@ -95,8 +95,12 @@ fn members(index: u64) -> Entry {
     Entry { log_id: id(1, index), payload: EntryPayload::Membership(voters) }
 }
 fn form(time_ms: u64) -> Payload {
-    Payload::seal(&Proposal { time_ms, command: Command::FormCluster { cluster: ClusterId([1; 16]) } })
-        .unwrap()
+    Payload::seal(&Proposal {
+        time_ms,
+        actor: Actor::Node(NodeId(1)),
+        command: Command::FormCluster { cluster: ClusterId([1; 16]) },
+    })
+    .unwrap()
 }
 
 /// A store whose rows outlive the log that is opened over it, and its disk.
@@ -420,7 +424,7 @@ fn stored_bytes_never_change() {
         [1, 1, 0, 2, 1, 1, 1, 2, 1, 3, b'a', b':', b'1', 2, 1, b'b']
     );
     assert_eq!(postcard::to_stdvec(&Vote::new_committed(300, 2)).unwrap(), [172, 2, 2, 1]);
-    assert_eq!(form(9).0[..3], [1, 9, 0], "version, time, first command");
+    assert_eq!(form(9).0[..5], [1, 9, 0, 1, 0], "version, time, a node, its id, first command");
 }
 
 /// openraft orders install and purge without waiting in between; a crash there left a log without its head and a

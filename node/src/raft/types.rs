@@ -195,12 +195,16 @@ impl AsyncRuntime for ScopedRuntime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use farshore_core::catalogue::Command;
-    use farshore_core::id::ClusterId;
+    use farshore_core::catalogue::{Actor, Command};
+    use farshore_core::id::{ClusterId, NodeId};
     use proptest::prelude::*;
 
     fn proposal() -> Proposal {
-        Proposal { time_ms: 7, command: Command::FormCluster { cluster: ClusterId([3; 16]) } }
+        Proposal {
+            time_ms: 7,
+            actor: Actor::Node(NodeId(1)),
+            command: Command::FormCluster { cluster: ClusterId([3; 16]) },
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::raft::image::open_note;
 use crate::raft::machine::Machine;
 use crate::raft::types::{Entry, EntryPayload, LogId, Payload};
 use bytes::Bytes;
-use farshore_core::catalogue::{Command, PackCommit, Proposal, ShardRecord};
+use farshore_core::catalogue::{Actor, Command, PackCommit, Proposal, ShardRecord};
 use farshore_core::erasure::Codec;
 use farshore_core::host::{compute, random};
 use farshore_core::id::{NodeId, SessionId};
@@ -71,17 +71,22 @@ async fn commit(ground: &Ground, catalogue: &Catalogue, seen: &Sighting) -> Resu
         Command::CommitPacks { session, packs },
         Command::EndSessions { sessions: vec![session] },
     ];
-    append(catalogue, commands)
+    append(catalogue, ground.own.id, commands)
 }
 
 /// Carries out commands as entries behind the last one that was replayed.
-fn append(catalogue: &Catalogue, commands: impl IntoIterator<Item = Command>) -> Result<(), String> {
+fn append(
+    catalogue: &Catalogue,
+    own: NodeId,
+    commands: impl IntoIterator<Item = Command>,
+) -> Result<(), String> {
     let noted = catalogue.note(NoteKey::Applied).and_then(open_note::<Option<LogId>>);
     let last = noted.map_err(|why| why.to_string())?.ok_or("the catalogue has applied nothing")?;
     let time_ms = catalogue.view().map_err(|why| why.to_string())?.time_ms();
     let mut entries = Vec::new();
     for (command, index) in commands.into_iter().zip(last.index + 1..) {
-        let payload = Payload::seal(&Proposal { time_ms, command }).map_err(|why| why.to_string())?;
+        let payload = Payload::seal(&Proposal { time_ms, actor: Actor::Node(own), command })
+            .map_err(|why| why.to_string())?;
         let log_id = LogId::new(last.leader_id, index);
         entries.push(Entry { log_id, payload: EntryPayload::Normal(payload) });
     }

@@ -9,15 +9,17 @@ use crate::maintain::{collect, exporter, scrub};
 use bytes::Bytes;
 use farshore_core::host::task::Owned;
 use farshore_core::id::{NodeId, RepoId};
-use farshore_core::limits::STATUS_CONFIRM_MS;
+use farshore_core::level::LEVEL_FIRST;
+use farshore_core::limits::{PAGE_ROWS_MAX, STATUS_CONFIRM_MS};
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    ApplyTopologyRequest, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest, GarbageReport,
-    NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus, ScrubProgress, ScrubRequest,
-    StageTopologyRequest, StatusReply, StatusRequest, TopologyReply, admin_server,
+    ApplyTopologyRequest, AuditRow, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest,
+    GarbageReport, ListAuditReply, ListAuditRequest, NodeStatus, PlanTopologyReply, PlanTopologyRequest,
+    RepairStatus, ScrubProgress, ScrubRequest, StageTopologyRequest, StatusReply, StatusRequest,
+    TopologyReply, admin_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -80,7 +82,11 @@ impl AdminService {
         let looked = safety.is_some();
         let safety = safety.unwrap_or(Safety { packs: view.counts().packs, ..Safety::default() });
         let exports = shared.exports.standing();
-        let node_status = |node: NodeRecord| self.node_status(node, &standing.voters);
+        let levels = view.node_levels().map_err(internal)?;
+        let node_status = |node: NodeRecord| {
+            let feature_level = levels.get(&node.id).copied().unwrap_or(LEVEL_FIRST);
+            NodeStatus { feature_level, ..self.node_status(node, &standing.voters) }
+        };
         Ok(StatusReply {
             cluster: Bytes::copy_from_slice(shared.cluster.as_bytes()),
             answering: shared.own.id.0,
@@ -103,6 +109,7 @@ impl AdminService {
             unexported_ms: exports.behind_since.map_or(0, |since| since.elapsed().as_millis() as u64),
             export_error: exports.failed.unwrap_or_default(),
             export_every_ms: shared.timing.export_every.as_millis() as u64,
+            feature_level: view.level(),
         })
     }
 
@@ -117,6 +124,7 @@ impl AdminService {
             grace_left_ms: health.grace_left.as_millis() as u64,
             clock_offset_ms: self.shared.consensus.clock_offset_ms(node.id).unwrap_or(0),
             node: Some(node.into()),
+            ..NodeStatus::default()
         }
     }
 
@@ -180,6 +188,22 @@ impl AdminService {
             parts: made.parts.len() as u32,
             k: scheme.map_or(0, |scheme| scheme.k() as u32),
             n: scheme.map_or(0, |scheme| scheme.n() as u32),
+        })
+    }
+
+    /// From any node: the read is confirmed, so that a chain cut short by a replica that lags behind is not taken for one.
+    async fn audit(&self, request: ListAuditRequest) -> Result<ListAuditReply, ApiError> {
+        self.shared.consensus.read_index().await?;
+        let view = self.shared.view().map_err(internal)?;
+        let limit = if request.limit == 0 { PAGE_ROWS_MAX } else { request.limit as usize };
+        let rows = view.audit(request.from, limit.min(PAGE_ROWS_MAX)).map_err(internal)?;
+        let head = view.audit_head().map_err(internal)?;
+        Ok(ListAuditReply {
+            rows: rows.into_iter().map(|(seq, record)| AuditRow { seq, record: record.into() }).collect(),
+            head_seq: head.seq,
+            head_hash: Bytes::copy_from_slice(head.hash.as_bytes()),
+            catalogue_ms: view.time_ms(),
+            feature_level: view.level(),
         })
     }
 
@@ -311,6 +335,14 @@ impl admin_server::Admin for AdminService {
         answer(self.export().await)
     }
 
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditReply>, Status> {
+        auth::allow(&request, Right::Audit)?;
+        answer(self.audit(request.into_inner()).await)
+    }
+
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
         auth::allow(&request, Right::Scrub)?;
         Ok(Response::new(self.scrub()))
@@ -328,15 +360,15 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<StageTopologyRequest>,
     ) -> Result<Response<TopologyReply>, Status> {
-        auth::allow(&request, Right::Operate)?;
-        answer(topology::stage(&self.shared, request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(topology::stage(&self.shared, caller, request.into_inner()).await)
     }
 
     async fn apply_topology(
         &self,
         request: Request<ApplyTopologyRequest>,
     ) -> Result<Response<TopologyReply>, Status> {
-        auth::allow(&request, Right::Operate)?;
-        answer(topology::apply(&self.shared, request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(topology::apply(&self.shared, caller, request.into_inner()).await)
     }
 }

@@ -1,6 +1,7 @@
 //! Who may call what: one table, asked by every handler. Identity is the certificate's, checked by the TLS layer;
 //! grants per repository will narrow what a client may do here and nowhere else.
 
+use farshore_core::catalogue::Actor;
 use farshore_proto::serve;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
@@ -29,6 +30,8 @@ pub enum Right {
     Collect,
     /// Looks at or changes who belongs to the cluster.
     Operate,
+    /// Reads the audit records.
+    Audit,
     /// Has the catalogue exported.
     Export,
     /// Asks a node under recovery what it holds.
@@ -42,9 +45,9 @@ fn may(caller: &Caller, right: Right) -> bool {
         (_, Right::ReadShard | Right::Renew | Right::Status | Right::Collect | Right::Inventory) => true,
         (Caller::Node(_), Right::Consensus | Right::Rebuild) => true,
         (Caller::Client(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => true,
-        (Caller::Client(_), Right::Export | Right::Recover) => true,
+        (Caller::Client(_), Right::Export | Right::Recover | Right::Audit) => true,
         (Caller::Node(_), Right::Catalogue | Right::Upload | Right::Scrub | Right::Operate) => false,
-        (Caller::Node(_), Right::Export | Right::Recover) => false,
+        (Caller::Node(_), Right::Export | Right::Recover | Right::Audit) => false,
         (Caller::Client(_), Right::Consensus | Right::Rebuild) => false,
     }
 }
@@ -70,6 +73,15 @@ pub fn allow<T>(request: &Request<T>, right: Right) -> Result<Caller, ApiError> 
     Ok(caller)
 }
 
+/// The caller as commands and audit records name it.
+pub fn actor(caller: Caller) -> Result<Actor, ApiError> {
+    match caller {
+        Caller::Node(node) => Ok(Actor::Node(node)),
+        // Checked where certificates are read; an identity without a name asks for nothing.
+        Caller::Client(name) => Ok(Actor::Client(name.parse()?)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,9 +101,15 @@ mod tests {
         for right in [Right::Consensus, Right::Rebuild] {
             assert!(asked(node(), right) && !asked(client(), right), "{right:?}");
         }
-        for right in
-            [Right::Catalogue, Right::Upload, Right::Scrub, Right::Operate, Right::Export, Right::Recover]
-        {
+        for right in [
+            Right::Catalogue,
+            Right::Upload,
+            Right::Scrub,
+            Right::Operate,
+            Right::Audit,
+            Right::Export,
+            Right::Recover,
+        ] {
             assert!(!asked(node(), right) && asked(client(), right), "{right:?}");
         }
         for right in [Right::ReadShard, Right::Renew, Right::Status, Right::Collect, Right::Inventory] {

@@ -34,8 +34,8 @@ impl CatalogueService {
     }
 
     /// Carries out a change on behalf of a client.
-    async fn change(&self, command: Command) -> Result<Reply, ApiError> {
-        match self.shared.consensus.propose(command).await? {
+    async fn change(&self, caller: Caller, command: Command) -> Result<Reply, ApiError> {
+        match self.shared.consensus.propose_as(auth::actor(caller)?, command).await? {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }
@@ -96,8 +96,8 @@ impl CatalogueService {
         })
     }
 
-    async fn create(&self, repo: RepoRecord) -> Result<wire::Repository, ApiError> {
-        self.change(Command::CreateRepository { repo: repo.clone() }).await?;
+    async fn create(&self, caller: Caller, repo: RepoRecord) -> Result<wire::Repository, ApiError> {
+        self.change(caller, Command::CreateRepository { repo: repo.clone() }).await?;
         Ok(repo.into())
     }
 
@@ -108,11 +108,12 @@ impl CatalogueService {
 
     async fn open(
         &self,
+        caller: Caller,
         session: SessionId,
         repo: RepoId,
         seen: u64,
     ) -> Result<wire::OpenSessionReply, ApiError> {
-        match self.change(Command::OpenSession { session, repo, seen }).await? {
+        match self.change(caller, Command::OpenSession { session, repo, seen }).await? {
             Reply::SessionOpen { opened } => Ok(wire::OpenSessionReply { opened }),
             reply => Err(unexpected(&reply)),
         }
@@ -178,11 +179,12 @@ impl CatalogueService {
 
     async fn commit_packs(
         &self,
+        caller: Caller,
         request: wire::CommitPacksRequest,
     ) -> Result<wire::CommitPacksReply, ApiError> {
         let session = session_id(&request.session)?;
         let packs = pack_commits(request.packs)?;
-        match self.change(Command::CommitPacks { session, packs }).await? {
+        match self.change(caller, Command::CommitPacks { session, packs }).await? {
             Reply::PacksCommitted { packs } => {
                 Ok(wire::CommitPacksReply { packs: packs.into_iter().map(Into::into).collect() })
             }
@@ -192,6 +194,7 @@ impl CatalogueService {
 
     async fn commit_snapshot(
         &self,
+        caller: Caller,
         request: wire::CommitSnapshotRequest,
     ) -> Result<wire::CommitSnapshotReply, ApiError> {
         let session = session_id(&request.session)?;
@@ -199,7 +202,7 @@ impl CatalogueService {
         // The time is the catalogue's to give.
         let snapshot = SnapshotRecord { committed_ms: 0, ..snapshot };
         let replaces = opt_snapshot_id(&request.replaces)?;
-        match self.change(Command::CommitSnapshot { session, snapshot, replaces }).await? {
+        match self.change(caller, Command::CommitSnapshot { session, snapshot, replaces }).await? {
             Reply::SnapshotCommitted { committed_ms, under_target } => {
                 Ok(wire::CommitSnapshotReply { committed_ms, under_target })
             }
@@ -230,11 +233,12 @@ impl CatalogueService {
 
     async fn change_repository(
         &self,
+        caller: Caller,
         request: wire::ChangeRepositoryRequest,
     ) -> Result<wire::ChangeRepositoryReply, ApiError> {
         let repo = repo_id(&request.repo)?;
         let change = required(request.change, "change")?.try_into()?;
-        match self.change(Command::ChangeRepository { repo, change }).await? {
+        match self.change(caller, Command::ChangeRepository { repo, change }).await? {
             Reply::Changed { count } => Ok(wire::ChangeRepositoryReply { count }),
             Reply::Done => Ok(wire::ChangeRepositoryReply { count: 1 }),
             reply => Err(unexpected(&reply)),
@@ -318,9 +322,9 @@ impl catalogue_server::Catalogue for CatalogueService {
         &self,
         request: Request<wire::CreateRepositoryRequest>,
     ) -> Result<Response<wire::Repository>, Status> {
-        auth::allow(&request, Right::Catalogue)?;
+        let caller = auth::allow(&request, Right::Catalogue)?;
         let repo = required(request.into_inner().repo, "repository")?.try_into()?;
-        answer(self.create(repo).await)
+        answer(self.create(caller, repo).await)
     }
 
     async fn get_repository(
@@ -337,9 +341,9 @@ impl catalogue_server::Catalogue for CatalogueService {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionReply>, Status> {
-        auth::allow(&request, Right::Catalogue)?;
+        let caller = auth::allow(&request, Right::Catalogue)?;
         let wire::OpenSessionRequest { session, repo, seen } = request.into_inner();
-        answer(self.open(session_id(&session)?, repo_id(&repo)?, seen).await)
+        answer(self.open(caller, session_id(&session)?, repo_id(&repo)?, seen).await)
     }
 
     async fn renew_session(
@@ -355,9 +359,9 @@ impl catalogue_server::Catalogue for CatalogueService {
         &self,
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionReply>, Status> {
-        auth::allow(&request, Right::Catalogue)?;
+        let caller = auth::allow(&request, Right::Catalogue)?;
         let session = session_id(&request.into_inner().session)?;
-        let ended = self.change(Command::EndSessions { sessions: vec![session] }).await;
+        let ended = self.change(caller, Command::EndSessions { sessions: vec![session] }).await;
         answer(ended.map(|_| wire::CloseSessionReply {}))
     }
 
@@ -374,16 +378,16 @@ impl catalogue_server::Catalogue for CatalogueService {
         &self,
         request: Request<wire::CommitPacksRequest>,
     ) -> Result<Response<wire::CommitPacksReply>, Status> {
-        auth::allow(&request, Right::Catalogue)?;
-        answer(self.commit_packs(request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Catalogue)?;
+        answer(self.commit_packs(caller, request.into_inner()).await)
     }
 
     async fn commit_snapshot(
         &self,
         request: Request<wire::CommitSnapshotRequest>,
     ) -> Result<Response<wire::CommitSnapshotReply>, Status> {
-        auth::allow(&request, Right::Catalogue)?;
-        answer(self.commit_snapshot(request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Catalogue)?;
+        answer(self.commit_snapshot(caller, request.into_inner()).await)
     }
 
     async fn list_snapshots(
@@ -409,8 +413,8 @@ impl catalogue_server::Catalogue for CatalogueService {
         &self,
         request: Request<wire::ChangeRepositoryRequest>,
     ) -> Result<Response<wire::ChangeRepositoryReply>, Status> {
-        auth::allow(&request, Right::Catalogue)?;
-        answer(self.change_repository(request.into_inner()).await)
+        let caller = auth::allow(&request, Right::Catalogue)?;
+        answer(self.change_repository(caller, request.into_inner()).await)
     }
 
     async fn get_settings(

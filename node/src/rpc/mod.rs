@@ -69,7 +69,7 @@ struct Heartbeats(Arc<Shared>);
 
 #[async_trait]
 impl HeartbeatSink for Heartbeats {
-    /// A node that has lost its memory, or was retired, is told so and not heard.
+    /// A node that has lost its memory, was retired, or can do less than the cluster uses, is told so and not heard.
     async fn beat(&self, from: NodeId, beat: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
         let shared = &self.0;
         let beat = Heartbeat::try_from(beat)?;
@@ -77,15 +77,18 @@ impl HeartbeatSink for Heartbeats {
             return Ok(HeartbeatReply { leader: Some(self.leader()?), ..HeartbeatReply::default() });
         }
         let incarnation = shared.consensus.passport().known(from).unwrap_or(0);
-        let known = shared.view().and_then(|view| view.node(from)).map_err(internal)?;
+        let view = shared.view().map_err(internal)?;
+        let feature_level = view.level();
+        let known = view.node(from).map_err(internal)?;
         let retired = known.is_some_and(|node| node.state == NodeState::Retired);
-        if !retired && (incarnation == 0 || incarnation == beat.incarnation) {
+        let able = beat.level >= feature_level;
+        if able && !retired && (incarnation == 0 || incarnation == beat.incarnation) {
             let load =
                 Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
             shared.consensus.heard_clock(from, beat.clock_ms);
-            shared.health.hear(beat.node, beat.incarnation, load, Instant::now());
+            shared.health.hear(beat.node, beat.incarnation, beat.level, load, Instant::now());
         }
-        Ok(HeartbeatReply { incarnation, retired, leader: None })
+        Ok(HeartbeatReply { incarnation, retired, leader: None, feature_level })
     }
 
     async fn give_up_vote(&self, from: NodeId) -> Result<GiveUpVoteReply, ApiError> {

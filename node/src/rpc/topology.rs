@@ -1,6 +1,7 @@
 //! What operators ask about the topology: what a change would do, to stage it, to enact it. Any node answers: it looks at a
 //! confirmed view, and the command is refused if the epoch has moved since.
 
+use super::auth::actor;
 use super::internal;
 use crate::catalogue::View;
 use crate::maintain::Shared;
@@ -14,6 +15,7 @@ use farshore_core::policy::{Policy, PolicyError};
 use farshore_core::topology::{Change, NodeRecord, NodeState};
 use farshore_proto::convert::list;
 use farshore_proto::status::ApiError;
+use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
     ApplyTopologyRequest, LinkBytes, NodeBytes, PackStrength, PlanTopologyReply, PlanTopologyRequest,
     PolicyCode, PolicyOutlook, StageTopologyRequest, TopologyChange, TopologyReply,
@@ -35,14 +37,22 @@ pub async fn plan(shared: &Shared, request: PlanTopologyRequest) -> Result<PlanT
 }
 
 /// Replaces what is staged.
-pub async fn stage(shared: &Shared, request: StageTopologyRequest) -> Result<TopologyReply, ApiError> {
+pub async fn stage(
+    shared: &Shared,
+    caller: Caller,
+    request: StageTopologyRequest,
+) -> Result<TopologyReply, ApiError> {
     let (token, epoch) = (token(&request.request)?, request.epoch);
     let changes = changes_of(request.changes)?;
-    done(shared, epoch, Command::StageTopology { request: token, epoch, changes }).await
+    done(shared, caller, epoch, Command::StageTopology { request: token, epoch, changes }).await
 }
 
 /// Enacts, if nothing speaks against it.
-pub async fn apply(shared: &Shared, request: ApplyTopologyRequest) -> Result<TopologyReply, ApiError> {
+pub async fn apply(
+    shared: &Shared,
+    caller: Caller,
+    request: ApplyTopologyRequest,
+) -> Result<TopologyReply, ApiError> {
     let (token, epoch) = (token(&request.request)?, request.epoch);
     let view = confirmed(shared).await?;
     let intent = view.intent().map_err(internal)?;
@@ -63,11 +73,16 @@ pub async fn apply(shared: &Shared, request: ApplyTopologyRequest) -> Result<Top
             return Err(ApiError::Invalid(found.refused.join("; ")));
         }
     }
-    done(shared, epoch, Command::ChangeTopology { request: token, epoch, changes }).await
+    done(shared, caller, epoch, Command::ChangeTopology { request: token, epoch, changes }).await
 }
 
-async fn done(shared: &Shared, epoch: u64, command: Command) -> Result<TopologyReply, ApiError> {
-    match shared.consensus.propose(command).await? {
+async fn done(
+    shared: &Shared,
+    caller: Caller,
+    epoch: u64,
+    command: Command,
+) -> Result<TopologyReply, ApiError> {
+    match shared.consensus.propose_as(actor(caller)?, command).await? {
         Reply::Refused(refusal) => Err(refusal.into()),
         _ => Ok(TopologyReply { epoch: epoch + 1 }),
     }

@@ -151,6 +151,7 @@ impl Cluster {
             listen: self.slots[at].addr.clone(),
             advertise: None,
             data_dir: self.dir(at),
+            feature_level_max: farshore_core::level::FEATURE_LEVEL,
             capacity: self.slots[at].capacity,
             credentials: CredentialFiles { ca: PathBuf::new(), cert: PathBuf::new(), key: PathBuf::new() },
             peers: self.seeds(&others),

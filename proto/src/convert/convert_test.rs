@@ -210,7 +210,10 @@ proptest! {
         trip::<wire::Range, _>(&ShardRange { offset: offset.into(), len: len.into() });
         let ordinals = ordinals.into_iter().map(Ordinal).collect();
         trip::<wire::PackCommitted, _>(&PackCommitted { id: pack.id, no: pack.no, ordinals });
-        let beat = raft::Heartbeat { node, used: 1, free: 2, shards: 3, bad_found: 4, incarnation: 5, era: Some(0), clock_ms: 6 };
+        let (incarnation, level, era, clock_ms) = (5, 6, Some(0), 7);
+        let beat = raft::Heartbeat {
+            node, used: 1, free: 2, shards: 3, bad_found: 4, incarnation, level, era, clock_ms,
+        };
         trip::<wire::HeartbeatRequest, _>(&beat);
         trip::<wire::SnapshotRow, _>(&raft::Row { table: id.index, key: vec![1], value: repo.sealed_config });
     }

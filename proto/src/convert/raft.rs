@@ -4,6 +4,7 @@ use super::{at_most, narrow, required};
 use crate::status::ApiError;
 use crate::wire;
 use farshore_core::host::Table;
+use farshore_core::level::LEVEL_FIRST;
 use farshore_core::limits::ROW_BYTES_MAX;
 use farshore_core::topology::NodeRecord;
 
@@ -22,6 +23,8 @@ pub struct Heartbeat {
     pub bad_found: u64,
     /// Of its data directory; 0 from a release that drew none.
     pub incarnation: u64,
+    /// Feature level that its program can do.
+    pub level: u32,
     /// Era of its log, if it has one.
     pub era: Option<u32>,
     /// What its calendar shows, milliseconds since 1970; 0 from a release that does not say.
@@ -37,6 +40,7 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             shards: beat.shards,
             bad_found: beat.bad_found,
             incarnation: beat.incarnation,
+            feature_level: beat.level,
             era_plus_one: era_to_wire(beat.era),
             clock_ms: beat.clock_ms,
         }
@@ -48,8 +52,10 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
         let node = required(beat.node, "node")?.try_into()?;
         let (used, free, shards, bad_found) = (beat.used, beat.free, beat.shards, beat.bad_found);
         let era = era_from_wire(beat.era_plus_one);
-        let (incarnation, clock_ms) = (beat.incarnation, beat.clock_ms);
-        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation, era, clock_ms })
+        // A release that says none was the first.
+        let (incarnation, level) = (beat.incarnation, beat.feature_level.max(LEVEL_FIRST));
+        let clock_ms = beat.clock_ms;
+        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation, level, era, clock_ms })
     }
 }
 

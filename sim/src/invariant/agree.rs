@@ -56,6 +56,7 @@ impl Invariant for Agree {
         }
         if scene.moment == Moment::End {
             facts += rehash(scene)?;
+            scene.cluster.check_audit()?;
         }
         if scene.moment == Moment::End && scene.cluster.check_agreement().is_err() {
             return Err("replicas differ in a quiet cluster".into());

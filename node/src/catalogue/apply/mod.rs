@@ -19,6 +19,12 @@ mod ordinals;
 
 mod topology;
 
+mod level;
+
+mod audit;
+
+pub(super) use audit::{act_of, record_act};
+
 use super::error::CatalogueError;
 use super::read::Read;
 use super::tables::*;
@@ -61,6 +67,7 @@ pub(super) fn apply(tx: &mut Tx, index: u64, command: &Command) -> Result<Reply,
 }
 
 fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
+    level::allows(tx.state.level, command.level())?;
     match command {
         Command::FormCluster { cluster } => form_cluster(tx, *cluster),
         Command::PutNode { node } => put_node(tx, node),
@@ -84,13 +91,14 @@ fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
         Command::CondemnOrphans { node, copies } => garbage::condemn_orphans(tx, *node, copies),
         Command::CompactPacks { repo, pack, from } => garbage::compact(tx, *repo, pack, from),
         Command::ChangeRepository { repo, change } => retention::change(tx, *repo, change),
-        Command::AdmitNode { node, incarnation } => topology::admit(tx, node, *incarnation),
+        Command::AdmitNode { node, incarnation, level } => topology::admit(tx, node, *incarnation, *level),
         Command::StageTopology { request, epoch, changes } => topology::stage(tx, *request, *epoch, changes),
         Command::ChangeTopology { request, epoch, changes } => {
             topology::change(tx, *request, *epoch, changes)
         }
         Command::RecordExport { export } => exports::record(tx, export),
         Command::BeginEra { .. } => sessions::begin_era(tx, index),
+        Command::RaiseLevel { to } => level::raise(tx, *to),
     }
 }
 

@@ -11,14 +11,18 @@ use farshore_core::limits::TOPOLOGY_CHANGES_MAX;
 use farshore_core::topology::{Change, Intent, NodeRecord, NodeState};
 use std::collections::BTreeSet;
 
-pub(super) fn admit(tx: &mut Tx, node: &NodeRecord, incarnation: u64) -> Outcome {
+pub(super) fn admit(tx: &mut Tx, node: &NodeRecord, incarnation: u64, level: u32) -> Outcome {
     if tx.get::<Incarnations>(&node.id)?.is_some_and(|known| known != incarnation) {
         return Err(Refusal::Emptied(node.id).into());
+    }
+    if level < tx.state.level {
+        return Err(Refusal::LevelBehind { node: node.id, level, cluster: tx.state.level }.into());
     }
     let place = |node: &NodeRecord| (node.region.clone(), node.zone.clone(), node.capacity);
     let before = tx.get::<Nodes>(&node.id)?;
     let reply = put_node(tx, node)?;
     tx.put::<Incarnations>(&node.id, &incarnation)?;
+    tx.put::<NodeLevels>(&node.id, &level)?;
     if before.as_ref().map(place) != Some(place(node)) {
         let mut intent = intent(tx)?;
         intent.epoch += 1;

@@ -1,0 +1,16 @@
+//! Feature levels: what a cluster uses whose nodes run several releases. A program can do every level up to
+//! [`FEATURE_LEVEL`]; a cluster is at the highest level that all its nodes can do, and its catalogue says which. Whatever
+//! a release adds to what is replicated (a command, a row, another meaning) names the level it needs and is not used
+//! below it. A level once reached is never left: what was written in it has to be read.
+//!
+//! To add something: a constant with the next level here, `FEATURE_LEVEL` up to it, and the level in
+//! `Command::level`, in the table of rows, or where the meaning changes.
+
+/// The first level. Clusters are founded in it.
+pub const LEVEL_FIRST: u32 = 1;
+/// Acts are recorded (`catalogue/audit.rs`); the rise to this level is the first record.
+pub const LEVEL_AUDIT: u32 = 2;
+/// What this program can do.
+pub const FEATURE_LEVEL: u32 = LEVEL_AUDIT;
+
+const _: () = assert!(LEVEL_FIRST < LEVEL_AUDIT && LEVEL_AUDIT <= FEATURE_LEVEL);
