@@ -49,7 +49,9 @@ pub async fn rebuild(args: &RebuildArgs, global: &Global) -> Result<u8, Exit> {
     if !global.json {
         print_standing(&asked);
     }
-    let Some(at) = found.iter().min_by_key(|found| found.standing.name.clone()) else {
+    // A node that has begun to rebuild, or has done it, comes before any other: there must not be two of them.
+    let first = |found: &&Found| (!found.standing.rebuilding, found.standing.name.clone());
+    let Some(at) = found.iter().min_by_key(first) else {
         return Err(Exit::code(
             exit::UNAVAILABLE,
             "no node is under recovery: stop all nodes and start `farshore node recover --config FILE` on each",
@@ -103,7 +105,9 @@ async fn finish(recovery: &Recovery, at: &Found, found: &[Found]) -> Result<(), 
         )));
     }
     let last = recovery.finish(at).await;
-    last.map_err(|why| Exit::failure(format!("the catalogue is rebuilt on {name}, which does not end: {why}")))
+    last.map_err(|why| {
+        Exit::failure(format!("the catalogue is rebuilt on {name}, which does not end: {why}"))
+    })
 }
 
 fn print_standing(asked: &[(String, Result<Found, String>)]) {
@@ -161,7 +165,10 @@ fn print_result(result: &RebuildResult, global: &Global, at: &str) {
         );
     }
     if result.moved_shards > 0 {
-        println!("Shards that lie elsewhere than the export says: {}, recorded where they are.", result.moved_shards);
+        println!(
+            "Shards that lie elsewhere than the export says: {}, recorded where they are.",
+            result.moved_shards
+        );
     }
 }
 

@@ -201,7 +201,8 @@ fn a_catalogue_that_every_node_has_lost_is_rebuilt_from_shards() {
     // Whoever gives the order and hangs up has given it.
     let mut hung_up = farshore().envs(dev.env()).args(order).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(hung_up.stderr.take().unwrap()), &mut first).unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(hung_up.stderr.take().unwrap()), &mut first)
+        .unwrap();
     assert!(first.contains("reading what 5 nodes hold"), "{first}");
     hung_up.kill().unwrap();
     hung_up.wait().unwrap();

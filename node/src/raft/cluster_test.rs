@@ -371,8 +371,7 @@ async fn a_rebuilt_catalogue_is_given_a_clean_log_wherever_the_attempt_before_wa
     for writes in 0.. {
         let (kv, disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
         let catalogue = Catalogue::open(kv.clone()).unwrap();
-        let mut applied = LogId::default();
-        applied.index = 7;
+        let applied = LogId { index: 7, ..LogId::default() };
         let mut tx = catalogue.begin();
         tx.pass(7).unwrap();
         tx.note(NoteKey::Applied, seal_note(&Some(applied))).unwrap();

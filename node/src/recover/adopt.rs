@@ -132,28 +132,29 @@ async fn take_stock(
         }
     }
     failed += place(catalogue, &mut placing, &mut stock.moved);
-    let stopped = |(node, why): (NodeId, &str)| format!("{node} stopped answering while it listed its shards: {why}");
+    let stopped =
+        |(node, why): (NodeId, &str)| format!("{node} stopped answering while it listed its shards: {why}");
     stock.passed_over.extend(walk.failures().map(stopped));
     stock.pass(too_many, "unknown stripes are more than are looked at");
     stock.pass(no_repo, "stripes are of repositories that this catalogue does not know");
-    stock.pass(stranded, "shards lie only where the catalogue expects none, on nodes it does not know or condemned");
+    stock.pass(
+        stranded,
+        "shards lie only where the catalogue expects none, on nodes it does not know or condemned",
+    );
     stock.pass(failed, "shards that were moved could not be recorded");
     Ok(stock)
 }
 
 /// Shards whose recorded holder answers and has none, with those who list what was recorded.
-fn moved(
-    pack: &PackRecord,
-    trace: &Trace,
-    answers: &dyn Fn(NodeId) -> bool,
-) -> Vec<(u8, Vec<NodeId>)> {
+fn moved(pack: &PackRecord, trace: &Trace, answers: &dyn Fn(NodeId) -> bool) -> Vec<(u8, Vec<NodeId>)> {
     let mut moved = Vec::new();
     for (index, claims) in &trace.shards {
         let Some(record) = pack.stripe.shards.get(usize::from(*index)) else { continue };
         let sound = claims.iter().filter(|(hash, _)| *hash == record.hash).map(|(_, node)| *node);
         let sound: Vec<NodeId> = sound.collect();
         // Somebody who is silent may have it still; who lists anything has a copy that scrub will judge.
-        let gone = record.node.is_none_or(|node| answers(node) && claims.iter().all(|(_, other)| *other != node));
+        let gone =
+            record.node.is_none_or(|node| answers(node) && claims.iter().all(|(_, other)| *other != node));
         if gone && !sound.is_empty() {
             moved.push((*index, sound));
         }
@@ -283,7 +284,9 @@ mod tests {
             chunks: vec![ChunkSpan { id: ChunkId([pack; 32]), offset: 0, len: 500 }],
             scheme: info(REPO, pack).scheme,
             shard_len: info(REPO, pack).scheme.shard_len(1_000),
-            shards: (0..3u8).map(|at| ShardRecord { node: Some(NodeId(u64::from(at) + 1)), hash: hash(at) }).collect(),
+            shards: (0..3u8)
+                .map(|at| ShardRecord { node: Some(NodeId(u64::from(at) + 1)), hash: hash(at) })
+                .collect(),
         };
         let session = SessionId([5; 16]);
         let mut commands = vec![Command::FormCluster { cluster: ClusterId([7; 16]) }];

@@ -258,11 +258,19 @@ mod tests {
         assert_eq!(chosen(&[]), (vec![1, 2, 5, 8], (9, 22)));
         assert_eq!(chosen(&[8]), (vec![7, 6], (5, 20)), "40 entries of an earlier era are less");
         assert_eq!(chosen(&[8, 7]), (vec![1, 2, 5, 6], (5, 20)));
-        assert_eq!(chosen(&[7, 5]), (vec![1, 2, 3, 4], (0, 40)), "entry 15 of era 0 is not what 8 goes on from");
+        assert_eq!(
+            chosen(&[7, 5]),
+            (vec![1, 2, 3, 4], (0, 40)),
+            "entry 15 of era 0 is not what 8 goes on from"
+        );
         let unnamed = [whole(1, true, 0, 10), later(2, 5, 10, 12, 77)];
         assert_eq!(ids(&unnamed, &choose(&unnamed, &without(&[])).unwrap()), [1], "it names another");
         let twin = [whole(1, true, 0, 10), whole(2, false, 3, 10), later(3, 5, 10, 12, 2)];
-        assert_eq!(ids(&twin, &choose(&twin, &without(&[])).unwrap()), [1, 3], "as far in the same era is the same");
+        assert_eq!(
+            ids(&twin, &choose(&twin, &without(&[])).unwrap()),
+            [1, 3],
+            "as far in the same era is the same"
+        );
     }
 
     /// How far eras follow each other: the one before, and the last entry taken over from it.

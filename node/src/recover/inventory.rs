@@ -79,8 +79,11 @@ impl Listing for Remote<'_> {
         after: Option<ShardId>,
         limit: usize,
     ) -> Result<(Vec<Listed>, Option<ShardId>), String> {
-        let request =
-            wire::ListShardsRequest { after: after.map(Into::into), exports: self.exports, limit: limit as u32 };
+        let request = wire::ListShardsRequest {
+            after: after.map(Into::into),
+            exports: self.exports,
+            limit: limit as u32,
+        };
         let mut client = channel::recovery(self.ground.peers.channel(node).ok_or("no address")?);
         let page = tokio::time::timeout(PAGE_LIMIT, client.list_shards(request)).await;
         let page = page.map_err(|_| "no answer in time")?;
@@ -134,7 +137,8 @@ pub async fn exports(ground: &Ground, nodes: &[NodeId]) -> Inventory {
             too_many += u64::from(trace.repo == EXPORT_REPO);
         }
     }
-    let stopped = |(node, why): (NodeId, &str)| format!("{node} stopped answering while it listed exports: {why}");
+    let stopped =
+        |(node, why): (NodeId, &str)| format!("{node} stopped answering while it listed exports: {why}");
     let mut doubts: Vec<String> = walk.failures().map(stopped).collect();
     let headers = listing::headers(&listing, &traces).await;
     let unknown = traces.len() - headers.len();

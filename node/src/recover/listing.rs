@@ -154,8 +154,9 @@ pub async fn headers(listing: &dyn Listing, traces: &Traces) -> BTreeMap<StripeI
     for turn in 0..HEADER_TURNS_MAX {
         let mut asked = BTreeMap::<NodeId, Vec<ShardId>>::new();
         for (stripe, trace) in traces.iter().filter(|(stripe, _)| !found.contains_key(stripe)) {
-            let claims = trace.shards.iter().flat_map(|(index, claims)| claims.iter().map(move |c| (*index, c.1)));
-            if let Some((index, node)) = claims.skip(turn).next() {
+            let mut claims =
+                trace.shards.iter().flat_map(|(index, claims)| claims.iter().map(move |c| (*index, c.1)));
+            if let Some((index, node)) = claims.nth(turn) {
                 asked.entry(node).or_default().push(ShardId { stripe: *stripe, index });
             }
         }
@@ -165,7 +166,9 @@ pub async fn headers(listing: &dyn Listing, traces: &Traces) -> BTreeMap<StripeI
         let asked = asked.iter().map(|(node, shards)| read_headers(listing, *node, shards));
         for header in futures_util::future::join_all(asked).await.into_iter().flatten() {
             let fits = |trace: &Trace| (trace.repo, trace.pack) == (header.repo, header.pack);
-            if traces.get(&header.id.stripe).is_some_and(fits) && info_of(&header).stripe() == header.id.stripe {
+            if traces.get(&header.id.stripe).is_some_and(fits)
+                && info_of(&header).stripe() == header.id.stripe
+            {
                 found.insert(header.id.stripe, header);
             }
         }

@@ -64,6 +64,11 @@ pub enum RecoverError {
          `catalogue` and `raft` out of its data directory, then start `farshore node recover` again"
     )]
     Damaged(String, String),
+    /// Two of them would each begin a life of their own.
+    #[error(
+        "the catalogue was rebuilt on node {0}, or is being: run the command again while that node answers"
+    )]
+    Elsewhere(String),
     /// The cluster is not as dead as it was said to be.
     #[error(
         "node {0} is running: a catalogue is rebuilt only when no node has one. Stop it and start it with \
@@ -260,14 +265,18 @@ pub async fn rebuild(
 
     let standing = ask_all(ground).await;
     let silent = standing.iter().filter_map(|(node, answer)| Some((*node, answer.as_ref().err()?)));
-    let silent: BTreeMap<NodeId, String> = silent.map(|(node, why)| (node, format!("{node}: {why}"))).collect();
-    refuse_if_occupied(standing.iter().filter_map(|(_, answer)| answer.as_ref().ok()))?;
+    let silent: BTreeMap<NodeId, String> =
+        silent.map(|(node, why)| (node, format!("{node}: {why}"))).collect();
+    refuse_if_occupied(ground.own.id, standing.iter().filter_map(|(_, answer)| answer.as_ref().ok()))?;
     refuse_if_running(ground, silent.keys().copied()).await?;
     let found = standing.iter().filter_map(|(node, answer)| Some((*node, answer.as_ref().ok()?)));
     let (answering, eras): (Vec<NodeId>, Vec<u32>) = found.map(|(node, found)| (node, found.era)).unzip();
 
     tell(format!("reading what {} nodes hold of exports", answering.len()));
     let Inventory { sightings, mut doubts } = inventory::exports(ground, &answering).await;
+    // The operator has just had an answer from these.
+    let named = nodes.iter().filter_map(|(node, _)| silent.get(node));
+    doubts.extend(named.map(|why| format!("{why}, although it did a moment ago")));
     let assembled = inventory::assemble(ground, &sightings, silent.len()).await;
     let exports = assembled.exports;
     let parts = |count: u64, why| (count > 0).then(|| format!("{count} parts of exports {why}"));
@@ -343,7 +352,13 @@ pub async fn rebuild(
 }
 
 /// A replica that is left anywhere comes before any export, and one that is damaged is for the operator to judge.
-fn refuse_if_occupied<'a>(mut found: impl Iterator<Item = &'a wire::StandingReply>) -> Result<(), RecoverError> {
+fn refuse_if_occupied<'a>(
+    own: NodeId,
+    mut found: impl Iterator<Item = &'a wire::StandingReply> + Clone,
+) -> Result<(), RecoverError> {
+    if let Some(node) = found.clone().find(|node| node.rebuilding && node.node != own.0) {
+        return Err(RecoverError::Elsewhere(node.name.clone()));
+    }
     let Some(node) = found.find(|node| node.occupied || node.replica_applied > 0) else { return Ok(()) };
     let (name, words) = (node.name.clone(), node.replica.clone());
     match node.replica_applied {
@@ -418,7 +433,8 @@ fn left_out(
     unusable: &BTreeMap<ExportId, String>,
 ) -> (Vec<String>, Vec<String>) {
     let end = chain.last(exports).end();
-    let (further, others): (Vec<&Export>, Vec<&Export>) = exports.iter().partition(|export| export.end() > end);
+    let (further, others): (Vec<&Export>, Vec<&Export>) =
+        exports.iter().partition(|export| export.end() > end);
     let others = others.into_iter().filter(|export| unusable.contains_key(&export.id));
     let words = |export: &Export| why_not(export, unusable);
     (further.into_iter().map(words).collect(), others.map(words).collect())

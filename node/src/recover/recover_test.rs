@@ -1,5 +1,4 @@
 //! What a rebuild makes of what it finds before it does anything.
-#![expect(clippy::disallowed_methods, reason = "tests stand outside the seams")]
 
 use super::*;
 use crate::catalogue::part::ExportTag;
@@ -8,6 +7,7 @@ use crate::disk::RealDisk;
 use crate::kv::RealKv;
 use crate::raft::image::seal_note;
 use crate::store::StoreOptions;
+use farshore_core::host::WallClock;
 use farshore_core::host::real::{OsEntropy, Processors, SystemClock, TcpNet};
 use farshore_core::id::StripeId;
 use farshore_proto::pki::{Authority, Validity};
@@ -59,13 +59,18 @@ fn a_replica_elsewhere_is_found_before_anything_is_loaded() {
         replica_applied,
         ..wire::StandingReply::default()
     };
-    let refused = |found: &[wire::StandingReply]| refuse_if_occupied(found.iter());
+    let refused = |found: &[wire::StandingReply]| refuse_if_occupied(NodeId(1), found.iter());
     assert!(refused(&[node(false, 0), node(false, 0)]).is_ok());
     assert!(matches!(refused(&[node(false, 0), node(true, 9)]), Err(RecoverError::Alive(..))));
+    let elsewhere = |node| wire::StandingReply { node, rebuilding: true, ..wire::StandingReply::default() };
+    assert!(refused(&[elsewhere(1)]).is_ok(), "that is this one");
+    assert!(matches!(refused(&[elsewhere(2)]), Err(RecoverError::Elsewhere(_))));
     let damaged = refused(&[node(false, 0), node(true, 0)]).unwrap_err();
     assert!(matches!(damaged, RecoverError::Damaged(..)));
     assert!(damaged.to_string().contains("start `farshore node recover` again"), "{damaged}");
-    assert!(RecoverError::Occupied(String::new()).to_string().contains("start `farshore node recover` again"));
+    assert!(
+        RecoverError::Occupied(String::new()).to_string().contains("start `farshore node recover` again")
+    );
 }
 
 fn host(dir: &std::path::Path) -> Host {
@@ -124,9 +129,15 @@ async fn a_rebuild_that_was_cut_off_is_no_replica_and_is_repeated_however_far_it
 async fn what_was_rebuilt_is_told_again_and_not_built_upon() {
     let dir = tempfile::tempdir().unwrap();
     let host = host(dir.path());
-    let authority = Authority::generate("test").unwrap();
-    let leaf = authority.node("n1", CLUSTER, &["localhost"], Validity::Days(1)).unwrap();
-    let credentials = Credentials { authority: authority.cert_pem(), cert: leaf.cert, key: leaf.key };
+    let validity = Validity::days(SystemClock.now_ms(), 1);
+    let authority = Authority::create(CLUSTER, validity).unwrap();
+    let issued = authority.issue_node(validity).unwrap();
+    let credentials = Credentials {
+        cluster: CLUSTER,
+        ca_pem: authority.ca_cert_pem().into(),
+        cert_pem: issued.cert_pem,
+        key_pem: issued.key_pem,
+    };
     let tls = Arc::new(Tls::new(&credentials, host.clock.clone()).unwrap());
     let peers = Arc::new(Peers::new(host.net.clone(), tls));
     let options = StoreOptions { capacity: 1 << 20, reserve: 0 };

@@ -10,11 +10,14 @@ use bytes::Bytes;
 use farshore_core::catalogue::EXPORT_REPO;
 use farshore_core::host::task::Owned;
 use farshore_core::id::{ClusterId, NodeId, ShardId};
-use farshore_core::limits::{HEADERS_READ_MAX, LISTED_SHARDS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, PAGE_ROWS_MAX};
+use farshore_core::limits::{
+    HEADERS_READ_MAX, LISTED_SHARDS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, PAGE_ROWS_MAX,
+};
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::{
     FinishReply, FinishRequest, ListShardsReply, ListShardsRequest, ListedShard, ReadHeadersReply,
-    ReadHeadersRequest, RebuildProgress, RebuildRequest, RebuildResult, StandingReply, StandingRequest, recovery_server,
+    ReadHeadersRequest, RebuildProgress, RebuildRequest, RebuildResult, StandingReply, StandingRequest,
+    recovery_server,
 };
 use futures_util::stream::{self, Stream};
 use std::pin::Pin;
@@ -53,7 +56,14 @@ impl RecoveryService {
             replica_applied: remains.last,
             replica: remains.words.clone(),
             occupied: !remains.free,
+            rebuilding: self.is_rebuilding(),
         }
+    }
+
+    /// While one is under way the replica is held; a look holds it too, but has never begun anything.
+    fn is_rebuilding(&self) -> bool {
+        let running = self.ground.running.lock().expect("no holder of this lock panics").is_some();
+        self.ground.replica.try_lock().map_or(running, |replica| replica.1.is_some())
     }
 
     async fn list(&self, request: ListShardsRequest) -> Result<ListShardsReply, ApiError> {
@@ -210,6 +220,7 @@ fn to_api(error: RecoverError) -> ApiError {
     match error {
         RecoverError::Alive(..)
         | RecoverError::Damaged(..)
+        | RecoverError::Elsewhere(_)
         | RecoverError::Less(..)
         | RecoverError::Running(_)
         | RecoverError::Foreign(_)
