@@ -260,6 +260,10 @@ pub struct RebuildArgs {
     /// Do it; without this the command only says what was found
     #[arg(long, value_name = "CLUSTER_ID")]
     pub yes_i_lost_the_catalogue: Option<String>,
+    /// Do it even if more could be had: an export that leads further cannot be used as things are, or a node of the
+    /// cluster was not asked
+    #[arg(long, requires = "yes_i_lost_the_catalogue")]
+    pub accept_less: bool,
 }
 
 #[derive(Args, Debug)]

@@ -6,7 +6,7 @@ use crate::exit::{self, Exit};
 use crate::node::{Prepared, prepare, stop_signal};
 use crate::print::ago;
 use farshore_client::session::Recovery;
-use farshore_client::session::recovery::Found;
+use farshore_client::session::recovery::{Found, Order};
 use farshore_core::host::{WallClock, real};
 use farshore_node::rescue::{self, Rescue};
 use farshore_proto::wire::RebuildResult;
@@ -49,7 +49,9 @@ pub async fn rebuild(args: &RebuildArgs, global: &Global) -> Result<u8, Exit> {
     if !global.json {
         print_standing(&asked);
     }
-    let Some(at) = found.iter().min_by_key(|found| found.standing.name.clone()) else {
+    // A node that has begun to rebuild, or has done it, comes before any other: there must not be two of them.
+    let first = |found: &&Found| (!found.standing.rebuilding, found.standing.name.clone());
+    let Some(at) = found.iter().min_by_key(first) else {
         return Err(Exit::code(
             exit::UNAVAILABLE,
             "no node is under recovery: stop all nodes and start `farshore node recover --config FILE` on each",
@@ -61,27 +63,21 @@ pub async fn rebuild(args: &RebuildArgs, global: &Global) -> Result<u8, Exit> {
             eprintln!("{}: {doing}", at.standing.name);
         }
     };
-    let result = recovery.rebuild(at, &found, confirm, tell).await?;
+    let order = Order { confirm, accept_less: args.accept_less };
+    let result = recovery.rebuild(at, &found, order, tell).await?;
     print_result(&result, global, &at.standing.name);
+    if !confirm && result.done {
+        return Err(Exit::failure(format!(
+            "this was done before; to end the recovery of all nodes, run this again with --yes-i-lost-the-catalogue {cluster}"
+        )));
+    }
     if !confirm {
         return Err(Exit::failure(format!(
             "nothing was changed; to make this the catalogue, and to give up whatever came after it, run this again with \
              --yes-i-lost-the-catalogue {cluster}"
         )));
     }
-    let mut failed = Vec::new();
-    for node in &found {
-        if let Err(why) = recovery.finish(node).await {
-            failed.push(format!("{}: {why}", node.standing.name));
-        }
-    }
-    if !failed.is_empty() {
-        return Err(Exit::failure(format!(
-            "the catalogue is rebuilt on {}, but some nodes are not ready to start: {}",
-            at.standing.name,
-            failed.join("; ")
-        )));
-    }
+    finish(&recovery, at, &found).await?;
     if !global.json {
         println!(
             "Start all nodes as usual, {} among them; the others learn the catalogue from it.",
@@ -89,6 +85,29 @@ pub async fn rebuild(args: &RebuildArgs, global: &Global) -> Result<u8, Exit> {
         );
     }
     Ok(exit::OK)
+}
+
+/// Ends the recovery of all nodes. The one that has the catalogue comes last: as long as it waits, whoever runs the command
+/// again is told what was done, and no other node is asked to do it a second time.
+async fn finish(recovery: &Recovery, at: &Found, found: &[Found]) -> Result<(), Exit> {
+    let name = &at.standing.name;
+    let mut failed = Vec::new();
+    for node in found.iter().filter(|node| node.node() != at.node()) {
+        if let Err(why) = recovery.finish(node).await {
+            failed.push(format!("{}: {why}", node.standing.name));
+        }
+    }
+    if !failed.is_empty() {
+        return Err(Exit::failure(format!(
+            "the catalogue is rebuilt on {name}, which waits, but some nodes are not ready to start: {}. Put that right and \
+             run this again, or stop {name} and start it as usual",
+            failed.join("; ")
+        )));
+    }
+    let last = recovery.finish(at).await;
+    last.map_err(|why| {
+        Exit::failure(format!("the catalogue is rebuilt on {name}, which does not end: {why}"))
+    })
 }
 
 fn print_standing(asked: &[(String, Result<Found, String>)]) {
@@ -115,6 +134,7 @@ fn print_result(result: &RebuildResult, global: &Global, at: &str) {
             "snapshots": result.snapshots, "packs": result.packs, "repositories": result.repos, "era": result.era,
             "silent": result.silent, "passed_over": result.passed_over,
             "unknown_packs": result.unknown_packs, "adopted_packs": result.adopted_packs,
+            "moved_shards": result.moved_shards,
         });
         return println!("{line}");
     }
@@ -142,6 +162,12 @@ fn print_result(result: &RebuildResult, global: &Global, at: &str) {
         println!(
             "Packs sent after the last export: {} found, {} taken in.",
             result.unknown_packs, result.adopted_packs
+        );
+    }
+    if result.moved_shards > 0 {
+        println!(
+            "Shards that lie elsewhere than the export says: {}, recorded where they are.",
+            result.moved_shards
         );
     }
 }

@@ -285,8 +285,18 @@ pub const EXPORT_BASE_REST_MS: u64 = 10 * 60 * 1_000;
 pub const EXPORT_WEAK_AGE_MS: u64 = 3_600 * 1_000;
 /// A part of an export that is not recorded for this long never will be: longer than an export may take.
 pub const EXPORT_LEFT_OVER_MS: u64 = 2 * EXPORT_MAKE_MS;
-/// Shards listed in one answer of a node under recovery; each is a header of 176 bytes.
+/// Shards listed in one answer of a node under recovery; each is about a hundred bytes.
 pub const LISTED_SHARDS_MAX: usize = 4_096;
+/// Listed shards that a rebuild holds at a time, of all nodes together.
+pub const LISTED_HELD_MAX: usize = 1 << 20;
+/// Shard headers read in one call from a node under recovery: each is a file to open.
+pub const HEADERS_READ_MAX: usize = 256;
+/// Placements of shards that a rebuild carries out in one go.
+pub const PLACED_AT_ONCE_MAX: usize = 256;
+/// What can be had at all is asked for this often during a recovery.
+pub const RECOVERY_TRIES: u32 = 4;
+/// Pause after the first failure; each pause is twice as long as the one before.
+pub const RECOVERY_PAUSE_MS: u64 = 2_000;
 /// Stripes of exports that a rebuild looks at.
 pub const EXPORT_STRIPES_MAX: usize = 65_536;
 /// A node asked about its state during a recovery answers within this time.

@@ -7,8 +7,9 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::listen::{Listening, listen};
 use crate::maintain::report::Reports;
+use crate::raft::RaftStoreError;
 use crate::raft::era::next_era;
-use crate::raft::reseat::{self, Found, ReseatError, Seat};
+use crate::raft::reseat::{self, Found, ReseatError, Seat, Unfinished};
 use crate::recover::{self, Ground};
 use crate::rpc;
 use crate::run::{StartError, check_cluster, own_id, own_record};
@@ -59,7 +60,8 @@ impl Rescue {
             peers,
             reached: NodeHealth::new(),
             remains,
-            replica: Mutex::new((replica, false)),
+            replica: Mutex::new((replica, None)),
+            running: std::sync::Mutex::default(),
             finished: watch::Sender::new(false),
         });
         let routes = rpc::recovery_routes(&ground, Arc::new(Reports::default()));
@@ -74,8 +76,9 @@ impl Rescue {
         let _ = finished.wait_for(|finished| *finished).await;
     }
 
-    /// Lets running calls end and closes everything.
+    /// Lets running calls end and closes everything. A rebuild that is under way is cut off, and may be repeated.
     pub async fn stop(self) {
+        drop(self.ground.running.lock().expect("no holder of this lock panics").take());
         self.listening.stop().await;
     }
 }
@@ -106,18 +109,24 @@ pub enum QuorumError {
     /// There is no majority to lose.
     #[error("this node is the only voter; start it as usual")]
     Alone,
+    /// What lies here is no replica.
+    #[error(
+        "a rebuild of the catalogue was interrupted on this node: repeat it (`farshore node recover`, then \
+         `farshore cluster rebuild-catalogue`)"
+    )]
+    HalfRebuilt,
     /// The confirmation does not name this cluster.
     #[error(
         "{0}\nnothing was changed. If the other voters are lost for good and no survivor has a later log, run this \
          again with `--i-have-lost-the-other-voters {1}`"
     )]
     Unconfirmed(String, ClusterId),
-    /// Another voter lives.
+    /// Another node lives. It may belong to a majority that this replica has never heard of.
     #[error(
-        "voter {0} answers at {1}: while a majority can be had, start the nodes; if it cannot, stop that node first, \
-         and choose the voter with the latest log"
+        "node {0} answers at {1}: while a majority of the voters can be had, start the nodes; if it cannot, stop all of \
+         them first, and choose the voter with the latest log"
     )]
-    VoterAnswers(NodeId, String),
+    NodeAnswers(NodeId, String),
 }
 
 /// Makes this stopped node's replica the only voter of a new era. Without the right confirmation it only says where the
@@ -135,27 +144,22 @@ pub async fn recover_quorum(
     let kv = host.kv.open(KvRole::Catalogue).await.map_err(StartError::from)?;
     let catalogue = Catalogue::open(kv.clone()).map_err(StartError::from)?;
     check_cluster(&catalogue, &config)?;
+    let unfinished = reseat::unfinished(host.disk.as_ref()).await.map_err(RaftStoreError::Io);
+    let unfinished = unfinished.map_err(StartError::from)?;
+    if unfinished == Some(Unfinished::Rebuild) {
+        return Err(QuorumError::HalfRebuilt);
+    }
     let found = reseat::inspect(kv.clone(), host.disk.clone(), &catalogue).await?;
-    if found.pristine {
-        return Err(QuorumError::Pristine);
-    }
-    if found.voters == BTreeSet::from([id]) {
-        return Err(QuorumError::Alone);
-    }
+    may_go_on(&found, unfinished, id)?;
     if confirmed != Some(config.cluster.to_string().as_str()) {
         return Err(QuorumError::Unconfirmed(words(&found), config.cluster));
     }
-    let peers = Peers::new(host.net.clone(), tls);
-    config.peers.iter().for_each(|seed| peers.set(seed.id, &seed.addr));
-    found.members.iter().for_each(|(node, addr)| peers.set(*node, addr));
-    for voter in found.voters.iter().filter(|voter| **voter != id) {
-        let Some(line) = peers.channel(*voter) else { continue };
-        if rpc::admin::answers(line).await {
-            return Err(QuorumError::VoterAnswers(*voter, peers.addr(*voter).unwrap_or_default()));
-        }
-    }
-    let own = own_record(id, &config, &config.listen);
     let view = catalogue.view().map_err(StartError::from)?;
+    let nodes = view.nodes().map_err(StartError::from)?;
+    let seeds = config.peers.iter().map(|seed| (seed.id, seed.addr.as_str()));
+    let known = nodes.iter().map(|node| (node.id, node.addr.as_str()));
+    refuse_if_any_answers(&host, &tls, everybody(id, seeds, &found, known)).await?;
+    let own = own_record(id, &config, &config.listen);
     let seat = Seat {
         own: id,
         members: recover::members(&view, &own).map_err(StartError::from)?,
@@ -165,6 +169,49 @@ pub async fn recover_quorum(
     reseat::reseat(kv, host.disk.clone(), &catalogue, &seat).await?;
     tracing::warn!(?found, ?seat, "this node goes on alone, by an operator's order");
     Ok((found, seat.era))
+}
+
+/// Whether there is a replica here, and a majority that it has lost. One that was interrupted is the only voter already,
+/// and does not start before it has been through all of it.
+fn may_go_on(found: &Found, unfinished: Option<Unfinished>, own: NodeId) -> Result<(), QuorumError> {
+    if found.pristine {
+        return Err(QuorumError::Pristine);
+    }
+    if found.voters == BTreeSet::from([own]) && unfinished.is_none() {
+        return Err(QuorumError::Alone);
+    }
+    Ok(())
+}
+
+/// Every other node that anything here knows of, wherever it was said to listen. The replica's own word is not enough: the
+/// others may have changed the membership, and have a majority, since it last heard of them.
+fn everybody<'a>(
+    own: NodeId,
+    seeds: impl Iterator<Item = (NodeId, &'a str)>,
+    found: &'a Found,
+    known: impl Iterator<Item = (NodeId, &'a str)>,
+) -> BTreeSet<(NodeId, String)> {
+    let members = found.members.iter().map(|(node, addr)| (*node, addr.as_str()));
+    let all = seeds.chain(members).chain(known).filter(|(node, _)| *node != own);
+    all.map(|(node, addr)| (node, addr.to_owned())).collect()
+}
+
+/// Whoever runs may have what this replica lacks.
+async fn refuse_if_any_answers(
+    host: &Host,
+    tls: &Arc<Tls>,
+    nodes: BTreeSet<(NodeId, String)>,
+) -> Result<(), QuorumError> {
+    let asked = nodes.into_iter().map(|(node, addr)| async move {
+        let book = Peers::new(host.net.clone(), tls.clone());
+        book.set(node, &addr);
+        let line = book.channel(node)?;
+        rpc::admin::answers(line).await.then_some((node, addr))
+    });
+    match futures_util::future::join_all(asked).await.into_iter().flatten().next() {
+        Some((node, addr)) => Err(QuorumError::NodeAnswers(node, addr)),
+        None => Ok(()),
+    }
 }
 
 /// Why a node's replica is not given up.
@@ -253,4 +300,37 @@ fn words(found: &Found) -> String {
         found.applied,
         voters.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(voters: &[u64], members: &[(u64, &str)]) -> Found {
+        Found {
+            voters: voters.iter().copied().map(NodeId).collect(),
+            members: members.iter().map(|(node, addr)| (NodeId(*node), (*addr).to_owned())).collect(),
+            ..Found::default()
+        }
+    }
+
+    #[test]
+    fn everybody_is_asked_and_not_only_the_voters_of_an_old_membership() {
+        let found = found(&[1, 2, 3], &[(1, "one:1"), (2, "two:1"), (3, "three:1")]);
+        let seeds = [(NodeId(1), "one:1"), (NodeId(4), "four:1")];
+        let known = [(NodeId(2), "two:2"), (NodeId(5), "five:1")];
+        let asked = everybody(NodeId(1), seeds.into_iter(), &found, known.into_iter());
+        let asked: Vec<(u64, &str)> = asked.iter().map(|(node, addr)| (node.0, addr.as_str())).collect();
+        assert_eq!(asked, [(2, "two:1"), (2, "two:2"), (3, "three:1"), (4, "four:1"), (5, "five:1")]);
+    }
+
+    #[test]
+    fn an_interrupted_recovery_of_the_only_voter_may_be_repeated() {
+        let (own, alone) = (NodeId(1), found(&[1], &[]));
+        assert!(matches!(may_go_on(&alone, None, own), Err(QuorumError::Alone)));
+        assert!(may_go_on(&alone, Some(Unfinished::Quorum), own).is_ok());
+        assert!(may_go_on(&found(&[1, 2, 3], &[]), None, own).is_ok());
+        let pristine = Found { pristine: true, ..alone };
+        assert!(matches!(may_go_on(&pristine, Some(Unfinished::Quorum), own), Err(QuorumError::Pristine)));
+    }
 }

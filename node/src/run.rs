@@ -72,7 +72,8 @@ pub enum StartError {
     /// A recovery was interrupted here.
     #[error(
         "a recovery of the catalogue was interrupted here: repeat the command that was used \
-         (`farshore node recover-quorum`, or `farshore cluster rebuild-catalogue`)"
+         (`farshore node recover-quorum`; or `farshore node recover`, then `farshore cluster rebuild-catalogue`). If the \
+         cluster lives without this node, `farshore node rejoin`"
     )]
     HalfRecovered,
     /// The shard store does not open.

@@ -32,6 +32,15 @@ pub struct Found {
     pub standing: wire::StandingReply,
 }
 
+/// What the operator has said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Order {
+    /// Do it.
+    pub confirm: bool,
+    /// Also if more could be had, from exports that lead further or from nodes that were not asked.
+    pub accept_less: bool,
+}
+
 impl Found {
     /// Who it is.
     pub fn node(&self) -> NodeId {
@@ -68,19 +77,21 @@ impl Recovery {
         futures_util::future::join_all(asked).await
     }
 
-    /// Has one node rebuild the catalogue from what all of them hold; without `confirm` only says what would come of it.
+    /// Has one node rebuild the catalogue from what all of them hold; if that is not confirmed only says what would come of
+    /// it. A confirmed one goes on even if nobody listens any more.
     pub async fn rebuild(
         &self,
         at: &Found,
         nodes: &[Found],
-        confirm: bool,
+        order: Order,
         mut tell: impl FnMut(&str),
     ) -> Result<wire::RebuildResult> {
         let seed = |found: &Found| wire::RecoverySeed { node: found.standing.node, addr: found.addr.clone() };
         let request = wire::RebuildRequest {
             cluster: bytes::Bytes::copy_from_slice(self.cluster.as_bytes()),
             nodes: nodes.iter().map(seed).collect(),
-            confirm,
+            confirm: order.confirm,
+            accept_less: order.accept_less,
         };
         let silent = || Error::Protocol("the node that rebuilds fell silent; start again".into());
         let patience = Duration::from_millis(REBUILD_SILENCE_MS);

@@ -446,13 +446,18 @@ fn what_frames_rows_and_commands_has_fixtures() {
         state_hash: StateHash([6; 16]),
         snapshots: 7,
         packs: 8,
+        era: 0,
+        after: Default::default(),
     };
-    let mut part = PartBuilder::default();
-    part.push_row(&ImageRow { table: 10, key: vec![0x11; 16], value: vec![1, 5] });
-    let kept = fixtures.kept("export part", &part.close(&header));
-    let opened = Part::decode(kept.clone().into()).unwrap();
-    assert_eq!(PartHeader::peek(&kept).unwrap().0, header);
-    assert_eq!(opened.rows().unwrap(), [ImageRow { table: 10, key: vec![0x11; 16], value: vec![1, 5] }]);
+    let later = PartHeader { era: 9, after: [4; 12], ..header };
+    for (name, header) in [("export part", header), ("export part of a later era", later)] {
+        let mut part = PartBuilder::default();
+        part.push_row(&ImageRow { table: 10, key: vec![0x11; 16], value: vec![1, 5] });
+        let kept = fixtures.kept(name, &part.close(&header));
+        let opened = Part::decode(kept.clone().into()).unwrap();
+        assert_eq!(PartHeader::peek(&kept).unwrap().0, header);
+        assert_eq!(opened.rows().unwrap(), [ImageRow { table: 10, key: vec![0x11; 16], value: vec![1, 5] }]);
+    }
 
     let info =
         PackInfo { cluster: ClusterId([2; 16]), repo: REPO, pack: PACK, pack_len: 1_000, scheme: scheme() };

@@ -41,6 +41,20 @@ pub struct PartHeader {
     pub snapshots: u64,
     /// Packs the catalogue has then, for people.
     pub packs: u64,
+    /// Era of the log in which it was made: indices are given out again after a recovery.
+    pub era: u32,
+    /// What the id of the export begins with whose last entry is `from`; zeros if it names none. Only this tells which
+    /// history a later era goes on from.
+    pub after: ExportTag,
+}
+
+/// The beginning of an export's id.
+pub type ExportTag = [u8; 12];
+
+/// How an export is named in the header of another.
+pub fn export_tag(export: ExportId) -> ExportTag {
+    let [tag @ .., _, _, _, _] = export.0;
+    tag
 }
 
 /// Bytes that are not a part.
@@ -78,6 +92,8 @@ impl PartHeader {
         out[72..88].copy_from_slice(&self.state_hash.0);
         out[96..104].copy_from_slice(&self.packs.to_le_bytes());
         out[104..112].copy_from_slice(&(body as u64).to_le_bytes());
+        out[112..116].copy_from_slice(&self.era.to_le_bytes());
+        out[116..128].copy_from_slice(&self.after);
         out
     }
 
@@ -105,14 +121,17 @@ impl PartHeader {
             state_hash: StateHash(field(bytes, 72)),
             snapshots: number(88),
             packs: number(96),
+            // Zero in parts that were written before there was this field: era 0.
+            era: u32::from_le_bytes(field(bytes, 112)),
+            after: field(bytes, 116),
         };
-        if bytes[10] & !(FLAG_BASE | FLAG_LAST) != 0 || bytes[11] != 0 || bytes[112..] != [0; 16] {
+        if bytes[10] & !(FLAG_BASE | FLAG_LAST) != 0 || bytes[11] != 0 {
             return Err(BadPart::Field("reserved bits are not zero"));
         }
         if header.number as usize >= EXPORT_PARTS_MAX || header.from > header.to {
             return Err(BadPart::Field("part number or log entries out of bounds"));
         }
-        if header.base && header.from != 0 {
+        if header.base && (header.from != 0 || header.after != ExportTag::default()) {
             return Err(BadPart::Field("a base has nothing before it"));
         }
         Ok((header, number(104)))
@@ -253,7 +272,19 @@ mod tests {
             state_hash: StateHash([9; 16]),
             snapshots: 10,
             packs: 11,
+            era: 12,
+            after: if base { ExportTag::default() } else { [13; 12] },
         }
+    }
+
+    #[test]
+    fn a_part_says_its_era_and_an_old_one_is_of_era_0() {
+        let bytes = PartBuilder::default().close(&header(false));
+        assert_eq!(&bytes[112..128], b"\x0c\0\0\0\x0d\x0d\x0d\x0d\x0d\x0d\x0d\x0d\x0d\x0d\x0d\x0d");
+        let mut old = bytes.to_vec();
+        old[112..128].fill(0);
+        let (old, _) = PartHeader::peek(&old).unwrap();
+        assert_eq!((old.era, old.after, old.to), (0, ExportTag::default(), 7));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! says what it is. When one is made is `exporter.rs`.
 
 use super::Shared;
+use crate::catalogue::part::export_tag;
 use crate::catalogue::{ImageWriter, PartBuilder, PartHeader, View};
 use crate::plan::export::{Export, export_scheme};
 use crate::raft::reseat::seal_entry;
@@ -88,6 +89,9 @@ impl<'a> Sending<'a> {
         let regions: BTreeSet<&str> = candidates.iter().map(|node| node.region.as_str()).collect();
         let export = ExportId(random(shared.host.entropy.as_ref()));
         let counts = view.counts();
+        let exports = view.exports()?;
+        let before = exports.iter().rev().find(|export| Some(export.to) == from);
+        let after = before.map(|export| export_tag(export.id)).unwrap_or_default();
         let (base, from, to, time_ms) = (from.is_none(), from.unwrap_or(0), view.applied(), view.time_ms());
         let header = PartHeader {
             cluster: shared.cluster,
@@ -101,6 +105,8 @@ impl<'a> Sending<'a> {
             state_hash: view.state_hash(),
             snapshots: counts.snapshots,
             packs: counts.packs,
+            era: shared.consensus.era().unwrap_or(0),
+            after,
         };
         let made_ms = shared.host.clock.now_ms();
         let record =

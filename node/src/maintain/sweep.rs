@@ -24,6 +24,10 @@ impl Worker for Sweep {
 
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
         let shared = &self.0;
+        // What the recovered catalogue condemns may be all there is of a shard that was moved after it was exported.
+        if shared.rests_after_recovery() {
+            return Ok(Pace::Idle);
+        }
         // A glance at the own replica is free; only if it shows something the leader is asked to confirm.
         let seen = shared.view()?.condemned(shared.own.id, None, SWEEP_COPIES_MAX)?.rows;
         if seen.is_empty() {

@@ -2,15 +2,15 @@
 //! and say whom they miss.
 #![expect(clippy::disallowed_methods, reason = "tests stand outside the seams")]
 
-use super::image::{Frozen, Moved};
+use super::image::{Frozen, Moved, seal_note};
 use super::mark::MARK_FILE;
 use super::membership::MembershipError;
 use super::passport::Passport;
-use super::reseat::{Seat as NewSeat, inspect, is_whole, reseat};
+use super::reseat::{Seat as NewSeat, Unfinished, inspect, is_whole, reseat, reseat_rebuilt, unfinished};
 use super::testkit::SlotDisk;
-use super::types::{MESSAGE_VERSION, Types, Vote, seal_message};
+use super::types::{LogId, MESSAGE_VERSION, Types, Vote, seal_message};
 use super::{Consensus, ConsensusError, RaftTuning};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, NoteKey};
 use crate::identity::{Claim, Identity};
 use crate::kv::memory::MemoryKv;
 use crate::rpc::raft::{HeartbeatSink, RaftService};
@@ -408,6 +408,60 @@ async fn an_interrupted_recovery_is_noticed_and_looking_leaves_no_trace() {
     assert!(whole().await.unwrap());
     let found = inspect(kv.clone(), Arc::new(disk.clone()), &catalogue).await.unwrap();
     assert_eq!((found.era, found.voters.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_recovery_that_stopped_short_of_its_last_step_is_finished_by_repeating_it() {
+    let (kv, disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+    let catalogue = Catalogue::open(kv.clone()).unwrap();
+    let seat = |era| NewSeat { own: NodeId(1), members: Default::default(), era, now_ms: 0 };
+    let dyn_disk = || Arc::new(disk.clone());
+    reseat(kv.clone(), dyn_disk(), &catalogue, &seat(5)).await.unwrap();
+    // Everything is stored, but the file is still there.
+    disk.put("raft/unfinished", Some(b"farshore recovery under way\n".to_vec()));
+    assert!(!is_whole(kv.clone(), &disk, &catalogue).await.unwrap());
+    assert_eq!(unfinished(&disk).await.unwrap(), Some(Unfinished::Quorum));
+    let found = inspect(kv.clone(), dyn_disk(), &catalogue).await.unwrap();
+    assert_eq!((found.era, found.voters), (5, [NodeId(1)].into()));
+    reseat(kv.clone(), dyn_disk(), &catalogue, &seat(6)).await.unwrap();
+    assert!(is_whole(kv.clone(), &disk, &catalogue).await.unwrap());
+    assert_eq!(unfinished(&disk).await.unwrap(), None);
+    let found = inspect(kv, dyn_disk(), &catalogue).await.unwrap();
+    assert_eq!((found.era, found.last_index), (6, 3));
+}
+
+#[tokio::test]
+async fn a_rebuilt_catalogue_is_given_a_clean_log_wherever_the_attempt_before_was_cut_off() {
+    for writes in 0.. {
+        let (kv, disk) = (Arc::new(MemoryKv::new()), SlotDisk::default());
+        let catalogue = Catalogue::open(kv.clone()).unwrap();
+        let applied = LogId { index: 7, ..LogId::default() };
+        let mut tx = catalogue.begin();
+        tx.pass(7).unwrap();
+        tx.note(NoteKey::Applied, seal_note(&Some(applied))).unwrap();
+        tx.commit().unwrap();
+        let seat = |era| NewSeat { own: NodeId(1), members: Default::default(), era, now_ms: 0 };
+        let again = |era| {
+            let seat = seat(era);
+            let (kv, disk, catalogue) = (kv.clone(), Arc::new(disk.clone()), &catalogue);
+            async move { reseat_rebuilt(kv, disk, catalogue, &seat).await }
+        };
+        disk.tear_after(writes);
+        let cut = again(5).await.is_err();
+        if cut && writes > 0 {
+            assert_eq!(unfinished(&disk).await.unwrap(), Some(Unfinished::Rebuild));
+            assert!(!is_whole(kv.clone(), &disk, &catalogue).await.unwrap());
+        }
+        disk.tear_after(usize::MAX);
+        assert_eq!(again(6).await.unwrap(), 9, "right behind the catalogue, after {writes} writes");
+        assert!(is_whole(kv.clone(), &disk, &catalogue).await.unwrap());
+        let found = inspect(kv.clone(), Arc::new(disk.clone()), &catalogue).await.unwrap();
+        assert_eq!((found.era, found.last_index), (6, 9));
+        if !cut {
+            assert!(writes > 4, "it was cut off at every write");
+            return;
+        }
+    }
 }
 
 /// A message stream of an image that ends after `parts` messages.

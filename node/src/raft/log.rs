@@ -198,6 +198,21 @@ impl LogStore {
         Ok(vote.is_none() && purged.is_none() && entries.is_empty())
     }
 
+    /// Forgets log, vote and purge point of a stopped replica, so that another log begins in their place.
+    pub(super) async fn wipe(kv: Arc<dyn Kv>) -> Result<(), RaftStoreError> {
+        let records = Records::new(kv);
+        for table in [LOG, META] {
+            loop {
+                let rows = records.scan_some(table, &[], &[0xff; 16], PAGE, READ_BYTES_MAX)?;
+                if rows.is_empty() {
+                    break;
+                }
+                records.write(rows.into_iter().map(|row| delete(table, row.key)).collect())?;
+            }
+        }
+        Ok(records.flush().await?)
+    }
+
     /// The last entry, purged or not.
     pub(super) fn last(&self) -> Option<LogId> {
         self.reader.ends().last

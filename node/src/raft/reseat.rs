@@ -132,19 +132,67 @@ pub async fn reseat(
     catalogue: &Catalogue,
     seat: &Seat,
 ) -> Result<u64, ReseatError> {
-    disk.write_slot(UNFINISHED_FILE, 0, UNFINISHED).await.map_err(RaftStoreError::Io)?;
+    begin(disk.as_ref(), Unfinished::Quorum).await?;
     let last = append_seat(kv, disk.clone(), catalogue, seat).await?;
-    let removed = async {
-        disk.remove(UNFINISHED_FILE).await?;
-        disk.sync_dir(dir_of(UNFINISHED_FILE)).await
-    };
-    removed.await.map_err(RaftStoreError::Io)?;
+    end(disk.as_ref()).await?;
     Ok(last)
+}
+
+/// The same for a catalogue that was just rebuilt: no log belongs to it. Whatever log, vote and promises are here are of
+/// a replica that is gone, or of an attempt that was interrupted.
+pub async fn reseat_rebuilt(
+    kv: Arc<dyn Kv>,
+    disk: Arc<dyn Disk>,
+    catalogue: &Catalogue,
+    seat: &Seat,
+) -> Result<u64, ReseatError> {
+    begin(disk.as_ref(), Unfinished::Rebuild).await?;
+    // The rows before the mark: a log without its mark could not be opened.
+    LogStore::wipe(kv.clone()).await?;
+    forget_promises(disk.clone()).await.map_err(RaftStoreError::Io)?;
+    let last = append_seat(kv, disk.clone(), catalogue, seat).await?;
+    end(disk.as_ref()).await?;
+    Ok(last)
+}
+
+/// What a recovery was to come to that has begun to change a replica and has not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfinished {
+    /// The replica goes on alone; it is as good as before.
+    Quorum,
+    /// A rebuilt catalogue; it is made again.
+    Rebuild,
 }
 
 /// Lies in the data directory while a replica is given a new seat.
 const UNFINISHED_FILE: &str = "raft/unfinished";
-const UNFINISHED: &[u8] = b"farshore recovery under way\n";
+const UNFINISHED_QUORUM: &[u8] = b"farshore recovery under way\n";
+const UNFINISHED_REBUILD: &[u8] = b"farshore rebuild under way\n";
+
+async fn begin(disk: &dyn Disk, what: Unfinished) -> Result<(), RaftStoreError> {
+    let words = match what {
+        Unfinished::Quorum => UNFINISHED_QUORUM,
+        Unfinished::Rebuild => UNFINISHED_REBUILD,
+    };
+    disk.write_slot(UNFINISHED_FILE, 0, words).await?;
+    Ok(disk.sync_dir(dir_of(UNFINISHED_FILE)).await?)
+}
+
+async fn end(disk: &dyn Disk) -> Result<(), RaftStoreError> {
+    disk.remove(UNFINISHED_FILE).await?;
+    Ok(disk.sync_dir(dir_of(UNFINISHED_FILE)).await?)
+}
+
+/// Which recovery was interrupted here. A torn file was written before anything else was changed, and says no more than
+/// that one had begun.
+pub async fn unfinished(disk: &dyn Disk) -> io::Result<Option<Unfinished>> {
+    if disk.len(UNFINISHED_FILE).await?.is_none() {
+        return Ok(None);
+    }
+    let words = disk.read(UNFINISHED_FILE, 0, UNFINISHED_REBUILD.len()).await?;
+    let rebuild = *words == *UNFINISHED_REBUILD;
+    Ok(Some(if rebuild { Unfinished::Rebuild } else { Unfinished::Quorum }))
+}
 
 /// Whether this replica may start: no recovery was interrupted in it. A catalogue without any log is half of one.
 pub async fn is_whole(

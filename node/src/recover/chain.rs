@@ -1,8 +1,10 @@
 //! Which exports to build from. Pure: from what the parts say of themselves to one base and the increments on top of it.
 
+use crate::catalogue::part::{ExportTag, export_tag};
 use crate::catalogue::{PartHeader, StateHash};
 use farshore_core::id::{ExportId, StripeId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
 
 /// An export as far as it was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +25,10 @@ pub struct Export {
     pub snapshots: u64,
     /// Packs after it.
     pub packs: u64,
+    /// Era in which it was made.
+    pub era: u32,
+    /// Which export it goes on from, as far as it says so.
+    pub after: ExportTag,
     /// Its parts in order, if it is complete.
     pub parts: Vec<StripeId>,
     /// Why it is not.
@@ -60,6 +66,8 @@ fn export_of(mut parts: Vec<(PartHeader, StripeId)>) -> Export {
         state_hash: first.state_hash,
         snapshots: first.snapshots,
         packs: first.packs,
+        era: first.era,
+        after: first.after,
         parts: parts.into_iter().map(|(_, stripe)| stripe).collect(),
         complete,
     }
@@ -75,30 +83,78 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Last log entry it leads to.
-    pub fn to(&self, exports: &[Export]) -> u64 {
-        self.increments.last().map_or(exports[self.base].to, |at| exports[*at].to)
+    /// The export it ends with.
+    pub fn last<'a>(&self, exports: &'a [Export]) -> &'a Export {
+        &exports[self.increments.last().copied().unwrap_or(self.base)]
     }
 }
 
-/// The chain that leads furthest; among equals the one with the newest base. `None` if there is no base to use.
-pub fn choose(exports: &[Export], unusable: &BTreeSet<ExportId>) -> Option<Chain> {
-    let usable = |export: &&Export| export.complete.is_ok() && !unusable.contains(&export.id);
-    let bases = (0..exports.len()).filter(|at| exports[*at].base && usable(&&exports[*at]));
-    let chains = bases.map(|base| {
-        let mut chain = Chain { base, increments: Vec::new() };
-        loop {
-            let to = chain.to(exports);
-            let next = exports.iter().enumerate().filter(|(_, export)| usable(export) && !export.base);
-            // From the same place the longest stride; equal ones are the same entries.
-            let next = next.filter(|(_, export)| export.from <= to && export.to > to);
-            match next.max_by_key(|(_, export)| export.to) {
-                Some((at, _)) => chain.increments.push(at),
-                None => return chain,
-            }
+impl Export {
+    /// How far it leads: an entry of a later era is later, whatever its index.
+    pub fn end(&self) -> (u32, u64) {
+        (self.era, self.to)
+    }
+}
+
+/// Which increments may be replayed on which state.
+struct Links(BTreeMap<ExportTag, (u32, u64)>);
+
+impl Links {
+    /// Every export that was seen counts, complete or not: it is only to say where another goes on from.
+    fn of(exports: &[Export]) -> Self {
+        Links(exports.iter().map(|export| (export_tag(export.id), export.end())).collect())
+    }
+
+    /// Within an era there is one log, so that increments may overlap. What a later era names as its beginning is common
+    /// history; anything else that it shares with an earlier era are indices that were given out twice.
+    fn may_follow(&self, next: &Export, before: &Export) -> bool {
+        if next.base || next.to <= before.to {
+            return false;
         }
-    });
-    chains.max_by_key(|chain| (chain.to(exports), exports[chain.base].to))
+        match next.era.cmp(&before.era) {
+            Ordering::Less => false,
+            Ordering::Equal => next.from <= before.to,
+            Ordering::Greater => next.from == before.to && self.0.get(&next.after) == Some(&before.end()),
+        }
+    }
+}
+
+/// The best way to one export.
+#[derive(Clone, Copy)]
+struct Way {
+    /// The one before it; `None` for a base.
+    before: Option<usize>,
+    base: usize,
+    steps: usize,
+}
+
+/// The chain that leads furthest in the latest era; among equals the one with the newest base, and then the one of the
+/// fewest increments. `None` if there is no base to use.
+pub fn choose(exports: &[Export], unusable: &BTreeMap<ExportId, String>) -> Option<Chain> {
+    let links = Links::of(exports);
+    let usable = |at: &usize| exports[*at].complete.is_ok() && !unusable.contains_key(&exports[*at].id);
+    let mut order: Vec<usize> = (0..exports.len()).filter(usable).collect();
+    // Every step leads to a later end, so whatever an export may follow has been settled before it.
+    order.sort_by_key(|at| exports[*at].end());
+    let newness = |way: &Way| (exports[way.base].end(), Reverse(way.steps));
+    let mut ways = BTreeMap::<usize, Way>::new();
+    for at in order {
+        let over = ways.iter().filter(|(before, _)| links.may_follow(&exports[at], &exports[**before]));
+        let over = over.map(|(before, way)| Way { before: Some(*before), steps: way.steps + 1, ..*way });
+        let begun = exports[at].base.then_some(Way { before: None, base: at, steps: 0 });
+        if let Some(best) = over.chain(begun).max_by_key(newness) {
+            ways.insert(at, best);
+        }
+    }
+    let (last, way) = ways.iter().max_by_key(|(at, way)| (exports[**at].end(), newness(way)))?;
+    let mut increments = Vec::with_capacity(way.steps);
+    let mut at = *last;
+    while let Some(before) = ways[&at].before {
+        increments.push(at);
+        at = before;
+    }
+    increments.reverse();
+    Some(Chain { base: way.base, increments })
 }
 
 #[cfg(test)]
@@ -106,6 +162,7 @@ mod tests {
     use super::*;
     use farshore_core::id::ClusterId;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn header(id: u8, base: bool, from: u64, to: u64, number: u32, last: bool) -> PartHeader {
         PartHeader {
@@ -120,6 +177,8 @@ mod tests {
             state_hash: StateHash([to as u8; 16]),
             snapshots: 0,
             packs: 0,
+            era: 0,
+            after: ExportTag::default(),
         }
     }
     fn stripe(id: u8, number: u32) -> StripeId {
@@ -127,6 +186,14 @@ mod tests {
     }
     fn whole(id: u8, base: bool, from: u64, to: u64) -> Export {
         assemble([(header(id, base, from, to, 0, true), stripe(id, 0))]).remove(0)
+    }
+    /// Of a later era, after the export with this id.
+    fn later(id: u8, era: u32, from: u64, to: u64, after: u8) -> Export {
+        let after = export_tag(ExportId([after; 16]));
+        Export { era, after, ..whole(id, false, from, to) }
+    }
+    fn without(ids: &[u8]) -> BTreeMap<ExportId, String> {
+        ids.iter().map(|id| (ExportId([*id; 16]), String::new())).collect()
     }
     fn ids(exports: &[Export], chain: &Chain) -> Vec<u8> {
         let all = std::iter::once(&chain.base).chain(&chain.increments);
@@ -162,14 +229,63 @@ mod tests {
             whole(6, false, 26, 30),
         ];
         let chosen = |unusable: &[u8]| {
-            let unusable = unusable.iter().map(|id| ExportId([*id; 16])).collect();
-            choose(&exports, &unusable).map(|chain| (ids(&exports, &chain), chain.to(&exports)))
+            choose(&exports, &without(unusable)).map(|chain| (ids(&exports, &chain), chain.last(&exports).to))
         };
         assert_eq!(chosen(&[]), Some((vec![3, 5], 25)), "26 is missing");
         assert_eq!(chosen(&[3]), Some((vec![1, 2, 4, 5], 25)), "an older base with more on top is as good");
         assert_eq!(chosen(&[3, 2]), Some((vec![1], 10)));
         assert_eq!(chosen(&[5]), Some((vec![3, 4], 22)));
         assert_eq!(chosen(&[1, 3]), None);
+    }
+
+    /// A recovery took up entry 12 of era 0 again as entry 13 of era 5, and the lost replicas had gone on to 40.
+    #[test]
+    fn an_abandoned_history_is_no_way_to_the_later_era_and_never_preferred_to_it() {
+        let exports = [
+            whole(1, true, 0, 10),
+            whole(2, false, 10, 12),
+            whole(3, false, 12, 15),
+            whole(4, false, 15, 40),
+            later(5, 5, 12, 15, 2),
+            later(6, 5, 14, 20, 5),
+            Export { era: 5, ..whole(7, true, 0, 18) },
+            later(8, 9, 15, 22, 5),
+        ];
+        let chosen = |unusable: &[u8]| {
+            let chain = choose(&exports, &without(unusable)).unwrap();
+            (ids(&exports, &chain), chain.last(&exports).end())
+        };
+        assert_eq!(chosen(&[]), (vec![1, 2, 5, 8], (9, 22)));
+        assert_eq!(chosen(&[8]), (vec![7, 6], (5, 20)), "40 entries of an earlier era are less");
+        assert_eq!(chosen(&[8, 7]), (vec![1, 2, 5, 6], (5, 20)));
+        assert_eq!(
+            chosen(&[7, 5]),
+            (vec![1, 2, 3, 4], (0, 40)),
+            "entry 15 of era 0 is not what 8 goes on from"
+        );
+        let unnamed = [whole(1, true, 0, 10), later(2, 5, 10, 12, 77)];
+        assert_eq!(ids(&unnamed, &choose(&unnamed, &without(&[])).unwrap()), [1], "it names another");
+        let twin = [whole(1, true, 0, 10), whole(2, false, 3, 10), later(3, 5, 10, 12, 2)];
+        assert_eq!(
+            ids(&twin, &choose(&twin, &without(&[])).unwrap()),
+            [1, 3],
+            "as far in the same era is the same"
+        );
+    }
+
+    /// How far eras follow each other: the one before, and the last entry taken over from it.
+    type Eras = Vec<(usize, u64)>;
+
+    /// Who wrote entry `index` of the history of an era.
+    fn writer(eras: &Eras, era: usize, index: u64) -> usize {
+        match eras.get(era.wrapping_sub(1)) {
+            Some((before, kept)) if index <= *kept => writer(eras, *before, index),
+            _ => era,
+        }
+    }
+    /// Both have the same entries up to this one.
+    fn agree(eras: &Eras, a: u32, b: u32, upto: u64) -> bool {
+        (1..=upto).all(|index| writer(eras, a as usize, index) == writer(eras, b as usize, index))
     }
 
     proptest! {
@@ -192,8 +308,8 @@ mod tests {
                     .collect();
                 reached.extend(more);
             }
-            let chain = choose(&exports, &BTreeSet::new());
-            prop_assert_eq!(chain.as_ref().map(|chain| chain.to(&exports)), reached.last().copied());
+            let chain = choose(&exports, &BTreeMap::new());
+            prop_assert_eq!(chain.as_ref().map(|chain| chain.last(&exports).to), reached.last().copied());
             if let Some(chain) = chain {
                 let mut at = exports[chain.base].to;
                 prop_assert!(exports[chain.base].base);
@@ -201,6 +317,47 @@ mod tests {
                     prop_assert!(exports[*step].from <= at && exports[*step].to > at);
                     at = exports[*step].to;
                 }
+                // Going as far as possible at each step, which is right within one era, ends there from no newer base.
+                let greedy = |base: &Export| {
+                    let mut to = base.to;
+                    while let Some(next) =
+                        exports.iter().filter(|e| !e.base && e.from <= to && e.to > to).map(|e| e.to).max()
+                    {
+                        to = next;
+                    }
+                    (to, base.to)
+                };
+                let best = exports.iter().filter(|e| e.base).map(greedy).max();
+                prop_assert_eq!(best, Some((at, exports[chain.base].to)));
+            }
+        }
+
+        #[test]
+        fn no_chain_leads_through_a_fork(
+            forks in prop::collection::vec((0..4usize, 1..12u64), 0..4),
+            made in prop::collection::vec((0..5usize, any::<bool>(), 0..12u64, 1..6u64), 1..12),
+        ) {
+            let eras: Eras = forks.iter().enumerate().map(|(at, (before, kept))| ((*before).min(at), *kept)).collect();
+            let mut exports: Vec<Export> = Vec::new();
+            for ((era, base, from, len), id) in made.into_iter().zip(1u8..) {
+                let (era, to) = (era.min(eras.len()) as u32, from + len);
+                // What a leader exports goes on from an export that its own history knows of.
+                let known = |e: &&Export| e.to == from && agree(&eras, e.era, era, e.to);
+                let after = exports.iter().filter(|_| !base).find(known).map(|e| export_tag(e.id));
+                exports.push(match (base, after) {
+                    (false, Some(after)) => Export { era, after, ..whole(id, false, from, to) },
+                    _ => Export { era, ..whole(id, base, if base { 0 } else { from }, to) },
+                });
+            }
+            if let Some(chain) = choose(&exports, &BTreeMap::new()) {
+                let last = chain.last(&exports);
+                for at in std::iter::once(&chain.base).chain(&chain.increments) {
+                    prop_assert!(agree(&eras, exports[*at].era, last.era, exports[*at].to));
+                }
+                let bases = exports.iter().filter(|e| e.base).map(Export::end);
+                prop_assert!(bases.max() <= Some(last.end()));
+            } else {
+                prop_assert!(exports.iter().all(|e| !e.base));
             }
         }
     }

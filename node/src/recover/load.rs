@@ -3,6 +3,7 @@
 
 use super::chain::{Chain, Export};
 use super::inventory::fetch;
+use super::patience::insist;
 use super::{Ground, Sightings};
 use crate::catalogue::{Catalogue, CatalogueError, ImageReader, Part};
 use crate::raft::machine::Machine;
@@ -46,9 +47,12 @@ struct Parts<'a> {
 impl Parts<'_> {
     async fn read(&self, export: &Export, stripe: &StripeId) -> Result<Part, String> {
         let seen = self.sightings.get(stripe).ok_or("a part has gone")?;
-        let part = Part::decode(fetch(self.ground, seen).await?).map_err(|why| why.to_string())?;
+        // Compared with the pack's id, so that what comes is right or wrong for good.
+        let bytes = insist(|| fetch(self.ground, seen)).await?;
+        let part = Part::decode(bytes).map_err(|why| why.to_string())?;
         let header = &part.header;
-        let same = (header.export, header.to, header.state_hash) == (export.id, export.to, export.state_hash);
+        let is = (header.export, header.era, header.to, header.state_hash);
+        let same = is == (export.id, export.era, export.to, export.state_hash);
         if same { Ok(part) } else { Err("a part is not what it began as".into()) }
     }
 }

@@ -10,18 +10,29 @@ pub mod load;
 
 pub mod inventory;
 
+pub mod listing;
+
 pub mod chain;
+
+pub mod patience;
+
+#[cfg(test)]
+mod testkit;
+
+#[cfg(test)]
+mod recover_test;
 
 use crate::catalogue::{Catalogue, CatalogueError, View};
 use crate::raft::RaftStoreError;
 use crate::raft::era::{era_of, next_era};
 use crate::raft::image::open_note;
-use crate::raft::reseat::{self, ReseatError, Seat};
+use crate::raft::reseat::{self, ReseatError, Seat, Unfinished};
 use crate::raft::types::LogId;
 use crate::recover::chain::{Chain, Export, choose};
-use crate::recover::inventory::Sighting;
+use crate::recover::inventory::{Inventory, Sighting};
 use crate::store::ShardStore;
 use farshore_core::health::NodeHealth;
+use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv, KvRole};
 use farshore_core::id::{ClusterId, ExportId, NodeId};
 use farshore_core::limits::RECOVERY_CALL_MS;
@@ -31,7 +42,7 @@ use farshore_proto::channel;
 use farshore_proto::peers::Peers;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +58,17 @@ pub enum RecoverError {
          `farshore node recover-quorum`; or, to give it up, move `catalogue` and `raft` out of its data directory"
     )]
     Alive(String, String),
+    /// A replica that nobody can go on from, and that must not be overwritten by itself.
+    #[error(
+        "node {0} has a replica that is of no use as it is ({1}): if there is no whole one elsewhere, stop it, move \
+         `catalogue` and `raft` out of its data directory, then start `farshore node recover` again"
+    )]
+    Damaged(String, String),
+    /// Two of them would each begin a life of their own.
+    #[error(
+        "the catalogue was rebuilt on node {0}, or is being: run the command again while that node answers"
+    )]
+    Elsewhere(String),
     /// The cluster is not as dead as it was said to be.
     #[error(
         "node {0} is running: a catalogue is rebuilt only when no node has one. Stop it and start it with \
@@ -58,12 +80,19 @@ pub enum RecoverError {
     Foreign(ClusterId),
     /// The asked node's own store cannot take a catalogue.
     #[error(
-        "this node cannot take the catalogue: {0}; move `catalogue` and `raft` out of its data directory"
+        "this node cannot take the catalogue: {0}; stop it, move `catalogue` and `raft` out of its data directory, then \
+         start `farshore node recover` again"
     )]
     Occupied(String),
     /// One at a time.
-    #[error("a rebuild is under way on this node")]
+    #[error("a rebuild is under way on this node and goes on by itself; ask again in a while")]
     Busy,
+    /// Nothing irreversible was done.
+    #[error(
+        "more could be had than the catalogue up to log entry {0} of era {1}, and nothing was changed:\n{2}\nBring the \
+         nodes that are missing under recovery and name them in the profile; to do without, repeat with `--accept-less`"
+    )]
+    Less(u64, u32, String),
     /// Nothing to build from.
     #[error("no export of the catalogue can be read from the {0} nodes that answer: {1}")]
     NoExport(usize, String),
@@ -107,10 +136,12 @@ pub struct Ground {
     pub shards: Arc<dyn ShardIo>,
     /// Which of them failed a moment ago.
     pub reached: NodeHealth,
-    /// What is left of the replica here.
+    /// What was left of the replica here when this node was started.
     pub remains: Remains,
-    /// The replica's store, if it opens; and whether a catalogue was rebuilt in it.
-    pub replica: Mutex<(Option<Replica>, bool)>,
+    /// The replica's store, if it opens; and what was rebuilt in it.
+    pub replica: Mutex<(Option<Replica>, Option<Rebuilt>)>,
+    /// A confirmed rebuild. It does not end with the call that ordered it.
+    pub running: std::sync::Mutex<Option<Owned>>,
     /// Set once the operator has said that the recovery is over.
     pub finished: watch::Sender<bool>,
 }
@@ -120,6 +151,13 @@ pub struct Ground {
 pub struct Replica {
     kv: Arc<dyn Kv>,
     catalogue: Catalogue,
+}
+
+impl Replica {
+    /// Whether a rebuild has left something in it that no start accepts.
+    pub fn is_half_built(&self) -> bool {
+        self.catalogue.applied() > 0
+    }
 }
 
 /// Opens what is left of the replica here, and says what it is.
@@ -135,9 +173,15 @@ pub async fn remains(host: &Host) -> (Remains, Option<Replica>) {
         Err(why) => return broken(format!("its catalogue does not open: {why}")),
     };
     let applied = catalogue.applied();
+    match reseat::unfinished(host.disk.as_ref()).await {
+        // Whatever log is here was to be a part of it.
+        Ok(Some(Unfinished::Rebuild)) => return (free(era, HALF_REBUILT), Some(Replica { kv, catalogue })),
+        Ok(Some(Unfinished::Quorum) | None) => {}
+        Err(why) => return broken(format!("its files cannot be read: {why}")),
+    }
     let remains = match reseat::inspect(kv.clone(), host.disk.clone(), &catalogue).await {
         Ok(found) if found.pristine && applied == 0 => free(era, "none"),
-        Ok(found) if found.pristine => free(era, "none, but for an unfinished rebuild"),
+        Ok(found) if found.pristine => free(era, HALF_REBUILT),
         // The promises outlived what was promised.
         Err(ReseatError::Log(RaftStoreError::LogLost { found, .. })) if *found == Default::default() => {
             free(era, "none; only its promises are left")
@@ -151,6 +195,8 @@ pub async fn remains(host: &Host) -> (Remains, Option<Replica>) {
     };
     (remains, Some(Replica { kv, catalogue }))
 }
+
+const HALF_REBUILT: &str = "none, but for an unfinished rebuild";
 
 fn free(era: u32, words: &str) -> Remains {
     Remains { era, last: 0, free: true, words: words.into() }
@@ -187,92 +233,144 @@ pub struct Rebuilt {
     pub unknown_packs: u64,
     /// Those of them that were taken in.
     pub adopted_packs: u64,
+    /// Shards of known packs that were recorded where they lie now.
+    pub moved_shards: u64,
 }
 
-/// Rebuilds the catalogue on this node from the exports that the named nodes hold; without `confirm` only says what it
-/// would come to. Nothing becomes live before the last step, so that an interrupted rebuild is simply repeated.
+/// What the operator has said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Order {
+    /// Do it.
+    pub confirm: bool,
+    /// Also if more could be had.
+    pub accept_less: bool,
+}
+
+/// Rebuilds the catalogue on this node from the exports that the named nodes hold; if that is not confirmed it only says
+/// what it would come to. Nothing becomes live before the last step, so that an interrupted rebuild is simply repeated;
+/// one that was done is told again.
 pub async fn rebuild(
     ground: &Ground,
     nodes: &[(NodeId, String)],
-    confirm: bool,
+    order: Order,
     tell: impl Fn(String) + Send + Sync,
 ) -> Result<Rebuilt, RecoverError> {
     let mut replica = ground.replica.try_lock().map_err(|_| RecoverError::Busy)?;
+    if let Some(done) = &replica.1 {
+        return Ok(done.clone());
+    }
     let store = replica.0.clone().filter(|_| ground.remains.free);
     let store = store.ok_or_else(|| RecoverError::Occupied(ground.remains.words.clone()))?;
     nodes.iter().for_each(|(node, addr)| ground.peers.set(*node, addr));
 
     let standing = ask_all(ground).await;
-    let mut silent: BTreeMap<NodeId, String> = BTreeMap::new();
-    let mut highest_era = ground.remains.era;
-    for (node, answer) in &standing {
-        match answer {
-            Ok(found) if found.replica_applied > 0 => {
-                return Err(RecoverError::Alive(found.name.clone(), found.replica.clone()));
-            }
-            Ok(found) => highest_era = highest_era.max(found.era),
-            Err(why) => drop(silent.insert(*node, format!("{node}: {why}"))),
-        }
-    }
+    let silent = standing.iter().filter_map(|(node, answer)| Some((*node, answer.as_ref().err()?)));
+    let silent: BTreeMap<NodeId, String> =
+        silent.map(|(node, why)| (node, format!("{node}: {why}"))).collect();
+    refuse_if_occupied(ground.own.id, standing.iter().filter_map(|(_, answer)| answer.as_ref().ok()))?;
     refuse_if_running(ground, silent.keys().copied()).await?;
-    let answering: Vec<NodeId> =
-        standing.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node).collect();
+    let found = standing.iter().filter_map(|(node, answer)| Some((*node, answer.as_ref().ok()?)));
+    let (answering, eras): (Vec<NodeId>, Vec<u32>) = found.map(|(node, found)| (node, found.era)).unzip();
 
     tell(format!("reading what {} nodes hold of exports", answering.len()));
-    let sightings = inventory::exports(ground, &answering, &mut silent).await;
-    let (exports, mut passed_over) = inventory::assemble(ground, &sightings).await;
+    let Inventory { sightings, mut doubts } = inventory::exports(ground, &answering).await;
+    // The operator has just had an answer from these.
+    let named = nodes.iter().filter_map(|(node, _)| silent.get(node));
+    doubts.extend(named.map(|why| format!("{why}, although it did a moment ago")));
+    let assembled = inventory::assemble(ground, &sightings, silent.len()).await;
+    let exports = assembled.exports;
+    let parts = |count: u64, why| (count > 0).then(|| format!("{count} parts of exports {why}"));
+    doubts.extend(parts(assembled.unread, "cannot be read now, and may lead further"));
+    let gone = parts(assembled.gone, "are beyond reading: too few shards of them are left");
 
-    let mut unusable = BTreeSet::<ExportId>::new();
+    let mut unusable = BTreeMap::<ExportId, String>::new();
     let chain = loop {
         let Some(chain) = choose(&exports, &unusable) else {
-            let why = if passed_over.is_empty() { "none was found".into() } else { passed_over.join("; ") };
+            let mut why = doubts;
+            why.extend(gone);
+            why.extend(exports.iter().map(|export| why_not(export, &unusable)));
+            let why = if why.is_empty() { "none was found".into() } else { why.join("; ") };
             return Err(RecoverError::NoExport(answering.len(), why));
         };
-        if !confirm {
+        if !order.confirm {
             break chain;
         }
-        tell(format!("loading the catalogue up to log entry {}", chain.to(&exports)));
+        tell(format!("loading the catalogue up to log entry {}", chain.last(&exports).to));
         match load::load(ground, &store.catalogue, &exports, &sightings, &chain).await? {
             Ok(()) => break chain,
-            Err((export, why)) => {
-                passed_over.push(format!("export {}: {why}", export.short()));
-                unusable.insert(export);
-            }
+            Err((export, why)) => drop(unusable.insert(export, why)),
         }
     };
-    passed_over.extend(beyond(&exports, &chain, &unusable));
-    let mut result = Rebuilt { silent: silent.into_values().collect(), passed_over, ..of(&exports, &chain) };
-    if !confirm {
+    let (less, other) = left_out(&exports, &chain, &unusable);
+    doubts.extend(less);
+    let passed_over = doubts.iter().cloned().chain(other).chain(gone).collect();
+    let mut result =
+        Rebuilt { silent: silent.values().cloned().collect(), passed_over, ..of(&exports, &chain) };
+    if !order.confirm {
         return Ok(result);
     }
 
-    tell("looking for packs that the catalogue does not know".into());
-    (result.unknown_packs, result.adopted_packs) = adopt::adopt(ground, &store.catalogue, &answering).await?;
     let view = store.catalogue.view()?;
-    result.repos = view.counts().repos;
+    let unasked = not_asked(&view, &answering, &silent)?;
+    doubts.extend(unasked.iter().cloned());
+    if !doubts.is_empty() && !order.accept_less {
+        let last = chain.last(&exports);
+        return Err(RecoverError::Less(last.to, last.era, doubts.join("\n")));
+    }
     for node in view.nodes()?.iter().filter(|node| !answering.contains(&node.id)) {
         ground.peers.set(node.id, &node.addr);
     }
-    let others = ground.peers.known().into_iter().filter(|node| !answering.contains(node));
-    refuse_if_running(ground, others).await?;
-    result.silent.extend(not_asked(&view, &answering, &result.silent)?);
-    let noted: Option<LogId> = open_note(store.catalogue.note(crate::catalogue::NoteKey::Applied)?)?;
-    highest_era = highest_era.max(noted.map_or(0, |id| era_of(id.leader_id.term)));
-    result.era = next_era(highest_era, ground.host.clock.now_ms());
+    refuse_others(ground, &answering).await?;
+    result.silent.extend(unasked);
+    result.repos = view.counts().repos;
+    drop(view);
 
+    tell("looking for packs and shards that the catalogue does not know".into());
+    let adopted = adopt::adopt(ground, &store.catalogue, &answering).await?;
+    (result.unknown_packs, result.adopted_packs) = (adopted.unknown, adopted.adopted);
+    result.moved_shards = adopted.moved;
+    result.passed_over.extend(adopted.passed_over);
+    // That may have taken long.
+    refuse_others(ground, &answering).await?;
+
+    let noted: Option<LogId> = open_note(store.catalogue.note(crate::catalogue::NoteKey::Applied)?)?;
+    let eras = eras.into_iter().chain(exports.iter().map(|export| export.era));
+    let eras = eras.chain([ground.remains.era, noted.map_or(0, |id| era_of(id.leader_id.term))]);
+    result.era = next_era(eras.max().unwrap_or(0), ground.host.clock.now_ms());
     store.catalogue.flush().await?;
-    reseat::forget_promises(ground.host.disk.clone()).await?;
     let seat = Seat {
         own: ground.own.id,
-        members: members(&view, &ground.own)?,
+        members: members(&store.catalogue.view()?, &ground.own)?,
         era: result.era,
         now_ms: ground.host.clock.now_ms(),
     };
-    reseat::reseat(store.kv, ground.host.disk.clone(), &store.catalogue, &seat).await?;
-    replica.1 = true;
+    reseat::reseat_rebuilt(store.kv, ground.host.disk.clone(), &store.catalogue, &seat).await?;
     result.done = true;
+    replica.1 = Some(result.clone());
     tracing::warn!(?result, "catalogue rebuilt from exports");
     Ok(result)
+}
+
+/// A replica that is left anywhere comes before any export, and one that is damaged is for the operator to judge.
+fn refuse_if_occupied<'a>(
+    own: NodeId,
+    mut found: impl Iterator<Item = &'a wire::StandingReply> + Clone,
+) -> Result<(), RecoverError> {
+    if let Some(node) = found.clone().find(|node| node.rebuilding && node.node != own.0) {
+        return Err(RecoverError::Elsewhere(node.name.clone()));
+    }
+    let Some(node) = found.find(|node| node.occupied || node.replica_applied > 0) else { return Ok(()) };
+    let (name, words) = (node.name.clone(), node.replica.clone());
+    match node.replica_applied {
+        0 => Err(RecoverError::Damaged(name, words)),
+        _ => Err(RecoverError::Alive(name, words)),
+    }
+}
+
+/// As [`refuse_if_running`], for all that are not under recovery.
+async fn refuse_others(ground: &Ground, answering: &[NodeId]) -> Result<(), RecoverError> {
+    let others = ground.peers.known().into_iter().filter(|node| !answering.contains(node));
+    refuse_if_running(ground, others).await
 }
 
 /// Every node that is to have a replica, and where it listens.
@@ -315,7 +413,7 @@ async fn refuse_if_running(ground: &Ground, nodes: impl Iterator<Item = NodeId>)
 
 fn of(exports: &[Export], chain: &Chain) -> Rebuilt {
     let base = &exports[chain.base];
-    let last = chain.increments.last().map_or(base, |at| &exports[*at]);
+    let last = chain.last(exports);
     Rebuilt {
         base_to: base.to,
         base_ms: base.time_ms,
@@ -328,25 +426,37 @@ fn of(exports: &[Export], chain: &Chain) -> Rebuilt {
     }
 }
 
-/// Exports that lead further than the chain and are not part of it.
-fn beyond(exports: &[Export], chain: &Chain, unusable: &BTreeSet<ExportId>) -> Vec<String> {
-    let to = chain.to(exports);
-    let further = exports.iter().filter(|export| export.to > to && !unusable.contains(&export.id));
-    let words = further.map(|export| {
-        let why = match &export.complete {
-            Err(why) => why.clone(),
-            Ok(()) => format!("the log entries from {} to {} are missing", to + 1, export.from),
-        };
-        format!("export {} up to log entry {}: {why}", export.id.short(), export.to)
-    });
-    words.collect()
+/// Exports that lead further than the chain, and others that would be part of it if they could be used.
+fn left_out(
+    exports: &[Export],
+    chain: &Chain,
+    unusable: &BTreeMap<ExportId, String>,
+) -> (Vec<String>, Vec<String>) {
+    let end = chain.last(exports).end();
+    let (further, others): (Vec<&Export>, Vec<&Export>) =
+        exports.iter().partition(|export| export.end() > end);
+    let others = others.into_iter().filter(|export| unusable.contains_key(&export.id));
+    let words = |export: &Export| why_not(export, unusable);
+    (further.into_iter().map(words).collect(), others.map(words).collect())
+}
+
+fn why_not(export: &Export, unusable: &BTreeMap<ExportId, String>) -> String {
+    let why = match (&export.complete, unusable.get(&export.id)) {
+        (Err(why), _) | (Ok(()), Some(why)) => why.clone(),
+        (Ok(()), None) => format!("nothing that can be used leads to log entry {}", export.from),
+    };
+    format!("export {} up to log entry {} of era {}: {why}", export.id.short(), export.to, export.era)
 }
 
 /// Nodes that the recovered catalogue knows and nobody has named.
-fn not_asked(view: &View, asked: &[NodeId], silent: &[String]) -> Result<Vec<String>, CatalogueError> {
+fn not_asked(
+    view: &View,
+    answering: &[NodeId],
+    silent: &BTreeMap<NodeId, String>,
+) -> Result<Vec<String>, CatalogueError> {
+    let asked = |id: &NodeId| answering.contains(id) || silent.contains_key(id);
     let nodes = view.nodes()?.into_iter();
-    let nodes = nodes.filter(|node| node.state != NodeState::Retired && !asked.contains(&node.id));
-    let nodes = nodes.filter(|node| !silent.iter().any(|known| known.starts_with(&node.id.to_string())));
+    let nodes = nodes.filter(|node| node.state != NodeState::Retired && !asked(&node.id));
     Ok(nodes.map(|node| format!("{}: {} at {} was not asked", node.id, node.name, node.addr)).collect())
 }
 
