@@ -449,7 +449,7 @@ fn what_frames_rows_and_commands_has_fixtures() {
         era: 0,
         after: Default::default(),
     };
-    let later = PartHeader { era: 9, after: [4; 12], ..header };
+    let later = PartHeader { base: false, from: 200, era: 9, after: [4; 12], ..header };
     for (name, header) in [("export part", header), ("export part of a later era", later)] {
         let mut part = PartBuilder::default();
         part.push_row(&ImageRow { table: 10, key: vec![0x11; 16], value: vec![1, 5] });
