@@ -143,7 +143,8 @@ fn engine(error: fjall::Error) -> KvError {
     let text = error.to_string();
     match error {
         Io(error) | Storage(fjall::LsmError::Io(error)) => match error.kind() {
-            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => KvError::Damaged(text),
+            // A name that was misread, or a file that is gone.
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::NotFound => KvError::Damaged(text),
             _ => KvError::Io(text),
         },
         Storage(_) | JournalRecovery(_) | InvalidVersion(_) | Decompress(_) | InvalidTrailer
@@ -375,8 +376,11 @@ mod tests {
                     Ok(rows)
                 });
                 match read {
+                    // What says a format may say another one than it did.
                     Err(error) => {
-                        assert!(error.is_damage(), "{case}: {error}");
+                        let unknown = matches!(error, KvError::Unsupported(_))
+                            && (is_journal || file.ends_with("version"));
+                        assert!(error.is_damage() || unknown, "{case}: {error}");
                         damaged += 1;
                     }
                     Ok(rows) => {

@@ -64,8 +64,10 @@ pub(super) fn mend(dir: &Path) -> Result<Option<u64>, KvError> {
     if version.is_empty() {
         return clear_unborn(dir, &journals);
     }
-    if version != MAGIC {
-        return Err(OTHER_FORMAT);
+    match version.as_slice() {
+        known if known == MAGIC => {}
+        [b'F', b'J', b'L', _] => return Err(OTHER_FORMAT),
+        _ => return Err(KvError::Damaged(format!("{} says no version", dir.join(VERSION_FILE).display()))),
     }
     let last = journals.iter().filter_map(|journal| journal.last).next_back();
     refuse_rot(dir, &journals, last)?;

@@ -204,9 +204,15 @@ async fn another_format_is_refused() {
     let trial = Trial::new().await;
     let torn = trial.torn(0);
     let dir = trial.with(&[("0.jnl", &torn)]);
-    for version in [b"FJL\x02".as_slice(), b"FJL\x04", b"LSM\x03", b"F"] {
+    for (version, is_damage) in
+        [(b"FJL\x02".as_slice(), false), (b"FJL\x04", false), (b"LSM\x03", true), (b"F", true)]
+    {
         fs::write(dir.join("version"), version).unwrap();
-        assert!(matches!(refused(&dir), Some(KvError::Unsupported(_))), "{version:?}");
+        let why = refused(&dir).unwrap();
+        assert!(
+            is_damage == why.is_damage() && (is_damage || matches!(why, KvError::Unsupported(_))),
+            "{why}"
+        );
     }
     // A batch says its format once more.
     let mut newer = trial.whole.clone();

