@@ -268,11 +268,11 @@ fn from_code(code: Code, text: &str) -> ApiError {
         Code::NotFound => ApiError::NotFound(text),
         Code::AlreadyExists => ApiError::Exists(text),
         Code::PermissionDenied | Code::Unauthenticated => ApiError::Denied(text),
-        Code::InvalidArgument
-        | Code::OutOfRange
-        | Code::ResourceExhausted
-        | Code::Unimplemented
-        | Code::FailedPrecondition => ApiError::Invalid(text),
+        Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::FailedPrecondition => {
+            ApiError::Invalid(text)
+        }
+        // It serves its shards alone for a while, or is of another release.
+        Code::Unimplemented => ApiError::Unreachable("this node does not answer such calls now".into()),
         Code::Ok
         | Code::Aborted
         | Code::Cancelled
@@ -334,12 +334,18 @@ mod tests {
     #[test]
     fn a_status_without_trailer_is_read_by_its_code() {
         let read = |code| ApiError::from_status(Status::new(code, "x"));
-        for code in
-            [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown, Code::Internal]
-        {
+        // Unimplemented: a node that learns its replica anew serves shards alone; its clients gave up.
+        for code in [
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Cancelled,
+            Code::Unknown,
+            Code::Internal,
+            Code::Unimplemented,
+        ] {
             assert!(matches!(read(code), ApiError::Unreachable(_)), "{code:?}");
         }
-        for code in [Code::OutOfRange, Code::ResourceExhausted, Code::Unimplemented] {
+        for code in [Code::OutOfRange, Code::ResourceExhausted] {
             assert!(matches!(read(code), ApiError::Invalid(_)), "{code:?}");
         }
     }
