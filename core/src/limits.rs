@@ -69,7 +69,7 @@ pub const TRASH_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
 /// Most packs in one command of garbage collection.
 pub const GARBAGE_PACKS_MAX: usize = 256;
 /// Chunks of the packs dropped by one command; each is a row to be removed while nothing else is applied.
-pub const GARBAGE_CHUNKS_MAX: usize = 8_192;
+pub const GARBAGE_CHUNKS_MAX: usize = 2_048;
 /// Packs that a round of garbage collection makes of others at most.
 pub const COMPACTIONS_PER_ROUND: usize = 4;
 /// Packs of which less than this is needed are worth copying, in percent of their chunks.

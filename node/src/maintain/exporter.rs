@@ -41,6 +41,20 @@ pub struct ExportStanding {
     pub failed: Option<String>,
 }
 
+impl ExportStanding {
+    /// A look has shown whether there is something to export.
+    fn look(&mut self, news: bool, now: Instant) {
+        self.behind_since = news.then(|| self.behind_since.unwrap_or(now));
+    }
+    /// An export has ended. What came while it was made is seen by the next look.
+    fn end(&mut self, failed: Option<String>) {
+        if failed.is_none() {
+            self.behind_since = None;
+        }
+        self.failed = failed;
+    }
+}
+
 impl Exports {
     /// How far the exports are behind, if this node leads.
     pub fn standing(&self) -> ExportStanding {
@@ -143,9 +157,8 @@ impl Exporter {
         let may_base = self.base.is_none() && self.base_failed.is_none_or(|at| at.elapsed() >= rest);
         let urgent = {
             let mut wanted = self.shared.exports.wanted();
-            let behind = wanted.standing.behind_since.filter(|_| news);
-            wanted.standing.behind_since = news.then(|| behind.unwrap_or_else(Instant::now));
-            if may_base && !wanted.base.is_empty() {
+            wanted.standing.look(news, Instant::now());
+            if self.base.is_none() && !wanted.base.is_empty() {
                 return Ok(Some(Export::Base));
             }
             exports.last().is_some_and(|newest| newest.to < wanted.up_to)
@@ -197,7 +210,7 @@ impl Exporter {
         if let Err(why) = result {
             tracing::warn!(%why, "export of the catalogue failed");
         }
-        self.shared.exports.wanted().standing.failed = result.as_ref().err().map(ToString::to_string);
+        self.shared.exports.wanted().standing.end(result.as_ref().err().map(ToString::to_string));
     }
 }
 
@@ -249,3 +262,26 @@ impl Worker for Exporter {
 /// A look costs little, and a worker that need not export looks whether it has become leader.
 const LOOK_MIN: Duration = Duration::from_millis(400);
 const LOOK_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a cluster that is always written to every look finds something new, however soon after an export it comes.
+    #[test]
+    fn a_busy_cluster_whose_exports_succeed_is_not_behind() {
+        let (mut standing, start) = (ExportStanding::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for second in (0..1_000).step_by(10) {
+            standing.look(true, at(second));
+            assert_eq!(standing.behind_since, Some(at(second)));
+            standing.end(None);
+        }
+        standing.look(true, at(1_000));
+        standing.end(Some("no room".into()));
+        standing.look(true, at(1_010));
+        assert_eq!((standing.behind_since, standing.failed.as_deref()), (Some(at(1_000)), Some("no room")));
+        standing.look(false, at(1_020));
+        assert_eq!(standing.behind_since, None);
+    }
+}
