@@ -147,7 +147,7 @@ mutants! {
     DropFirstLook, "drop-first-look", "durable",
         "A pack is condemned and deleted by one look, which may be a while ago.";
     OfferCondemned, "offer-condemned", "delete-last",
-        "Condemned chunks are offered to deduplication, and a snapshot does not revive what it names.";
+        "Condemned chunks are offered to deduplication, and neither a snapshot nor a second look revives what is named.";
     ReopenEnded, "reopen-ended", "delete-last",
         "A session that has ended is opened again by a call that comes late.";
     IgnoreLock, "ignore-lock", "locked",

@@ -76,9 +76,11 @@ pub fn bound(mutant: Mutant) -> Bound {
         Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
         Mutant::OwnClock => (Place::Worlds(Profile::Clock), 60),
         Mutant::IgnoreLock => storm(60),
-        Mutant::DropUnderSession | Mutant::TakeGone | Mutant::OfferCondemned => storm(100),
-        // Neither of these two has been caught yet: each needs a moment that chance hardly meets.
-        Mutant::ReopenEnded | Mutant::DropFirstLook => storm(300),
+        Mutant::DropFirstLook | Mutant::DropUnderSession | Mutant::TakeGone | Mutant::OfferCondemned => {
+            (Place::Pinned("prune-beside-backup"), 60)
+        }
+        // Not caught yet: it needs a moment that chance hardly meets.
+        Mutant::ReopenEnded => storm(300),
         Mutant::RenameBeforeSync | Mutant::StaleRead | Mutant::IgnoreExpiry => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::FailedStays => (Place::Pinned("failed-index"), 60),

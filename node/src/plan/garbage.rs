@@ -57,7 +57,7 @@ pub fn plan_garbage(
         totals.packs += 1;
         totals.bytes += pack.len;
         match pack.as_condemned() {
-            Some(_) if pack.live > 0 => plan.revive.push(pack.no),
+            Some(_) if pack.live > 0 && !mutant(Mutant::OfferCondemned) => plan.revive.push(pack.no),
             Some(condemned) => {
                 totals.condemned += 1;
                 totals.condemned_bytes += pack.len;
