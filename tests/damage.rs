@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::{Dev, json_line, tree_differences};
+use harness::{Dev, farshore, json_line, tree_differences};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,4 +118,13 @@ fn a_voter_with_a_rotten_replica_gives_up_its_vote_and_learns_anew() {
     known.sort_unstable();
     ids.sort_unstable();
     assert_eq!(known, ids);
+
+    // A damaged replica is no foundation to go on from alone.
+    dev.kill_nodes(&[&last]);
+    let dir = work.path().join("dev/nodes").join(&last);
+    fs::write(dir.join("data/raft/damaged"), "").unwrap();
+    let config = dir.join("node.toml");
+    let refused = farshore().args(["node", "recover-quorum", "--config"]).arg(config).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("is damaged"), "{said}");
 }

@@ -11,6 +11,7 @@ use crate::raft::RaftStoreError;
 use crate::raft::era::next_era;
 use crate::raft::reseat::{self, Found, ReseatError, Seat, Unfinished};
 use crate::recover::{self, Ground};
+use crate::restore::{self, RestoreError};
 use crate::rpc;
 use crate::run::{StartError, check_cluster, own_id, own_record};
 use crate::store::{ShardStore, StoreError, StoreOptions};
@@ -115,6 +116,12 @@ pub enum QuorumError {
          `farshore cluster rebuild-catalogue`)"
     )]
     HalfRebuilt,
+    /// It has met bytes that are not what was written, and would end on them again.
+    #[error(
+        "this node's replica of the catalogue is damaged: choose a node whose replica is whole, or, if there is none, \
+         `farshore cluster rebuild-catalogue`"
+    )]
+    Damaged,
     /// The confirmation does not name this cluster.
     #[error(
         "{0}\nnothing was changed. If the other voters are lost for good and no survivor has a later log, run this \
@@ -141,6 +148,9 @@ pub async fn recover_quorum(
     let id = own_id(&tls, &config)?;
     let identity = Identity { cluster: config.cluster, node: id };
     claim_what_is_there(&host, identity).await?;
+    if restore::is_marked(&host).await.map_err(|e| StartError::from(RestoreError::Io(e)))? {
+        return Err(QuorumError::Damaged);
+    }
     let kv = host.kv.open(KvRole::Catalogue).await.map_err(StartError::from)?;
     let catalogue = Catalogue::open(kv.clone()).map_err(StartError::from)?;
     check_cluster(&catalogue, &config)?;

@@ -65,6 +65,10 @@ impl Root {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
+    fn forget_durable(&self, name: &str) {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     fn set_durable(&self, name: &str) {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into());
     }
@@ -185,6 +189,8 @@ impl Disk for RealDisk {
     }
     async fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.0.file(name)?;
+        // A slot that is written under this name later has to become durable anew.
+        self.0.forget_durable(name);
         blocking(move || found(std::fs::remove_file(path)).map(|_| ())).await
     }
     async fn sync_dir(&self, dir: &str) -> io::Result<()> {
@@ -247,5 +253,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = |n: u32| RealDisk::new(dir.path().join(n.to_string()));
         conformance::run(|n| std::future::ready(Arc::new(open(n)) as Arc<dyn Disk>)).await;
+    }
+
+    /// It was taken for durable under a name that had been removed: power lost after a slot was written anew could take it.
+    #[tokio::test]
+    async fn a_slot_written_again_under_a_removed_name_becomes_durable_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path());
+        for _ in 0..2 {
+            disk.write_slot("meta/slot", 0, b"one").await.unwrap();
+            assert!(disk.0.is_durable("meta/slot"));
+            disk.remove("meta/slot").await.unwrap();
+            assert!(!disk.0.is_durable("meta/slot"));
+        }
     }
 }

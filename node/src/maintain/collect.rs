@@ -100,8 +100,8 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
     let view = if purged { shared.view()? } else { view };
     let of = view.repo_use(repo)?;
     let (plan, totals) = plan(&view, &of, shared.timing.compact_below.into()).await?;
-    let may_drop = plan.drop.is_empty() || export_before_drop(shared, of.looked, &mut waiting).await;
     let until = Instant::now() + Duration::from_millis(COLLECT_CALL_MS);
+    let may_drop = plan.drop.is_empty() || export_before_drop(shared, of.looked, &mut waiting).await;
     let in_time = || Instant::now() < until;
     let mut done = Collected { totals, sessions: of.sessions, ..Collected::default() };
     if mutant(Mutant::DropFirstLook) {
@@ -139,10 +139,10 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
 }
 
 /// What was copied out of a pack must be known to an export before the pack goes: a catalogue rebuilt from an older one
-/// would look for its snapshots' chunks where they were. `false` while there is none, but for no longer than making one
-/// may take: dropping may be what makes room for it.
+/// would look for its snapshots' chunks where they were. Waits for half the time of a call. `false` while there is none, but
+/// for no longer than making one may take: dropping may be what makes room for it.
 async fn export_before_drop(shared: &Shared, index: u64, waiting: &mut Option<Instant>) -> bool {
-    let reached = timeout(Duration::from_millis(COLLECT_CALL_MS), reach(shared, index)).await;
+    let reached = timeout(Duration::from_millis(COLLECT_CALL_MS / 2), reach(shared, index)).await;
     if matches!(reached, Ok(Ok(()))) {
         *waiting = None;
         return true;

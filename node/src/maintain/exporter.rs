@@ -69,7 +69,12 @@ impl Exports {
 /// Exports the whole catalogue now, for an operator. Whoever hangs up does not end it.
 pub async fn export_now(shared: &Shared) -> Result<ExportRecord, WorkFailed> {
     let (send, made) = oneshot::channel();
-    shared.exports.wanted().base.push(send);
+    {
+        let mut wanted = shared.exports.wanted();
+        // Who has hung up would otherwise be kept for as long as an export takes.
+        wanted.base.retain(|asker| !asker.is_closed());
+        wanted.base.push(send);
+    }
     shared.exports.wake.notify_one();
     made.await.map_err(|_| WorkFailed("this node no longer leads".into()))?
 }

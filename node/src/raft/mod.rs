@@ -282,10 +282,8 @@ impl Consensus {
             self.inner.time.hear(node, clock_ms, Instant::now());
         }
     }
-    /// How far a node's calendar is ahead of what this node takes for catalogue time, in milliseconds; `None` if it has
-    /// not said, or there is no such time yet.
-    pub fn clock_offset_ms(&self, node: NodeId) -> Option<i64> {
-        let time = self.time_ms()?;
+    /// How far a node's calendar is ahead of `time` ([`Consensus::time_ms`]), in milliseconds; `None` if it has not said.
+    pub fn clock_offset_ms(&self, node: NodeId, time: u64) -> Option<i64> {
         if node == self.inner.own {
             return Some(i64::try_from(self.inner.host.clock.now_ms()).ok()?.saturating_sub_unsigned(time));
         }

@@ -174,8 +174,7 @@ async fn begin(disk: &dyn Disk, what: Unfinished) -> Result<(), RaftStoreError> 
         Unfinished::Quorum => UNFINISHED_QUORUM,
         Unfinished::Rebuild => UNFINISHED_REBUILD,
     };
-    disk.write_slot(UNFINISHED_FILE, 0, words).await?;
-    Ok(disk.sync_dir(dir_of(UNFINISHED_FILE)).await?)
+    Ok(disk.write_slot(UNFINISHED_FILE, 0, words).await?)
 }
 
 async fn end(disk: &dyn Disk) -> Result<(), RaftStoreError> {

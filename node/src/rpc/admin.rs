@@ -82,10 +82,11 @@ impl AdminService {
         let looked = safety.is_some();
         let safety = safety.unwrap_or(Safety { packs: view.counts().packs, ..Safety::default() });
         let exports = shared.exports.standing();
+        let time = shared.consensus.time_ms();
         let levels = view.node_levels().map_err(internal)?;
         let node_status = |node: NodeRecord| {
             let feature_level = levels.get(&node.id).copied().unwrap_or(LEVEL_FIRST);
-            NodeStatus { feature_level, ..self.node_status(node, &standing.voters) }
+            NodeStatus { feature_level, ..self.node_status(node, &standing.voters, time) }
         };
         Ok(StatusReply {
             cluster: Bytes::copy_from_slice(shared.cluster.as_bytes()),
@@ -113,8 +114,14 @@ impl AdminService {
         })
     }
 
-    fn node_status(&self, node: NodeRecord, voters: &std::collections::BTreeSet<NodeId>) -> NodeStatus {
+    fn node_status(
+        &self,
+        node: NodeRecord,
+        voters: &std::collections::BTreeSet<NodeId>,
+        time: Option<u64>,
+    ) -> NodeStatus {
         let health = self.shared.health.of(node.id, node.state, Instant::now());
+        let clock_offset_ms = time.and_then(|time| self.shared.consensus.clock_offset_ms(node.id, time));
         NodeStatus {
             voter: voters.contains(&node.id),
             used: health.load.used,
@@ -122,7 +129,7 @@ impl AdminService {
             shards: health.load.shards,
             silent_ms: health.silent.as_millis() as u64,
             grace_left_ms: health.grace_left.as_millis() as u64,
-            clock_offset_ms: self.shared.consensus.clock_offset_ms(node.id).unwrap_or(0),
+            clock_offset_ms: clock_offset_ms.unwrap_or(0),
             node: Some(node.into()),
             ..NodeStatus::default()
         }
