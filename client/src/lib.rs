@@ -38,3 +38,7 @@ pub use error::{Error, Result};
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+#[path = "../../node/src/testkit.rs"]
+mod fixtures;

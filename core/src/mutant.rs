@@ -149,7 +149,7 @@ mutants! {
     OfferCondemned, "offer-condemned", "delete-last",
         "Condemned chunks are offered to deduplication, and neither a snapshot nor a second look revives what is named.";
     ReopenEnded, "reopen-ended", "delete-last",
-        "A session that has ended is opened again by a call that comes late.";
+        "A session that has ended is opened again by a call that comes late, and what a snapshot names is not looked at.";
     IgnoreLock, "ignore-lock", "locked",
         "Snapshots are forgotten although a lock holds.";
     SpoiltStays, "spoilt-stays", "heals",

@@ -151,6 +151,7 @@ fn checksum(body: &[u8]) -> [u8; SUM] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testkit::Fixtures;
 
     const OWNER: Identity = Identity { cluster: ClusterId([7; 16]), node: NodeId(9) };
 
@@ -170,12 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_first_release_is_read() {
-        let mut bytes = MAGIC_1.to_vec();
-        bytes.extend_from_slice(OWNER.cluster.as_bytes());
-        bytes.extend_from_slice(&OWNER.node.0.to_be_bytes());
-        let sum = checksum(&bytes);
-        bytes.extend_from_slice(&sum);
-        assert_eq!(Claim::decode(&bytes).unwrap(), Claim { owner: OWNER, incarnation: 0, formation: 0 });
+    fn files_of_both_versions_are_read() {
+        let mut fixtures = Fixtures::of("identity");
+        let own = Claim { owner: OWNER, incarnation: 3, formation: 4 };
+        assert_eq!(Claim::decode(&fixtures.kept("version 2", &own.encode())).unwrap(), own);
+
+        let mut first = MAGIC_1.to_vec();
+        first.extend_from_slice(OWNER.cluster.as_bytes());
+        first.extend_from_slice(&OWNER.node.0.to_be_bytes());
+        first.extend_from_slice(&checksum(&first));
+        let first = fixtures.kept("version 1", &first);
+        assert_eq!(Claim::decode(&first).unwrap(), Claim { owner: OWNER, incarnation: 0, formation: 0 });
+        fixtures.end();
     }
 }

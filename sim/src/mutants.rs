@@ -79,8 +79,7 @@ pub fn bound(mutant: Mutant) -> Bound {
         Mutant::DropFirstLook | Mutant::DropUnderSession | Mutant::TakeGone | Mutant::OfferCondemned => {
             (Place::Pinned("prune-beside-backup"), 60)
         }
-        // Not caught yet: it needs a moment that chance hardly meets.
-        Mutant::ReopenEnded => storm(300),
+        Mutant::ReopenEnded => (Place::Pinned("late-opening"), 60),
         Mutant::RenameBeforeSync | Mutant::StaleRead | Mutant::IgnoreExpiry => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::FailedStays => (Place::Pinned("failed-index"), 60),

@@ -19,6 +19,9 @@ pub mod spare;
 #[cfg(test)]
 mod tree_test;
 
+#[cfg(test)]
+mod fixture_test;
+
 pub use config::RepoConfig;
 pub use content::{Content, ContentBuilder, ContentChunk, ContentIter, Placed};
 pub use nodes::{ChunkSource, NewChunk};

@@ -173,6 +173,7 @@ fn decode(slot: u64, bytes: &[u8]) -> Option<(u64, Promise)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testkit::Fixtures;
     use proptest::prelude::*;
 
     fn promise(term: u64, node: u64, index: u64, flags: u8) -> Promise {
@@ -200,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_never_changes_its_shape() {
-        let mut shape = vec![1, 5, 0, 0, 0, 0, 0, 0, 0, 7];
-        for number in [3u8, 4, 9, 3, 4] {
-            shape.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
+    fn slots_of_version_1_are_read_and_written_as_ever() {
+        let mut fixtures = Fixtures::of("mark-v1");
+        for (name, slot, flags) in [("all", 1, 7), ("log alone", 0, 1), ("nothing", 1, 0)] {
+            let promise = promise(3, 4, 9, flags);
+            let kept = fixtures.kept(name, &encode(slot, 5, promise));
+            assert_eq!(decode(slot, &kept), Some((5, promise)), "{name}");
         }
-        let slot = encode(1, 5, promise(3, 4, 9, 7));
-        assert_eq!(slot[..50], shape);
-        assert_eq!(slot[58..], [0; 6]);
+        fixtures.end();
     }
 }

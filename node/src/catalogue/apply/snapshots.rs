@@ -64,7 +64,7 @@ fn require(tx: &mut Tx, repo: RepoId, live: &LiveSet) -> Result<(), Stop> {
     }
     let next = tx.get::<NextOrdinals>(&repo)?.unwrap_or_default();
     gone.extend(live.from_on(next, PAGE_ROWS_MAX - gone.len()));
-    if !gone.is_empty() && !mutant(Mutant::TakeGone) {
+    if !gone.is_empty() && !mutant(Mutant::TakeGone) && !mutant(Mutant::ReopenEnded) {
         return Err(Refusal::ChunksGone(gone).into());
     }
     if condemned && !mutant(Mutant::OfferCondemned) {
