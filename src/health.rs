@@ -1,6 +1,7 @@
 //! Turns what a cluster says about itself into what a person needs: severity first, what it means, what to type next.
 
 use farshore_client::api::{ClusterStatus, NodeStatus};
+use farshore_core::id::NodeId;
 use farshore_core::topology::NodeState;
 use farshore_core::units::{Bytes, clock, rfc3339};
 use serde_json::{Value, json};
@@ -173,8 +174,23 @@ pub fn report(status: ClusterStatus) -> Report {
         let text = format!("{} repairs failed, the last: {}", status.repair.failed, status.repair.last_error);
         find("REPAIR_FAILING", Severity::Warn, text, "see the logs of the node that leads");
     }
+    if !status.repair.liars.is_empty() {
+        let names: Vec<_> = status.repair.liars.iter().map(|id| name_of(&status, *id)).collect();
+        let text = format!("nodes sent repair sums that are not those of their shards: {}", names.join(", "));
+        find("NODE_LIES", Severity::Warn, text, "test their memory; what they sent was noticed and not used");
+    }
     findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
     Report { status, findings }
+}
+
+fn name_of(status: &ClusterStatus, id: NodeId) -> String {
+    let node = status.nodes.iter().find(|n| n.node.id == id);
+    node.map_or_else(|| id.to_string(), |n| n.node.name.as_str().into())
+}
+
+/// Links as the JSON forms give them.
+pub fn links(links: &[(String, String, u64)]) -> Vec<Value> {
+    links.iter().map(|(from, to, bytes)| json!({"from": from, "to": to, "bytes": bytes})).collect()
 }
 
 impl Report {
@@ -250,6 +266,7 @@ impl Report {
             "repair": {
                 "queued": s.repair.queued, "running": s.repair.running, "rebuilt": s.repair.rebuilt,
                 "failed": s.repair.failed, "last_error": s.repair.last_error,
+                "links": links(&s.repair.links), "singly_bytes": s.repair.singly_bytes,
             },
             "scrub": { "bad_found": s.repair.bad_found },
         })
@@ -306,6 +323,15 @@ impl Report {
             "  {} running, {} queued, {} shards rebuilt, {} found bad",
             r.running, r.queued, r.rebuilt, r.bad_found
         );
+        if !r.links.is_empty() {
+            let moved = r.links.iter().map(|(.., bytes)| bytes).sum();
+            let (moved, singly) = (Bytes(moved), Bytes(r.singly_bytes));
+            let _ =
+                writeln!(out, "  {moved} moved between regions; shard by shard it would have been {singly}");
+            for (from, to, bytes) in &r.links {
+                let _ = writeln!(out, "    {from} -> {to}   {}", Bytes(*bytes));
+            }
+        }
         let next = self.findings.first().map_or("farshore backup PATH", |f| f.next.as_str());
         let _ = writeln!(out, "\nnext: {next}");
         out

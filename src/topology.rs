@@ -3,6 +3,7 @@
 
 use crate::args::{ApplyArgs, DrainArgs, Global, PlanArgs, RemoveArgs};
 use crate::exit::{self, Exit};
+use crate::health::links;
 use crate::profile::connect;
 use farshore_client::Client;
 use farshore_client::api::Topology;
@@ -177,8 +178,7 @@ fn as_json(plan: &TopologyPlan, topology: &Topology) -> Value {
             json!({"change": change.word(), "node": id.to_string(), "name": topology.name_of(id)})
         })
         .collect();
-    let links: Vec<Value> =
-        plan.links.iter().map(|(from, to, bytes)| json!({"from": from, "to": to, "bytes": bytes})).collect();
+    let links = links(&plan.links);
     let nodes: Vec<Value> = plan
         .nodes
         .iter()

@@ -129,6 +129,12 @@ pub struct RepairStatus {
     pub last_error: String,
     /// Shards reported missing or corrupt since this leader took over.
     pub bad_found: u64,
+    /// Bytes moved by repair from one region to another since this leader took over: from, to, bytes.
+    pub links: Vec<(String, String, u64)>,
+    /// What would have been moved between regions had each shard been sent as it is.
+    pub singly_bytes: u64,
+    /// Nodes that sent sums which are not those of their shards.
+    pub liars: Vec<NodeId>,
 }
 
 /// The whole picture.

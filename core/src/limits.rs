@@ -129,6 +129,12 @@ pub const TREE_DEPTH_MAX: usize = 2_048;
 pub const CATALOGUE_CALL_MS: u64 = 10_000;
 /// Deadline to open a connection, handshake included.
 pub const CONNECT_MS: u64 = 3_000;
+/// Piece of a sum of shards: read from each of them, added up and sent in one go. Whole blocks.
+pub const SUM_PIECE_BYTES: usize = 1 << 20;
+/// Pieces of a sum that are made ahead of the one that is sent.
+pub const SUM_PIECES_AHEAD: usize = 2;
+/// Shards that a node rebuilds, and sums that it makes for others, at a time; more wait.
+pub const BUILDS_IN_FLIGHT_MAX: usize = 8;
 /// Deadline for one frame of a shard stream to make progress.
 pub const SHARD_STALL_MS: u64 = 10_000;
 /// An upload slower than this many bytes a millisecond gives its place to another, so that none holds it for ever.
@@ -314,6 +320,8 @@ const _: () = assert!(STRIPE_SHARDS_MAX <= 255, "shard indexes are one byte and 
 const _: () = assert!(PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX + (1 << 20) <= PACK_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_MAX <= SHARD_BYTES_MAX, "k = 1 makes a shard as long as its pack");
 const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
+const _: () =
+    assert!(SUM_PIECE_BYTES < MESSAGE_BYTES_MAX && SUM_PIECE_BYTES.is_multiple_of(SHARD_BLOCK_BYTES));
 const _: () = assert!(SNAPSHOT_SEALED_BYTES_MAX + SNAPSHOT_BITMAP_BYTES_MAX < COMMAND_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () =

@@ -153,7 +153,7 @@ mutants! {
     IgnoreLock, "ignore-lock", "locked",
         "Snapshots are forgotten although a lock holds.";
     SpoiltStays, "spoilt-stays", "heals",
-        "A spoilt shard that the catalogue does not know is found by every scrub for ever.";
+        "A spoilt shard that the catalogue does not know is neither cleared away nor condemned, and found by every scrub.";
 }
 
 impl fmt::Display for Mutant {

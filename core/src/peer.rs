@@ -5,6 +5,7 @@ use crate::retry::Retry;
 use crate::shard::{ShardHeader, ShardRange};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
 /// Why a shard call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +71,28 @@ pub struct ShardRef {
     pub hash: ShardHash,
     /// Recorded payload length in bytes.
     pub payload_len: u64,
+}
+
+/// One shard in a sum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Term {
+    /// Who holds it.
+    pub node: NodeId,
+    /// Which it is.
+    pub shard: ShardRef,
+    /// What each of its bytes is multiplied by, in GF(2^8).
+    pub factor: u8,
+}
+
+/// Pieces of a sum, from the first byte to the last.
+pub type SumPieces = BoxStream<'static, Result<Bytes, ShardError>>;
+
+/// Sums made on other nodes. Nobody vouches for one: only the shard that is made of all of them can be checked.
+#[async_trait]
+pub trait SumIo: Send + Sync {
+    /// Has `relay` read these shards, which it checks as every reader does, and add them up. Each piece but the last has
+    /// [`SUM_PIECE_BYTES`](crate::limits::SUM_PIECE_BYTES).
+    async fn sum(&self, relay: NodeId, terms: &[Term]) -> Result<SumPieces, ShardError>;
 }
 
 /// Calls to shards on other nodes: gRPC in life, a map in unit tests. Cancel-safe: dropping a call abandons it.

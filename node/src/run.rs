@@ -6,9 +6,11 @@ use crate::config::Config;
 use crate::form;
 use crate::identity::{Identity, IdentityError};
 use crate::listen::{Listening, listen};
+use crate::maintain::build::Builder;
 use crate::maintain::collect;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
+use crate::maintain::near::Near;
 use crate::maintain::report::Reports;
 use crate::maintain::{Shared, exporter, lead, survey};
 use crate::raft::passport::Passport;
@@ -165,6 +167,13 @@ impl Node {
         let consensus = Consensus::start(&host, id, catalogue, state, peers.clone(), passport, raft).await?;
         tracing::info!(known = peers.known().len(), "consensus takes part");
 
+        let orders = Arc::new(GrpcShards::new(peers.clone()));
+        let shards = Arc::new(Near::new(id, store.clone(), reports.clone(), orders.clone()));
+        let place = (id, own.region.clone());
+        let compute = host.compute.clone();
+        let builder =
+            Builder::new(config.cluster, place, store.clone(), shards.clone(), orders.clone(), compute);
+
         let shared = Arc::new(Shared {
             cluster: config.cluster,
             own,
@@ -172,7 +181,9 @@ impl Node {
             timing: config.timing,
             consensus,
             store,
-            shards: Arc::new(GrpcShards::new(peers.clone())),
+            shards,
+            builder,
+            orders,
             peers,
             seeds: config.peers.clone(),
             reached: NodeHealth::new(),

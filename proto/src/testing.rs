@@ -7,13 +7,15 @@ use crate::status::ApiError;
 use crate::tls::{Caller, Credentials, Tls};
 use crate::wire::shards_server::Shards;
 use crate::wire::{
-    Blocks, GetReply, GetRequest, PutReply, PutRequest, VerifyReply, VerifyRequest, get_reply, put_request,
+    Blocks, BuildReply, BuildRequest, GetReply, GetRequest, PutReply, PutRequest, SumReply, SumRequest,
+    VerifyReply, VerifyRequest, get_reply, put_request,
 };
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use farshore_core::erasure::mul_add;
 use farshore_core::host::{ByteStream, Listener, Net, WallClock};
 use farshore_core::id::{ClusterId, NodeId, ShardId};
-use farshore_core::limits::{FRAME_BYTES, SHARD_BLOCK_BYTES};
+use farshore_core::limits::{FRAME_BYTES, SHARD_BLOCK_BYTES, SUM_PIECE_BYTES};
 use farshore_core::shard::{ShardHeader, blocks_for, hash_shard};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::collections::BTreeMap;
@@ -166,6 +168,33 @@ fn flip(bytes: &Bytes) -> Bytes {
 
 #[async_trait]
 impl Shards for Store {
+    type SumStream = BoxStream<'static, Result<SumReply, Status>>;
+    type BuildStream = BoxStream<'static, Result<BuildReply, Status>>;
+
+    /// The shards of the terms are all here, and are joined with their factors.
+    async fn sum(&self, request: Request<SumRequest>) -> Result<Response<Self::SumStream>, Status> {
+        let mood = self.enter(&request)?;
+        let terms = crate::convert::build::terms(request.into_inner().terms)?;
+        let mut sum = vec![0; terms[0].shard.payload_len as usize];
+        for term in terms {
+            let held = self.shards.lock().unwrap().get(&term.shard.id).cloned();
+            let payload = held.ok_or_else(|| ApiError::Missing("no such shard".into()))?;
+            mul_add(term.factor, &payload, &mut sum).unwrap();
+        }
+        let sum = Bytes::from(sum);
+        let cut = sum.len() - if mood == Mood::Short { SUM_PIECE_BYTES } else { 0 };
+        let pieces: Vec<_> = (0..cut)
+            .step_by(SUM_PIECE_BYTES)
+            .map(|from| Ok(SumReply { piece: sum.slice(from..cut.min(from + SUM_PIECE_BYTES)) }))
+            .collect();
+        Ok(Response::new(stream::iter(pieces).boxed()))
+    }
+
+    /// Of an older release.
+    async fn build(&self, _: Request<BuildRequest>) -> Result<Response<Self::BuildStream>, Status> {
+        Err(Status::unimplemented("what is that?"))
+    }
+
     async fn put(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<PutReply>, Status> {
         let mood = self.enter(&request)?;
         let mut parts = request.into_inner();

@@ -73,7 +73,9 @@ pub fn bound(mutant: Mutant) -> Bound {
         | Mutant::SweepUnconfirmed
         | Mutant::SweepFirstLook
         | Mutant::RepairGivesUp => storm(20),
-        Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor => storm(60),
+        Mutant::HalfRefused | Mutant::ImageWithoutTable | Mutant::BelowFloor | Mutant::FailedStays => {
+            storm(60)
+        }
         Mutant::OwnClock => (Place::Worlds(Profile::Clock), 60),
         Mutant::IgnoreLock => storm(60),
         Mutant::DropFirstLook | Mutant::DropUnderSession | Mutant::TakeGone | Mutant::OfferCondemned => {
@@ -82,7 +84,6 @@ pub fn bound(mutant: Mutant) -> Bound {
         Mutant::ReopenEnded => (Place::Pinned("late-opening"), 60),
         Mutant::RenameBeforeSync | Mutant::StaleRead | Mutant::IgnoreExpiry => storm(300),
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
-        Mutant::FailedStays => (Place::Pinned("failed-index"), 60),
         Mutant::RenewEnding => (Place::Pinned("renew-ending"), 60),
         Mutant::GiveUpAtOnce => (Place::Pinned("give-up-at-once"), 60),
         Mutant::SpoiltStays => (Place::Pinned("spoilt-stays"), 60),

@@ -144,7 +144,6 @@ fn plan_of(reply: wire::PlanTopologyReply) -> std::result::Result<TopologyPlan, 
         let node = n.node.ok_or_else(|| ApiError::Invalid("a node is missing".into()))?;
         Ok((NodeRecord::try_from(node)?, n.before, n.after))
     };
-    let link = |l: wire::LinkBytes| Ok((l.from, l.to, l.bytes));
     let most = NODES_LISTED_MAX;
     Ok(TopologyPlan {
         epoch: reply.epoch,
@@ -152,13 +151,18 @@ fn plan_of(reply: wire::PlanTopologyReply) -> std::result::Result<TopologyPlan, 
         packs: reply.packs,
         moves: reply.moves,
         moved_bytes: reply.moved_bytes,
-        links: list(reply.links, most * most, "links", link)?,
+        links: list(reply.links, most * most, "links", link_of)?,
         nodes: list(reply.nodes, most, "nodes", node)?,
         policies: list(reply.policies, usize::from(u16::MAX), "policies", policy_of)?,
         before: strength_of(reply.before),
         after: strength_of(reply.after),
         refused: reply.refused,
     })
+}
+
+/// A link as the wire gives it.
+pub(super) fn link_of(link: wire::LinkBytes) -> std::result::Result<(String, String, u64), ApiError> {
+    Ok((link.from, link.to, link.bytes))
 }
 
 fn policy_of(policy: wire::PolicyOutlook) -> std::result::Result<PolicyOutlook, ApiError> {

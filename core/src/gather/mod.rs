@@ -10,6 +10,7 @@ mod extents;
 #[cfg(test)]
 pub(crate) mod fake;
 mod pool;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::shard::{ShardRange, hash_shard};
 use bytes::{Bytes, BytesMut};
 use pool::Pool;
 use std::collections::BTreeMap;
+pub use sums::{BuildOrder, Built, RegionSum, plan_sums};
 
 /// What it costs to read from a node, in any unit; the lower is asked first.
 pub type Prefer<'a> = &'a (dyn Fn(NodeId) -> u64 + Send + Sync);

@@ -1,6 +1,5 @@
-//! The one executor of what planners decide: fetch k other shards, compute the missing one, make it durable on its new
-//! node, and only then record it. It runs on the leader, so all bytes of a rebuild pass through the leader; sending
-//! them region by region as partial sums will change this file alone.
+//! The one executor of what planners decide: has the node that shall hold a shard make it from others, region by region,
+//! and keep it, and only then records it. No byte of a shard passes through the leader.
 //!
 //! Copy before condemn: until the record changes the old state stands, and a failure anywhere leaves it standing.
 
@@ -8,30 +7,83 @@ use super::Shared;
 use crate::plan::Rebuild;
 use crate::worker::WorkFailed;
 use farshore_core::catalogue::{Command, PackRecord};
-use farshore_core::gather::gather_shard;
+use farshore_core::gather::{BuildOrder, gather_shard, plan_sums};
 use farshore_core::id::NodeId;
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::peer::ShardPut;
 use farshore_core::shard::PackInfo;
+use farshore_core::topology::Region;
+use farshore_proto::shard_client::BuildError;
+use std::collections::BTreeMap;
+
+/// What a task moved between regions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Moved {
+    /// Region that the new holder is in, if it is known.
+    pub to: Option<Region>,
+    /// Bytes it received from each other region.
+    pub crossed: BTreeMap<Region, u64>,
+    /// Bytes it would have received had each shard been sent as it is.
+    pub singly: u64,
+    /// Relays that lied.
+    pub liars: Vec<NodeId>,
+}
 
 /// Carries out one task. Any error leaves everything as it was, but for a copy that nobody knows.
-pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<(), WorkFailed> {
+pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<Moved, WorkFailed> {
     let pack = shared.view()?.pack(task.pack)?;
     let pack = pack.filter(|pack| pack.stripe.generation == task.generation);
     let pack = pack.ok_or_else(|| WorkFailed("the stripe has changed since this was planned".into()))?;
-    let shard = make(shared, &pack, task).await?;
-    let (pack, generation, index, node) = (task.pack, task.generation, task.index, task.to);
-    let place = Command::PlaceShard { pack, generation, index, node };
+    let (generation, index, node) = (task.generation, task.index, task.to);
+    let place = Command::PlaceShard { pack: task.pack, generation, index, node };
     if mutant(Mutant::RecordFirst) {
         shared.propose_leading(place.clone()).await?;
     }
-    let receipt = shared.shards.put(node, shard).await?;
-    debug_assert_eq!(receipt.node, node);
+    let moved = build(shared, &pack, task).await?;
     shared.propose_leading(place).await?;
-    Ok(())
+    Ok(moved)
 }
 
-/// The shard, computed from others and checked against its recorded hash.
+/// Has the shard made where it shall be.
+async fn build(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Moved, WorkFailed> {
+    let (order, singly) = order(shared, pack, task)?;
+    let to = shared.view()?.node(task.to)?.map(|node| node.region);
+    match shared.orders.build(task.to, order).await {
+        Ok(built) => Ok(Moved { to, crossed: built.crossed, singly, liars: built.liars }),
+        Err(BuildError::Failed(error)) => Err(error.into()),
+        // It is of an older release; what this moves is not counted.
+        Err(BuildError::Unknown) => {
+            let shard = make(shared, pack, task).await?;
+            let receipt = shared.shards.put(task.to, shard).await?;
+            debug_assert_eq!(receipt.node, task.to);
+            Ok(Moved { to, ..Moved::default() })
+        }
+    }
+}
+
+/// The order, and how many bytes would cross regions if each shard were sent as it is. Nodes that failed us a moment ago
+/// are left out if enough others are left.
+fn order(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<(BuildOrder, u64), WorkFailed> {
+    let view = shared.view()?;
+    let mut holders = Vec::new();
+    for (index, node) in &task.from_holders {
+        if let Some(record) = view.node(*node)? {
+            holders.push((*index, *node, record.region));
+        }
+    }
+    let home =
+        view.node(task.to)?.ok_or_else(|| WorkFailed(format!("node {} is not known", task.to)))?.region;
+    let well: Vec<_> =
+        holders.iter().filter(|(_, node, _)| shared.reached.readable(*node)).cloned().collect();
+    let plan = |holders: &[_]| plan_sums(&pack.stripe, pack.repo, task.index, holders, &home);
+    let sums = plan(&well).or_else(|| plan(&holders));
+    let sums = sums.ok_or_else(|| WorkFailed("too few shards are left, or the record is wrong".into()))?;
+    let far = sums.iter().filter(|sum| sum.region != home).map(|sum| sum.terms.len() as u64).sum::<u64>();
+    let singly = far * pack.stripe.shard_len;
+    Ok((BuildOrder { pack: pack.clone(), index: task.index, sums }, singly))
+}
+
+/// The shard, computed here from others and checked against its recorded hash: for nodes that build none themselves.
 async fn make(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<ShardPut, WorkFailed> {
     let nearest = distance(shared, task)?;
     let gathered =

@@ -2,16 +2,17 @@
 //! a few of them running. All it remembers may be forgotten: the next leader plans again from what is recorded.
 
 use super::Shared;
-use super::execute;
+use super::execute::{self, Moved};
 use crate::plan::{Priority, Rebuild, RepairScan, Task, plan_repair};
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Command;
-use farshore_core::id::PackNo;
+use farshore_core::id::{NodeId, PackNo};
 use farshore_core::limits::{
     REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX, REPAIR_REPLAN_MS,
 };
 use farshore_core::mutant::{Mutant, mutant};
+use farshore_core::topology::Region;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,6 +33,23 @@ pub struct RepairState {
     pub failed: u64,
     /// The last failure, kept after it has been overcome.
     pub last_error: String,
+    /// Bytes moved from one region to another.
+    pub links: BTreeMap<(Region, Region), u64>,
+    /// What would have been moved between regions if each shard were sent as it is.
+    pub singly: u64,
+    /// Nodes that sent sums which are not those of their shards.
+    pub liars: BTreeSet<NodeId>,
+}
+
+impl RepairState {
+    fn note(&mut self, moved: Moved) {
+        self.singly += moved.singly;
+        self.liars.extend(moved.liars);
+        for (from, bytes) in moved.crossed {
+            let to = moved.to.clone().unwrap_or_else(|| from.clone());
+            *self.links.entry((from, to)).or_default() += bytes;
+        }
+    }
 }
 
 /// The state, for the status.
@@ -57,7 +75,7 @@ fn urgency(task: &Rebuild) -> (Priority, PackNo, u8) {
     (task.priority, task.pack, task.index)
 }
 
-type Outcome = (Rebuild, Result<(), WorkFailed>);
+type Outcome = (Rebuild, Result<Moved, WorkFailed>);
 
 /// The worker.
 pub struct Repair {
@@ -122,9 +140,10 @@ impl Repair {
         let key = (task.pack, task.index);
         let mut state = self.shared.repairs.state();
         match outcome {
-            Ok(()) => {
+            Ok(moved) => {
                 tracing::info!(pack = task.pack.0, index = task.index, to = %task.to, "shard rebuilt");
                 state.rebuilt += 1;
+                state.note(moved);
                 self.resting.remove(&key);
             }
             Err(error) => {

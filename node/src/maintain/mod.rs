@@ -37,6 +37,10 @@ pub mod raise;
 
 pub mod health;
 
+pub mod near;
+
+pub mod build;
+
 pub mod report;
 
 use crate::catalogue::{CatalogueError, View};
@@ -53,6 +57,7 @@ use farshore_core::limits::RECOVERY_REST_MS;
 use farshore_core::peer::ShardIo;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::peers::Peers;
+use farshore_proto::shard_client::GrpcShards;
 use std::sync::Arc;
 
 /// What the services and workers of one node work with.
@@ -75,8 +80,12 @@ pub struct Shared {
     pub peers: Arc<Peers>,
     /// Where the operator says that other nodes are.
     pub seeds: Vec<Seed>,
-    /// Shards of other nodes.
+    /// Shards, wherever they are.
     pub shards: Arc<dyn ShardIo>,
+    /// Makes shards for this node, and sums for others.
+    pub builder: build::Builder,
+    /// Has other nodes make shards.
+    pub orders: Arc<GrpcShards>,
     /// Which other nodes failed a moment ago.
     pub reached: NodeHealth,
     /// Suspects of this node.

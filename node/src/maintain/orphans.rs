@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use farshore_core::catalogue::{Command, Condemned, EXPORT_REPO, Orphan};
 use farshore_core::id::{ShardId, StripeId};
 use farshore_core::limits::{EXPORT_LEFT_OVER_MS, ORPHANS_MAX};
+use farshore_core::mutant::{Mutant, mutant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ impl Orphans {
         shard: ShardId,
         entry: &Entry,
     ) -> Result<Option<Orphan>, WorkFailed> {
-        if is_wanted(&self.shared, view, shard)? {
+        if is_wanted(&self.shared, view, shard)? || (entry.bad && mutant(Mutant::SpoiltStays)) {
             return Ok(None);
         }
         // No pack names the parts of an export.

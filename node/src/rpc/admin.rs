@@ -2,6 +2,7 @@
 //! leader any node still tells what it knows and says that nobody confirmed it.
 
 use super::auth::{self, Right};
+use super::topology::link_bytes;
 use super::{answer, internal, topology};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
@@ -144,6 +145,9 @@ impl AdminService {
             failed: state.failed,
             last_error: state.last_error,
             bad_found: self.shared.health.bad_found(),
+            links: state.links.into_iter().map(link_bytes).collect(),
+            singly_bytes: state.singly,
+            liars: state.liars.into_iter().map(|node| node.0).collect(),
         }
     }
 

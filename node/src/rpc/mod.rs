@@ -36,7 +36,7 @@ use tonic::{Response, Status};
 /// Everything a node answers.
 pub fn routes(shared: &Arc<Shared>) -> Routes {
     let heartbeats = Arc::new(Heartbeats(shared.clone()));
-    let shards = shard::ShardService::new(shared.cluster, shared.store.clone(), shared.reports.clone());
+    let shards = shard::ShardService::new(shared);
     let mut routes = Routes::builder();
     routes
         .add_service(serve::raft(Arc::new(raft::RaftService::new(shared.consensus.clone(), heartbeats))))

@@ -3,27 +3,32 @@
 
 use super::auth::{self, Right};
 use super::{answer, internal};
+use crate::maintain::Shared;
+use crate::maintain::build::BuildFailed;
 use crate::maintain::report::Reports;
 use crate::store::{Reader, ShardStore, StoreError};
 use bytes::Bytes;
 use farshore_core::catalogue::EXPORT_REPO;
+use farshore_core::gather::BuildOrder;
+use farshore_core::host::task::Owned;
 use farshore_core::id::{ClusterId, SessionId, ShardHash, ShardId};
 use farshore_core::limits::{FRAME_BYTES, PUT_BYTES_PER_MS_MIN, PUTS_IN_FLIGHT_MAX, SHARD_STALL_MS};
-use farshore_core::peer::ShardRef;
+use farshore_core::peer::{ShardError, ShardRef};
 use farshore_core::shard::{ShardHeader, ShardRange};
+use farshore_proto::convert::build::terms;
 use farshore_proto::convert::required;
 use farshore_proto::convert::shard::from_get_request;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    Blocks, GetReply, GetRequest, PutOpen, PutReply, PutRequest, VerifyReply, VerifyRequest, get_reply,
-    put_request, shards_server,
+    Blocks, BuildReply, BuildRequest, GetReply, GetRequest, PutOpen, PutReply, PutRequest, SumReply,
+    SumRequest, VerifyReply, VerifyRequest, build_reply, get_reply, put_request, shards_server,
 };
-use futures_util::stream::{self, Stream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,19 +38,23 @@ pub struct ShardService {
     store: Arc<ShardStore>,
     reports: Arc<Reports>,
     puts: Semaphore,
-    /// Takes nothing in.
-    frozen: bool,
+    /// Without it, nothing is taken in or built.
+    shared: Option<Arc<Shared>>,
 }
 
 impl ShardService {
-    /// Serves this store.
-    pub fn new(cluster: ClusterId, store: Arc<ShardStore>, reports: Arc<Reports>) -> Self {
-        ShardService { cluster, store, reports, puts: Semaphore::new(PUTS_IN_FLIGHT_MAX), frozen: false }
+    /// Serves the store of this node, and builds shards for it.
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        let (store, reports) = (shared.store.clone(), shared.reports.clone());
+        ShardService {
+            shared: Some(shared.clone()),
+            ..ShardService::reading_only(shared.cluster, store, reports)
+        }
     }
 
     /// Serves this store and takes nothing in.
     pub fn reading_only(cluster: ClusterId, store: Arc<ShardStore>, reports: Arc<Reports>) -> Self {
-        ShardService { frozen: true, ..ShardService::new(cluster, store, reports) }
+        ShardService { cluster, store, reports, puts: Semaphore::new(PUTS_IN_FLIGHT_MAX), shared: None }
     }
 
     async fn receive(&self, caller: Caller, mut parts: Streaming<PutRequest>) -> Result<PutReply, ApiError> {
@@ -90,9 +99,7 @@ impl ShardService {
             false => Some(SessionId::from_slice(&open.session)?),
         };
         auth::check(caller, if session.is_some() { Right::Upload } else { Right::Rebuild })?;
-        if self.frozen {
-            return Err(ApiError::Denied("this node is under recovery and takes no shards".into()));
-        }
+        self.at_work()?;
         let header = ShardHeader::decode(&open.header).map_err(|e| ApiError::Invalid(e.to_string()))?;
         if header.cluster != self.cluster {
             return Err(ApiError::Invalid(format!("the shard belongs to cluster {}", header.cluster)));
@@ -102,6 +109,37 @@ impl ShardService {
             return Err(ApiError::Denied(format!("{caller} may not store exports of the catalogue")));
         }
         Ok((header, session))
+    }
+
+    /// What is needed to take shards in.
+    fn at_work(&self) -> Result<&Arc<Shared>, ApiError> {
+        let frozen = || ApiError::Denied("this node is under recovery and takes no shards".into());
+        self.shared.as_ref().ok_or_else(frozen)
+    }
+
+    async fn add_up(&self, request: SumRequest) -> Result<Sums, ApiError> {
+        let terms = terms(request.terms)?;
+        let pieces = self.at_work()?.builder.sum(terms).await;
+        Ok(pieces.map(|piece| Ok(SumReply { piece: piece.map_err(source_failed)? })).boxed())
+    }
+
+    /// The build ends if nobody listens to its progress any more.
+    fn build(&self, request: BuildRequest) -> Result<Progress, ApiError> {
+        let (shared, order) = (self.at_work()?.clone(), BuildOrder::try_from(request)?);
+        let (send, receive) = mpsc::channel(PROGRESS_AHEAD);
+        let work = Owned::spawn(async move {
+            // Who listens slowly misses some progress.
+            let made = |bytes| _ = send.try_send(Ok(progress(build_reply::Part::Made(bytes))));
+            let view = shared.view();
+            let region_of = |node| Some(view.as_ref().ok()?.node(node).ok()??.region);
+            let built = shared.builder.build(&order, &region_of, &made).await;
+            let last = built.map(|built| progress(build_reply::Part::Built(built.into())));
+            let _ = send.send(last.map_err(|e| Status::from(build_failed(e)))).await;
+        });
+        let parts = stream::unfold((receive, work), async |(mut receive, work)| {
+            Some((receive.recv().await?, (receive, work)))
+        });
+        Ok(parts.boxed())
     }
 
     /// Opens a shard and answers with its sums first, then with the checked blocks. Blocks are read as the network takes
@@ -119,6 +157,29 @@ impl ShardService {
     async fn verify(&self, shard: ShardRef) -> Result<VerifyReply, ApiError> {
         let verified = self.store.verify(shard.id, shard.hash).await;
         verified.map(|()| VerifyReply {}).map_err(|e| noted(&self.reports, shard.id, e))
+    }
+}
+
+type Sums = BoxStream<'static, Result<SumReply, Status>>;
+type Progress = BoxStream<'static, Result<BuildReply, Status>>;
+
+/// Messages of progress that wait for their reader.
+const PROGRESS_AHEAD: usize = 4;
+
+fn progress(part: build_reply::Part) -> BuildReply {
+    BuildReply { part: Some(part) }
+}
+
+/// A source failed: another choice of sources may do.
+fn source_failed(error: ShardError) -> ApiError {
+    ApiError::Unreachable(error.to_string())
+}
+
+fn build_failed(error: BuildFailed) -> ApiError {
+    match error {
+        BuildFailed::Order => ApiError::Invalid(error.to_string()),
+        BuildFailed::Store(error) => to_api(error),
+        BuildFailed::Gather(error) => ApiError::Unreachable(error.to_string()),
     }
 }
 
@@ -148,7 +209,7 @@ fn to_api(error: StoreError) -> ApiError {
         StoreError::Full { .. } => ApiError::Full(text),
         StoreError::Missing(_) => ApiError::Missing(text),
         StoreError::Corrupt(..) => ApiError::Corrupt(text),
-        StoreError::Refused(_) => ApiError::Invalid(text),
+        StoreError::Refused(_) | StoreError::WrongHash(_) => ApiError::Invalid(text),
         StoreError::Raced(_) => ApiError::TooBusy(text),
         StoreError::Io(_) | StoreError::Index(_) | StoreError::Vanished => internal(text),
     }
@@ -186,6 +247,19 @@ impl shards_server::Shards for ShardService {
         auth::allow(&request, Right::ReadShard)?;
         let (shard, ranges) = from_get_request(request.into_inner())?;
         answer(self.send(shard, &ranges).await)
+    }
+
+    type SumStream = Sums;
+    type BuildStream = Progress;
+
+    async fn sum(&self, request: Request<SumRequest>) -> Result<Response<Sums>, Status> {
+        auth::allow(&request, Right::Rebuild)?;
+        answer(self.add_up(request.into_inner()).await)
+    }
+
+    async fn build(&self, request: Request<BuildRequest>) -> Result<Response<Progress>, Status> {
+        auth::allow(&request, Right::Rebuild)?;
+        answer(ShardService::build(self, request.into_inner()))
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyReply>, Status> {

@@ -12,7 +12,7 @@ use farshore_core::host::compute;
 use farshore_core::id::PackNo;
 use farshore_core::limits::{PAGE_ROWS_MAX, TOPOLOGY_CHANGES_MAX};
 use farshore_core::policy::{Policy, PolicyError};
-use farshore_core::topology::{Change, NodeRecord, NodeState};
+use farshore_core::topology::{Change, NodeRecord, NodeState, Region};
 use farshore_proto::convert::list;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
@@ -227,11 +227,7 @@ impl Found {
             let (before, after) = preview.stored.get(&node.id).copied()?;
             Some(NodeBytes { node: Some(node.into()), before, after })
         });
-        let links = preview.links.iter().map(|((from, to), bytes)| LinkBytes {
-            from: from.to_string(),
-            to: to.to_string(),
-            bytes: *bytes,
-        });
+        let links = preview.links.into_iter().map(link_bytes);
         let policies = policies.into_values().map(|(repositories, seen)| PolicyOutlook {
             survive: seen.policy.to_string(),
             repositories,
@@ -269,6 +265,11 @@ fn code(coded: Result<Coded, PolicyError>) -> PolicyCode {
 fn strength(strength: Strength) -> PackStrength {
     let Strength { at_target, spare, spare_after_region } = strength;
     PackStrength { at_target, spare, spare_after_region }
+}
+
+/// A link as the wire gives it.
+pub(super) fn link_bytes(((from, to), bytes): ((Region, Region), u64)) -> LinkBytes {
+    LinkBytes { from: from.into(), to: to.into(), bytes }
 }
 
 #[cfg(test)]

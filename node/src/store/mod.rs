@@ -64,6 +64,9 @@ pub enum StoreError {
     /// The caller asks for something that can never be right.
     #[error("refused: {0}")]
     Refused(String),
+    /// The bytes that came are not those the header names.
+    #[error("the payload of shard {0} does not have the hash in its header")]
+    WrongHash(ShardId),
     /// The shard changed while the call went on; the same call may now succeed.
     #[error("shard {0} went away while it was sent once more")]
     Raced(ShardId),
@@ -86,7 +89,7 @@ impl StoreError {
             StoreError::Full { .. } => ShardError::Full(node, text),
             StoreError::Missing(id) => ShardError::Missing(node, id),
             StoreError::Corrupt(id, what) => ShardError::Corrupt(node, id, what),
-            StoreError::Refused(what) => ShardError::Refused(node, what),
+            StoreError::Refused(_) | StoreError::WrongHash(_) => ShardError::Refused(node, text),
             StoreError::Raced(_) | StoreError::Io(_) | StoreError::Index(_) | StoreError::Vanished => {
                 ShardError::Unreachable(node, text)
             }

@@ -86,6 +86,18 @@ impl ShardStore {
         }
     }
 
+    /// A receipt for a shard that is here already, after all of it was read; `None` if it is not, or no longer whole.
+    pub async fn vouch(self: &Arc<Self>, header: &ShardHeader) -> Result<Option<ShardHash>, StoreError> {
+        if self.held(header)?.is_none() {
+            return Ok(None);
+        }
+        match finish_duplicate(self, header.clone(), None).await {
+            Ok(hash) => Ok(Some(hash)),
+            Err(StoreError::Raced(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn begin_upload(&self, header: &ShardHeader) -> Result<Upload, StoreError> {
         let free = self.host.disk.space().await?.free.saturating_sub(self.options.reserve);
         let room = self.account.reserve(file_len(header.payload_len), self.options.capacity, free)?;
@@ -159,9 +171,7 @@ async fn finish_upload(
     let id = header.id;
     let hash = sums.root(id);
     if hash != header.hash {
-        return Err(StoreError::Refused(format!(
-            "the payload of shard {id} does not have the hash in its header"
-        )));
+        return Err(StoreError::WrongHash(id));
     }
     file.append(sums.encode().into()).await.map_err(full)?;
 

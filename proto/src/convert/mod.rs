@@ -1,6 +1,8 @@
 //! Wire to core and back. What comes from the wire is checked here, once: lengths, limits, names, codes; what passes
 //! is a core value that cannot be wrong. Nothing here talks to anyone.
 
+pub mod build;
+
 pub mod catalogue;
 
 pub mod retention;

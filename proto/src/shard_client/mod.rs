@@ -8,21 +8,25 @@ use crate::convert::shard::get_request;
 use crate::peers::Peers;
 use crate::status::ApiError;
 use crate::wire::shards_client::ShardsClient;
-use crate::wire::{GetReply, PutOpen, PutRequest, VerifyRequest, get_reply, put_request};
+use crate::wire::{
+    BuildRequest, GetReply, PutOpen, PutRequest, SumRequest, VerifyRequest, build_reply, get_reply,
+    put_request,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
+use farshore_core::gather::{BuildOrder, Built};
 use farshore_core::id::{NodeId, ShardHash, ShardId};
 use farshore_core::limits::{FRAME_BYTES, SHARD_RANGES_MAX, SHARD_STALL_MS, SHARD_VERIFY_MS};
-use farshore_core::peer::{Receipt, ShardError, ShardIo, ShardPut, ShardRef};
+use farshore_core::peer::{Receipt, ShardError, ShardIo, ShardPut, ShardRef, SumIo, SumPieces, Term};
 use farshore_core::shard::{ShardRange, ShardSums};
-use futures_util::stream;
-use ranges::Ranges;
+use futures_util::stream::{self, StreamExt};
+pub use ranges::Ranges;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// [`ShardIo`] over the cluster's channels. Whoever owns the [`Peers`] keeps their addresses up to date.
 pub struct GrpcShards {
@@ -106,6 +110,71 @@ impl ShardIo for GrpcShards {
         Ok(())
     }
 }
+
+#[async_trait]
+impl SumIo for GrpcShards {
+    async fn sum(&self, relay: NodeId, terms: &[Term]) -> Result<SumPieces, ShardError> {
+        let Some(first) = terms.first() else {
+            return Err(ShardError::Refused(relay, "a sum of no shards".into()));
+        };
+        let at = At { node: relay, shard: first.shard.id };
+        let request = SumRequest { terms: terms.iter().copied().map(Into::into).collect() };
+        let mut client = self.client(relay)?;
+        let parts = within(SHARD_STALL_MS, client.sum(request)).await.map_err(|e| at.error(e))?.into_inner();
+        let pieces = stream::try_unfold(parts, move |mut parts| async move {
+            let next = within(SHARD_STALL_MS, parts.message()).await.map_err(|e| at.error(e))?;
+            Ok(next.map(|reply| (reply.piece, parts)))
+        });
+        Ok(pieces.boxed())
+    }
+}
+
+impl GrpcShards {
+    /// Has a node make a shard and keep it. Waits for as long as there is progress. Cancel-safe: an order nobody waits for
+    /// is given up.
+    pub async fn build(&self, builder: NodeId, order: BuildOrder) -> Result<Built, BuildError> {
+        let shard = ShardId { stripe: order.pack.stripe.id, index: order.index };
+        let at = At { node: builder, shard };
+        let expected = order.pack.stripe.shards.get(usize::from(order.index)).map(|shard| shard.hash);
+        let mut client = self.client(builder)?;
+        let asked = tokio::time::timeout(BUILD_STALL, client.build(BuildRequest::from(order))).await;
+        let parts = match asked {
+            Ok(Err(status)) if status.code() == Code::Unimplemented => return Err(BuildError::Unknown),
+            Ok(parts) => parts.map_err(|status| at.error(ApiError::from_status(status)))?,
+            Err(_) => return Err(at.error(ApiError::Unreachable("it does not begin".into())).into()),
+        };
+        let mut parts = parts.into_inner();
+        loop {
+            let next =
+                within(BUILD_STALL.as_millis() as u64, parts.message()).await.map_err(|e| at.error(e))?;
+            match next.and_then(|reply| reply.part) {
+                Some(build_reply::Part::Made(_)) => {}
+                Some(build_reply::Part::Built(built)) => {
+                    let built = Built::try_from(built).map_err(|e| at.corrupt(format!("its answer: {e}")))?;
+                    if Some(built.hash) != expected {
+                        return Err(at.corrupt("it has built another shard than it was to").into());
+                    }
+                    return Ok(built);
+                }
+                None => return Err(at.corrupt("the answer ended too early").into()),
+            }
+        }
+    }
+}
+
+/// Why a shard was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The node does not know such orders: it is of an older release.
+    #[error("the node does not know how to rebuild a shard")]
+    Unknown,
+    /// The node or a source failed.
+    #[error(transparent)]
+    Failed(#[from] ShardError),
+}
+
+/// A builder reports after each piece, and a piece may have to wait for one stall of a source, and then for its turn.
+const BUILD_STALL: Duration = Duration::from_millis(3 * SHARD_STALL_MS);
 
 /// Whom an error is about.
 #[derive(Clone, Copy)]

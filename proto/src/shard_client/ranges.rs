@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const BLOCK: u64 = SHARD_BLOCK_BYTES as u64;
 
 /// Collects the blocks of one answer. The memory it holds is bounded by what was asked, whatever arrives.
-pub(super) struct Ranges {
+pub struct Ranges {
     sums: ShardSums,
     asked: Vec<ShardRange>,
     /// Blocks some range touches.
@@ -22,7 +22,7 @@ pub(super) struct Ranges {
 
 impl Ranges {
     /// `None` if a range is empty or leaves the shard.
-    pub(super) fn new(sums: ShardSums, asked: &[ShardRange]) -> Option<Self> {
+    pub fn new(sums: ShardSums, asked: &[ShardRange]) -> Option<Self> {
         let mut wanted = BTreeSet::new();
         let mut left = 0;
         for range in asked {
@@ -34,7 +34,7 @@ impl Ranges {
     }
 
     /// Takes consecutive whole blocks; every one must be wanted and right.
-    pub(super) fn take(&mut self, first: u64, bytes: Bytes) -> Result<(), String> {
+    pub fn take(&mut self, first: u64, bytes: Bytes) -> Result<(), String> {
         if bytes.is_empty() {
             return Err("a frame without blocks".into());
         }
@@ -57,7 +57,7 @@ impl Ranges {
     }
 
     /// The ranges in the order asked; `None` if some block never came.
-    pub(super) fn finish(self) -> Option<Vec<Bytes>> {
+    pub fn finish(self) -> Option<Vec<Bytes>> {
         self.asked.iter().map(|range| self.cut(*range)).collect()
     }
 

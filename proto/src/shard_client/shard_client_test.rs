@@ -1,15 +1,19 @@
 //! Shards sent and read through real TLS and HTTP/2, from nodes that are honest and nodes that are not.
 
-use super::GrpcShards;
+use super::{BuildError, GrpcShards};
 use crate::peers::Peers;
 use crate::status::ApiError;
 use crate::testing::{Mood, Served, Store, World};
+use crate::wire::BuildRequest;
 use bytes::Bytes;
+use farshore_core::catalogue::{PackKind, PackRecord, ShardRecord, StripeRecord};
 use farshore_core::erasure::Scheme;
-use farshore_core::id::{NodeId, PackId, RepoId, SessionId};
-use farshore_core::limits::SHARD_BLOCK_BYTES;
-use farshore_core::peer::{ShardError, ShardIo, ShardPut, ShardRef};
+use farshore_core::gather::{BuildOrder, RegionSum};
+use farshore_core::id::{NodeId, Ordinal, PackId, PackNo, RepoId, SessionId};
+use farshore_core::limits::{SHARD_BLOCK_BYTES, SUM_PIECE_BYTES};
+use farshore_core::peer::{ShardError, ShardIo, ShardPut, ShardRef, SumIo, Term};
 use farshore_core::shard::{PackInfo, ShardRange, hash_shard};
+use futures_util::StreamExt;
 use std::sync::Arc;
 
 struct Fixture {
@@ -110,4 +114,64 @@ async fn errors_arrive_as_what_they_are() {
     assert!(matches!(f.get(&whole).await, Err(ShardError::Refused(..))));
     fails(ApiError::TooBusy("later".into()));
     assert!(matches!(f.get(&whole).await, Err(ShardError::Unreachable(..))));
+}
+
+#[tokio::test]
+async fn a_sum_comes_piece_by_piece() {
+    let f = Fixture::new(Mood::Honest).await;
+    f.place();
+    let term = Term { node: f.node, shard: f.reference(), factor: 3 };
+    let pieces = f.shards.sum(f.node, &[term, Term { factor: 2, ..term }]).await.unwrap();
+    let pieces: Vec<Bytes> = pieces.map(Result::unwrap).collect().await;
+    assert!(
+        pieces.len() > 1 && pieces[..pieces.len() - 1].iter().all(|piece| piece.len() == SUM_PIECE_BYTES)
+    );
+    assert_eq!(pieces.concat(), f.put.payload, "3 and 2 add up to 1");
+    assert!(f.shards.sum(f.node, &[]).await.is_err());
+    *f.store.mood.lock().unwrap() = Mood::Fails(ApiError::Unreachable("a source is gone".into()));
+    assert!(matches!(f.shards.sum(f.node, &[term]).await.err(), Some(ShardError::Unreachable(..))));
+}
+
+#[tokio::test]
+async fn a_node_of_an_older_release_is_known_by_its_answer() {
+    let f = Fixture::new(Mood::Honest).await;
+    let (header, scheme) = (&f.put.header, f.put.header.scheme);
+    let shard = ShardRecord { node: Some(f.node), hash: header.hash };
+    let stripe = StripeRecord {
+        id: header.id.stripe,
+        scheme,
+        shard_len: header.payload_len,
+        generation: 0,
+        shards: vec![shard; scheme.n()],
+    };
+    let term = Term { node: f.node, shard: f.reference(), factor: 1 };
+    let region = "p/r".parse().unwrap();
+    let pack = PackRecord {
+        no: PackNo(1),
+        id: header.pack,
+        repo: header.repo,
+        kind: PackKind::Data,
+        len: header.pack_len,
+        chunks: 1,
+        first_ordinal: Ordinal(0),
+        stripe,
+    };
+    let order =
+        BuildOrder { pack, index: 1, sums: vec![RegionSum { region, terms: vec![term], relay: None }] };
+    assert_eq!(BuildOrder::try_from(BuildRequest::from(order.clone())).unwrap(), order);
+    assert!(matches!(f.shards.build(f.node, order.clone()).await, Err(BuildError::Unknown)));
+
+    let wrong: [fn(&mut BuildRequest); 6] = [
+        |r| r.pack = None,
+        |r| r.index = 3,
+        |r| r.sums.clear(),
+        |r| r.sums[0].terms.clear(),
+        |r| r.sums[0].terms[0].factor = 256,
+        |r| r.sums[0].terms[0].shard.as_mut().unwrap().payload_len -= 1,
+    ];
+    for (case, spoil) in wrong.into_iter().enumerate() {
+        let mut request = BuildRequest::from(order.clone());
+        spoil(&mut request);
+        assert!(BuildOrder::try_from(request).is_err(), "case {case}");
+    }
 }
