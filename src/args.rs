@@ -76,6 +76,8 @@ pub enum Command {
     Undelete(UndeleteArgs),
     /// Collect garbage now instead of soon
     Prune(PruneArgs),
+    /// Show what the repository survives and how it is coded, or change both while it is in use
+    Policy(PolicyArgs),
     /// Keep snapshots from being removed, for a time and by anybody; without a time, show what is locked
     Lock(LockArgs),
     /// Check that everything needed is there, and on request that all of it can be read
@@ -506,6 +508,17 @@ pub struct PruneArgs {
     /// Remove nothing, say what there is
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PolicyArgs {
+    /// What must be survived from now on: "1 region", "1 region + 1 node", "2 regions", "1 provider"; the one it has, to
+    /// code everything as the nodes of today ask for
+    #[arg(long, value_name = "GOAL")]
+    pub survive: Option<String>,
+    /// Wait until everything is coded as the policy asks for, at most this long
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<String>,
 }
 
 /// How hard a lock is.

@@ -156,6 +156,7 @@ fn repo_text(act: &RepoAct) -> String {
         RepoAct::SetTrash { trash_ms: None } => "kept for the default time".into(),
         RepoAct::SetRetention { policy: Some(policy) } => policy.clone(),
         RepoAct::SetRetention { policy: None } => "none".into(),
+        RepoAct::SetPolicy { policy, scheme } => format!("survive {policy}, coded {scheme}"),
     }
 }
 
@@ -242,5 +243,8 @@ fn repo_details(act: &RepoAct) -> Value {
         }),
         RepoAct::SetTrash { trash_ms } => json!({"seconds": trash_ms.map(|ms| ms / 1_000)}),
         RepoAct::SetRetention { policy } => json!({"policy": policy}),
+        RepoAct::SetPolicy { policy, scheme } => json!({
+            "survive": policy.to_string(), "k": scheme.k(), "m": scheme.m(), "spread": scheme.spread(),
+        }),
     }
 }

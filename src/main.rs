@@ -17,6 +17,7 @@ mod health;
 mod lock;
 mod memory;
 mod node;
+mod policy;
 mod print;
 mod profile;
 mod prune;
@@ -115,6 +116,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Forget(args) => forget::forget(args, &global).await,
         Command::Undelete(args) => forget::undelete(args, &global).await,
         Command::Prune(args) => prune::run(args, &global).await,
+        Command::Policy(args) => policy::run(args, &global).await,
         Command::Lock(args) => lock::run(args, &global).await,
         Command::Check(args) => repository::check(args, &global).await,
         Command::Sim { args } => simulate(args),

@@ -32,6 +32,7 @@ fn report_json(r: &GarbageReport, dry_run: bool) -> Value {
         "dead": r.dead, "dead_bytes": r.dead_bytes, "condemned": r.condemned,
         "condemned_bytes": r.condemned_bytes, "waiting": r.waiting, "in_use": r.in_use,
         "in_use_bytes": r.in_use_bytes, "sparse": r.sparse, "sparse_bytes": r.sparse_bytes,
+        "recode": r.recode, "recode_bytes": r.recode_bytes,
         "sessions": r.sessions, "trash": r.trash, "dropped": r.dropped, "dropped_bytes": r.dropped_bytes,
         "unswept": r.unswept,
     })

@@ -153,18 +153,18 @@ fn a_cluster_rises_with_its_last_node_and_nobody_stays_behind() {
         cluster.hold(name, false);
         cluster.spawn(at);
         cluster.wait_up();
-        let able = |n: &Value| n["name"] == *name && n["feature_level"] == 2;
+        let able = |n: &Value| n["name"] == *name && n["feature_level"] == 3;
         cluster.wait_for("its level", |status| status["nodes"].as_array().unwrap().iter().any(able));
         if at == 0 {
             let said = cluster.ok(&["cluster", "status"]);
             assert!(
-                ["b, c", "c, b"].iter().any(|who| said.contains(&format!("level 2 waits for {who}"))),
+                ["b, c", "c, b"].iter().any(|who| said.contains(&format!("level 3 waits for {who}"))),
                 "{said}"
             );
         }
         cluster.work(&source, 20 + at);
     }
-    cluster.wait_for("the rise", |status| status["feature_level"] == 2);
+    cluster.wait_for("the rise", |status| status["feature_level"] == 3);
 
     // From here on it is recorded what is done, and the rise came first.
     cluster.ok(&["forget", "latest"]);
@@ -181,7 +181,7 @@ fn a_cluster_rises_with_its_last_node_and_nobody_stays_behind() {
     let output = run.args(["node", "run", "--config"]).arg(cluster.config("c")).output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("the cluster is at feature level 2 and this node can do 1"), "{err}");
+    assert!(err.contains("the cluster is at feature level 3 and this node can do 1"), "{err}");
     cluster.hold("c", false);
     cluster.spawn(2);
     cluster.wait_up();

@@ -207,6 +207,10 @@ pub struct GarbageReport {
     pub sparse: u64,
     /// Bytes of garbage in them.
     pub sparse_bytes: u64,
+    /// Packs coded in another way than the policy asks for now.
+    pub recode: u64,
+    /// Their bytes.
+    pub recode_bytes: u64,
     /// Open sessions.
     pub sessions: u64,
     /// Snapshots in the trash.

@@ -17,6 +17,7 @@ use crate::session::conversation::Conversation;
 pub use crate::session::grpc::Freshness;
 use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
+use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
 use farshore_core::id::{RepoId, SnapshotId};
@@ -374,6 +375,15 @@ impl Repository {
     /// Sets the retention policy that runs by itself, in its readable form; `None` for none.
     pub async fn set_retention(&self, policy: Option<String>) -> Result<()> {
         self.change(RepoChange::SetRetention { policy }).await.map(drop)
+    }
+
+    /// Sets what must be survived, and how the nodes of now are to hold it: what is stored in another code is coded anew in
+    /// the background, readable all the time. Refused if the nodes cannot meet it; the reason names the nearest they can.
+    pub async fn set_policy(&self, policy: Policy) -> Result<Scheme> {
+        let nodes = self.0.client.topology().await?.nodes;
+        let scheme = policy::compile(&policy, &nodes).map_err(|e| Error::Policy(e.to_string()))?;
+        self.change(RepoChange::SetPolicy { policy, scheme }).await?;
+        Ok(scheme)
     }
 
     /// Notes that all data of a snapshot was read and found right just now.

@@ -10,7 +10,10 @@
 pub const LEVEL_FIRST: u32 = 1;
 /// Acts are recorded (`catalogue/audit.rs`); the rise to this level is the first record.
 pub const LEVEL_AUDIT: u32 = 2;
+/// A repository's policy can be changed, and what it holds is coded anew.
+pub const LEVEL_RECODE: u32 = 3;
 /// What this program can do.
-pub const FEATURE_LEVEL: u32 = LEVEL_AUDIT;
+pub const FEATURE_LEVEL: u32 = LEVEL_RECODE;
 
-const _: () = assert!(LEVEL_FIRST < LEVEL_AUDIT && LEVEL_AUDIT <= FEATURE_LEVEL);
+const _: () =
+    assert!(LEVEL_FIRST < LEVEL_AUDIT && LEVEL_AUDIT < LEVEL_RECODE && LEVEL_RECODE <= FEATURE_LEVEL);

@@ -53,6 +53,7 @@ pub fn tree_differences(wanted: &Path, found: &Path) -> String {
 /// A running `farshore dev`.
 pub struct Dev {
     dir: PathBuf,
+    args: Vec<String>,
     process: Child,
     /// Nodes started again one by one, beside `dev`.
     single: BTreeMap<String, Child>,
@@ -63,8 +64,13 @@ pub struct Dev {
 impl Dev {
     /// Starts six nodes in three regions and waits until they are ready.
     pub fn start(dir: &Path) -> Self {
-        let process = spawn(dir);
-        let mut dev = Dev { dir: dir.into(), process, single: BTreeMap::new(), pids: BTreeMap::new() };
+        Dev::start_with(dir, &["--grace", "5m"])
+    }
+    /// The same with other arguments.
+    pub fn start_with(dir: &Path, args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).into()).collect();
+        let process = spawn(dir, &args);
+        let mut dev = Dev { dir: dir.into(), args, process, single: BTreeMap::new(), pids: BTreeMap::new() };
         dev.read_pids();
         dev
     }
@@ -73,7 +79,7 @@ impl Dev {
         self.end_single();
         let _ = self.process.kill();
         let _ = self.process.wait();
-        self.process = spawn(&self.dir);
+        self.process = spawn(&self.dir, &self.args);
         self.read_pids();
     }
     fn read_pids(&mut self) {
@@ -178,14 +184,15 @@ impl Drop for Dev {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, args: &[String]) -> Child {
     fs::create_dir_all(dir).unwrap();
     let known = dir.join("cluster.json");
     let _ = fs::remove_file(&known);
     let log = fs::File::options().create(true).append(true).open(dir.join("dev.log")).unwrap();
     let mut child = farshore()
-        .args(["dev", "--grace", "5m", "--dir"])
+        .args(["dev", "--dir"])
         .arg(dir)
+        .args(args)
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()

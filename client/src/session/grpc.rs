@@ -277,6 +277,8 @@ fn garbage_of(reply: wire::GarbageReport) -> GarbageReport {
         in_use_bytes: reply.in_use_bytes,
         sparse: reply.sparse,
         sparse_bytes: reply.sparse_bytes,
+        recode: reply.recode,
+        recode_bytes: reply.recode_bytes,
         sessions: reply.sessions,
         trash: reply.trash,
         dropped: reply.dropped,

@@ -5,8 +5,10 @@
 //! number, and a hash over all of them.
 
 use super::record::{Lock, LockMode, RepoLock};
+use crate::erasure::Scheme;
 use crate::id::{AuditHash, BadId, NodeId, RepoId, SnapshotId, hash_parts};
 use crate::limits::AUDIT_SNAPSHOTS_MAX;
+use crate::policy::Policy;
 use crate::topology::{Change, Name, NodeState, Region};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -90,6 +92,8 @@ pub enum RepoAct {
     SetTrash { trash_ms: Option<u64> },
     /// Retention policy set.
     SetRetention { policy: Option<String> },
+    /// What must be survived was set, and how it is coded.
+    SetPolicy { policy: Policy, scheme: Scheme },
 }
 
 impl RepoAct {
@@ -103,6 +107,7 @@ impl RepoAct {
             RepoAct::Lock { .. } => "lock",
             RepoAct::SetTrash { .. } => "set-trash",
             RepoAct::SetRetention { .. } => "set-retention",
+            RepoAct::SetPolicy { .. } => "set-policy",
         }
     }
 }

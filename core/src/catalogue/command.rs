@@ -6,8 +6,10 @@ use super::export::ExportRecord;
 use super::record::{
     Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
 };
+use crate::erasure::Scheme;
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
-use crate::level::LEVEL_FIRST;
+use crate::level::{LEVEL_FIRST, LEVEL_RECODE};
+use crate::policy::Policy;
 use crate::topology::{Change, NodeRecord, NodeState};
 use crate::units::rfc3339;
 use serde::{Deserialize, Serialize};
@@ -108,7 +110,9 @@ impl Command {
     /// The feature level that a cluster must be at to carry it out.
     pub fn level(&self) -> u32 {
         match self {
-            Command::FormCluster { .. }
+            Command::ChangeRepository { change: RepoChange::SetPolicy { .. }, .. } => LEVEL_RECODE,
+            Command::ChangeRepository { .. }
+            | Command::FormCluster { .. }
             | Command::PutNode { .. }
             | Command::SetNodeState { .. }
             | Command::CreateRepository { .. }
@@ -124,7 +128,6 @@ impl Command {
             | Command::RevivePacks { .. }
             | Command::DropPacks { .. }
             | Command::CondemnOrphans { .. }
-            | Command::ChangeRepository { .. }
             | Command::CompactPacks { .. }
             | Command::AdmitNode { .. }
             | Command::StageTopology { .. }
@@ -158,6 +161,9 @@ pub enum RepoChange {
     SetRetention { policy: Option<String> },
     /// All data of a snapshot was read and found right just now.
     MarkVerified { snapshot: SnapshotId },
+    /// Sets what must be survived. Packs coded in another way than `scheme` are coded anew, one after the other; `scheme`
+    /// is what the policy makes of the nodes of now.
+    SetPolicy { policy: Policy, scheme: Scheme },
 }
 
 /// Ordinals of one committed pack's chunks, in table order. A chunk that was already known keeps its old ordinal.

@@ -324,6 +324,25 @@ impl RepoSettings {
     }
 }
 
+/// What is left to do of a change of policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recoding {
+    /// The policy before. Packs that sessions of then still commit under it are taken, and coded anew as well.
+    pub former: Policy,
+    /// How packs shall be coded.
+    pub scheme: Scheme,
+    /// Packs below this number that are coded in another way are concerned. Newer ones follow the policy and the nodes of
+    /// their own time.
+    pub before: PackNo,
+}
+
+impl Recoding {
+    /// Whether a pack shall be coded anew under the policy of now.
+    pub fn concerns(&self, no: PackNo, scheme: Scheme, policy: &Policy) -> bool {
+        !policy.admits(scheme) || (no < self.before && scheme != self.scheme)
+    }
+}
+
 /// What is kept beside a snapshot and may change, unlike the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SnapshotMarks {

@@ -83,6 +83,13 @@ fn repo_audited(
         RepoChange::Lock { lock, bypass } if set => RepoAct::Lock { lock, bypass },
         RepoChange::SetTrash { trash_ms } if set => RepoAct::SetTrash { trash_ms },
         RepoChange::SetRetention { policy } if set => RepoAct::SetRetention { policy },
+        RepoChange::SetPolicy { policy, scheme } => {
+            let seen = |model: &Model| (model.repos.get(&repo).cloned(), model.recodings.get(&repo).copied());
+            if seen(before) == seen(after) {
+                return None;
+            }
+            RepoAct::SetPolicy { policy, scheme }
+        }
         _ => return None,
     })
 }
@@ -288,7 +295,10 @@ fn the_rise_is_the_first_record_and_nothing_was_recorded_before() {
 #[test]
 fn a_node_held_below_the_cluster_neither_opens_nor_takes_nor_follows_it() {
     let above = |result: Result<(), CatalogueError>| {
-        assert!(matches!(result, Err(CatalogueError::Level { cluster: 2, own: 1 })), "{result:?}");
+        assert!(
+            matches!(result, Err(CatalogueError::Level { cluster: FEATURE_LEVEL, own: 1 })),
+            "{result:?}"
+        );
     };
     let kv = Arc::new(crate::kv::memory::MemoryKv::new());
     let raised = Catalogue::open(kv.clone()).unwrap();
@@ -313,5 +323,5 @@ fn a_node_held_below_the_cluster_neither_opens_nor_takes_nor_follows_it() {
     pages.iter().for_each(|page| reader.add_page(page).unwrap());
     above(reader.finish(rows, hash));
     above(Catalogue::open_at(kv.clone(), 1).map(drop));
-    assert!(Catalogue::open_at(kv, 2).is_ok());
+    assert!(Catalogue::open_at(kv, FEATURE_LEVEL).is_ok());
 }

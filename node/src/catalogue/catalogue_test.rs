@@ -243,6 +243,10 @@ fn change() -> impl Strategy<Value = RepoChange> {
             .prop_map(|(lock, bypass)| RepoChange::Lock { lock, bypass }),
         1 => prop::option::of(0..20u64).prop_map(|trash_ms| RepoChange::SetTrash { trash_ms }),
         1 => prop::option::of("[a-z]{3}").prop_map(|policy| RepoChange::SetRetention { policy }),
+        1 => (0..2u8, 0..3u8, 1..4u8, 1..3u8, 0..2u8).prop_map(|(regions, nodes, m, spread, floor_nodes)| {
+            let policy = Policy { regions, nodes, providers: 0, floor_nodes };
+            RepoChange::SetPolicy { policy, scheme: Scheme::new(1, m, spread).unwrap() }
+        }),
         1 => (0..5u8).prop_map(|s| RepoChange::MarkVerified { snapshot: SnapshotId([s; 32]) }),
     ]
 }
@@ -526,6 +530,8 @@ fn compare(view: &View, model: &Model) {
 }
 
 fn compare_repo(view: &View, model: &Model, repo: &RepoRecord) {
+    let recoding = view.repo_use(repo.id).unwrap().recoding;
+    assert_eq!(recoding, model.recodings.get(&repo.id).map(|open| (*open, repo.policy)));
     assert_eq!(view.repo_by_name(repo.name.as_str()).unwrap().as_ref(), Some(repo));
     let mine = |pack: &&PackRecord| pack.repo == repo.id;
     let packs = every(|at| view.packs(repo.id, at.unwrap_or_default(), 2).unwrap());

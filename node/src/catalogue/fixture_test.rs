@@ -204,6 +204,8 @@ fn every_table_has_a_fixture_of_its_rows() {
         last_committed_ms: 4,
     };
     book.row::<Settings>("settings", &REPO, &settings);
+    let recoding = Recoding { former: repo().policy, scheme: scheme(), before: PackNo(300) };
+    book.row::<Recodings>("recoding", &REPO, &recoding);
     book.row::<Ended>("ended session", &SESSION, &301);
     book.row::<Exports>("export", &ExportKey { to: 7, id: ExportId([0x99; 16]) }, &export());
     for (record, what) in audit_records() {
@@ -232,9 +234,10 @@ fn audit_records() -> Vec<(AuditRecord, String)> {
         RepoAct::Lock { lock: Some(RepoLock { mode: LockMode::Governance, for_ms: 9 }), bypass: true },
         RepoAct::SetTrash { trash_ms: Some(300) },
         RepoAct::SetRetention { policy: Some("last=3".into()) },
+        RepoAct::SetPolicy { policy: repo().policy, scheme: scheme() },
     ];
     let (of_repo, all_repo) =
-        variants!(RepoAct: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention);
+        variants!(RepoAct: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, SetPolicy);
     assert_eq!(repo_acts.iter().map(of_repo).collect::<Vec<_>>(), all_repo);
     let NodeRecord { name: node_name, region, zone, capacity, .. } = node();
     let mut acts = vec![
@@ -339,7 +342,7 @@ fn every_command_has_a_fixture() {
 #[test]
 fn every_change_of_a_repository_has_a_fixture() {
     let variants = variants!(
-        RepoChange: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, MarkVerified
+        RepoChange: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, MarkVerified, SetPolicy
     );
     let snapshots = vec![SNAPSHOT];
     let samples = vec![
@@ -349,6 +352,7 @@ fn every_change_of_a_repository_has_a_fixture() {
         RepoChange::LockSnapshot { snapshot: SNAPSHOT, lock: lock(), bypass: true },
         RepoChange::Lock { lock: Some(RepoLock { mode: LockMode::Governance, for_ms: 1 }), bypass: false },
         RepoChange::SetTrash { trash_ms: Some(300) },
+        RepoChange::SetPolicy { policy: repo().policy, scheme: scheme() },
         RepoChange::SetRetention { policy: Some("last=3".into()) },
         RepoChange::MarkVerified { snapshot: SNAPSHOT },
     ];

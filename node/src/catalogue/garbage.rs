@@ -7,9 +7,10 @@ use super::ordinals::Ordinals;
 use super::read::Read;
 use super::tables::*;
 use super::view::{Page, View};
-use farshore_core::catalogue::{CondemnedPack, PackKind, PackRecord};
+use farshore_core::catalogue::{CondemnedPack, PackKind, PackRecord, Recoding};
 use farshore_core::id::{ChunkId, PackNo, RepoId};
 use farshore_core::limits::{PAGE_ROWS_MAX, SESSIONS_OPEN_MAX};
+use farshore_core::policy::Policy;
 
 /// What a repository needs, as of one applied index.
 #[derive(Clone, PartialEq, Debug)]
@@ -26,6 +27,8 @@ pub struct RepoUse {
     pub oldest_session: Option<u64>,
     /// Open sessions.
     pub sessions: u64,
+    /// A change of policy, and the policy of now.
+    pub recoding: Option<(Recoding, Policy)>,
 }
 
 /// How much of a pack is needed.
@@ -45,6 +48,8 @@ pub struct PackUse {
     pub condemned: Option<u64>,
     /// Not at full strength.
     pub weak: bool,
+    /// Coded in another way than the policy asks for now.
+    pub other_code: bool,
 }
 
 impl PackUse {
@@ -66,8 +71,10 @@ impl View {
         }
         let all = self.scan::<Sessions>(&Span::all(), SESSIONS_OPEN_MAX as usize)?;
         let open: Vec<_> = all.into_iter().map(|(_, s)| s).filter(|s| s.repo == repo).collect();
+        let policy = self.repo(repo)?.map(|repo| repo.policy);
         Ok(RepoUse {
             repo,
+            recoding: self.get::<Recodings>(&repo)?.zip(policy),
             looked: self.applied(),
             live,
             first_own: open.iter().map(|session| session.first_pack).min(),
@@ -97,6 +104,9 @@ impl View {
             live: of.live.count(&self.ordinals_of(pack)?),
             condemned: self.get::<CondemnedPacks>(&(pack.repo, pack.no))?,
             weak: self.is_under_target(pack.no)?,
+            other_code: of
+                .recoding
+                .is_some_and(|(recoding, policy)| recoding.concerns(pack.no, pack.stripe.scheme, &policy)),
         })
     }
 

@@ -25,6 +25,7 @@ pub(super) struct Model {
     pub trash: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
     pub marks: BTreeMap<(RepoId, SnapshotId), SnapshotMarks>,
     pub settings: BTreeMap<RepoId, RepoSettings>,
+    pub recodings: BTreeMap<RepoId, Recoding>,
     pub chunks: BTreeMap<(RepoId, ChunkId), ChunkRecord>,
     pub ordinals: BTreeMap<RepoId, u64>,
     pub snapshots: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
@@ -75,6 +76,13 @@ impl Model {
     }
 
     fn carry_out(&mut self, index: u64, command: &Command) -> Reply {
+        let needs_policy = |change: &RepoChange| matches!(change, RepoChange::SetPolicy { .. });
+        if let Command::ChangeRepository { change, .. } = command
+            && needs_policy(change)
+            && self.level() < 3
+        {
+            return no(Refusal::LevelNeeded(3, self.level()));
+        }
         match command.clone() {
             Command::FormCluster { cluster } => match self.cluster.replace(cluster) {
                 None => Reply::Done,
@@ -523,6 +531,17 @@ impl Model {
             }
             RepoChange::SetTrash { trash_ms } => settings.trash_ms = trash_ms,
             RepoChange::SetRetention { policy } => settings.retention = policy,
+            RepoChange::SetPolicy { policy, scheme } => {
+                if !policy.admits(scheme) {
+                    return malformed();
+                }
+                let known = self.repos.get_mut(&repo).expect("looked up above");
+                let same = self.recodings.get(&repo).filter(|_| known.policy == policy);
+                let former = same.map_or(known.policy, |open| open.former);
+                known.policy = policy;
+                self.recodings.insert(repo, Recoding { former, scheme, before: PackNo(self.next_pack) });
+                return Reply::Done;
+            }
         }
         self.settings.insert(repo, settings);
         Reply::Done
@@ -562,6 +581,10 @@ impl Model {
             let ordinals = pack.chunks.iter().map(|c| self.chunks[&(repo, c.id)].ordinal).collect();
             self.condemned_packs.remove(&known.no.0);
             return Ok(PackCommitted { id: pack.id, no: known.no, ordinals });
+        }
+        let policies = [Some(self.repos[&repo].policy), self.recodings.get(&repo).map(|open| open.former)];
+        if !policies.into_iter().flatten().any(|policy| policy.admits(pack.scheme)) {
+            return Err(malformed());
         }
         let mut held = BTreeMap::<NodeId, u8>::new();
         let stripe = StripeId::of(repo, pack.id, k, m, 1);

@@ -5,7 +5,7 @@
 
 use super::ordinals::{Ordinals, Segment};
 use farshore_core::catalogue::{
-    AuditRecord, ChunkRecord, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord,
+    AuditRecord, ChunkRecord, ExportRecord, PackRecord, Recoding, RepoRecord, RepoSettings, SessionRecord,
     SnapshotMarks, SnapshotRecord,
 };
 use farshore_core::host::kv::Table;
@@ -13,7 +13,7 @@ use farshore_core::id::{
     ChunkId, ClusterId, ExportId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId,
     StripeId,
 };
-use farshore_core::level::{LEVEL_AUDIT, LEVEL_FIRST};
+use farshore_core::level::{LEVEL_AUDIT, LEVEL_FIRST, LEVEL_RECODE};
 use farshore_core::topology::{Intent, NodeRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -118,11 +118,14 @@ tables! {
     Intents = 44, IntentKey => Intent;
     /// The number that each node's data directory drew when it was new.
     Incarnations = 45, NodeId => u64;
+    /// Changes of policy that packs may still be behind of. No row: the policy is the first one.
+    Recodings = 46, RepoId => Recoding, since LEVEL_RECODE;
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 29] = [
-    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45,
+pub(crate) const TABLES: [Table; 30] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44,
+    45, 46,
 ];
 
 /// Hash over the state, and the last log entry that is in it.

@@ -128,7 +128,8 @@ async fn collect_once(shared: &Shared, repo: RepoId) -> Result<Collected, WorkFa
         }
     }
     if in_time() {
-        done.compacted = compact(shared, &view, &of, &plan.sparse).await?;
+        let due = [plan.sparse, plan.recode_weak].concat();
+        done.compacted = compact(shared, &view, &of, &due).await?;
     }
     done.trash = trash_of(&shared.view()?, repo)?.len() as u64;
     done.busy = purged || !may_drop || !in_time() || done.condemned + done.dropped + done.compacted > 0;
@@ -179,6 +180,7 @@ async fn plan(view: &View, of: &RepoUse, sparse_percent: u64) -> Result<(Garbage
         whole.revive.extend(part.revive);
         whole.drop.extend(part.drop);
         whole.sparse.extend(part.sparse);
+        whole.recode_weak.extend(part.recode_weak);
         match page.next {
             Some(next) => from = next,
             None => return Ok((whole, totals)),
@@ -271,13 +273,15 @@ pub struct Collect {
     shared: Arc<Shared>,
     after: Option<RepoId>,
     began: Instant,
+    /// In this pass packs were coded anew.
+    recoding: bool,
     retain: Retain,
 }
 
 impl Collect {
     /// A worker that begins with the first repository.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Collect { shared, after: None, began: Instant::now(), retain: Retain::default() }
+        Collect { shared, after: None, began: Instant::now(), recoding: false, retain: Retain::default() }
     }
 
     /// A node that has retired sweeps nothing any more; what was condemned on it is forgotten.
@@ -309,18 +313,22 @@ impl Worker for Collect {
         let view = self.shared.view()?;
         if self.after.is_none() {
             self.began = Instant::now();
+            self.recoding = false;
             self.forget_retired(&view).await?;
         }
         let Some(repo) = view.repos(self.after, 1)?.rows.pop() else {
             self.after = None;
-            let rest = self.began.elapsed() * LOOK_PAUSE_FACTOR;
-            return Ok(Pace::Throttled(rest.max(self.shared.timing.collect_every)));
+            let (took, every) = (self.began.elapsed(), self.shared.timing.collect_every);
+            // Somebody waits for a change of policy: it takes half of the time.
+            let rest = if self.recoding { took.min(every) } else { every.max(took * LOOK_PAUSE_FACTOR) };
+            return Ok(Pace::Throttled(rest));
         };
         drop(view);
         self.after = Some(repo.id);
         self.retain.forget_due(&self.shared, repo.id).await?;
         if !self.shared.rests_after_recovery() {
-            collect_once(&self.shared, repo.id).await?;
+            let done = collect_once(&self.shared, repo.id).await?;
+            self.recoding |= done.totals.recode > 0 && done.compacted > 0;
         }
         Ok(Pace::Busy)
     }

@@ -160,6 +160,7 @@ mod tests {
             live,
             condemned: None,
             weak: false,
+            other_code: false,
         };
         let (data, tree) = (PackKind::Data, PackKind::Tree);
         let sparse =

@@ -29,6 +29,10 @@ pub struct Totals {
     pub sparse: u64,
     /// Bytes that copying them would free.
     pub sparse_bytes: u64,
+    /// Packs that are coded in another way than the policy asks for now.
+    pub recode: u64,
+    /// Their bytes.
+    pub recode_bytes: u64,
 }
 
 /// What to propose.
@@ -40,8 +44,10 @@ pub struct GarbagePlan {
     pub revive: Vec<PackNo>,
     /// Condemned before this look, dead still, and nobody is waited for.
     pub drop: Vec<PackUse>,
-    /// Worth copying, ascending.
+    /// Worth copying: so little is needed of them, or they are to be coded in another way. Ascending.
     pub sparse: Vec<PackUse>,
+    /// To be coded in another way, and not at full strength.
+    pub recode_weak: Vec<PackUse>,
 }
 
 /// Sorts packs of one repository by what is to be done about them, and counts them. `sparse_percent`: packs of which less
@@ -78,6 +84,12 @@ pub fn plan_garbage(
                 totals.dead_bytes += pack.len;
                 plan.condemn.push(pack.no);
             }
+            None if pack.other_code => {
+                totals.recode += 1;
+                totals.recode_bytes += pack.len;
+                // A code that does not fit the nodes may be what keeps it weak: still, those at full strength come first.
+                if pack.weak { plan.recode_weak.push(*pack) } else { plan.sparse.push(*pack) }
+            }
             // What is weak is repaired first: copying needs its shards as well.
             None if pack.live * 100 < pack.chunks * sparse_percent && !pack.weak => {
                 totals.sparse += 1;
@@ -102,7 +114,16 @@ mod tests {
     use farshore_core::id::RepoId;
 
     fn pack(no: u64, live: u64, condemned: Option<u64>) -> PackUse {
-        PackUse { no: PackNo(no), kind: PackKind::Data, len: 100, chunks: 10, live, condemned, weak: false }
+        PackUse {
+            no: PackNo(no),
+            kind: PackKind::Data,
+            len: 100,
+            chunks: 10,
+            live,
+            condemned,
+            weak: false,
+            other_code: false,
+        }
     }
 
     fn repo(first_own: Option<u64>, oldest_session: Option<u64>) -> RepoUse {
@@ -113,6 +134,7 @@ mod tests {
             first_own: first_own.map(PackNo),
             oldest_session,
             sessions: 0,
+            recoding: None,
         }
     }
 
@@ -147,11 +169,29 @@ mod tests {
             in_use_bytes: 100,
             sparse: 1,
             sparse_bytes: 50,
+            ..Totals::default()
         };
         assert_eq!(totals, expected);
         let plan = plan_garbage(&repo(None, None), &packs, 60, &mut Totals::default());
         assert_eq!(plan.drop.len(), 2, "nobody is waited for");
         assert_eq!(plan.condemn, [PackNo(1), PackNo(8)]);
+    }
+
+    #[test]
+    fn packs_of_another_code_are_copied_however_full_and_the_weak_ones_last() {
+        let other = |no, live, weak| PackUse { other_code: true, weak, ..pack(no, live, None) };
+        let packs = [
+            other(1, 10, true),
+            other(2, 10, false),
+            other(3, 0, false),
+            other(9, 10, false),
+            pack(4, 10, None),
+        ];
+        let mut totals = Totals::default();
+        let plan = plan_garbage(&repo(Some(8), None), &packs, 60, &mut totals);
+        assert_eq!((plan.sparse, plan.recode_weak), (vec![packs[1]], vec![packs[0]]));
+        assert_eq!((totals.recode, totals.recode_bytes, totals.sparse), (2, 200, 0));
+        assert_eq!(plan.condemn, [PackNo(3)], "what nobody needs is not copied");
     }
 
     #[test]

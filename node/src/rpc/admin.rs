@@ -283,6 +283,8 @@ fn garbage_report(collected: &collect::Collected, unswept: u64) -> GarbageReport
         in_use_bytes: totals.in_use_bytes,
         sparse: totals.sparse,
         sparse_bytes: totals.sparse_bytes,
+        recode: totals.recode,
+        recode_bytes: totals.recode_bytes,
         sessions: collected.sessions,
         trash: collected.trash,
         dropped: collected.dropped,

@@ -146,7 +146,7 @@ fn change() -> impl Strategy<Value = RepoChange> {
     let ids = || vec(any::<[u8; 32]>().prop_map(SnapshotId), 0..5);
     let id = || any::<[u8; 32]>().prop_map(SnapshotId);
     let repo_lock = lock().prop_map(|lock| RepoLock { mode: lock.mode, for_ms: lock.until_ms });
-    let policy = proptest::option::of("[a-z ]{0,20}");
+    let retention = proptest::option::of("[a-z ]{0,20}");
     prop_oneof![
         (ids(), any::<bool>()).prop_map(|(snapshots, bypass)| RepoChange::Forget { snapshots, bypass }),
         ids().prop_map(|snapshots| RepoChange::Undelete { snapshots }),
@@ -159,7 +159,8 @@ fn change() -> impl Strategy<Value = RepoChange> {
         (proptest::option::of(repo_lock), any::<bool>())
             .prop_map(|(lock, bypass)| RepoChange::Lock { lock, bypass }),
         any::<Option<u64>>().prop_map(|trash_ms| RepoChange::SetTrash { trash_ms }),
-        policy.prop_map(|policy| RepoChange::SetRetention { policy }),
+        (policy(), scheme()).prop_map(|(policy, scheme)| RepoChange::SetPolicy { policy, scheme }),
+        retention.prop_map(|policy| RepoChange::SetRetention { policy }),
         id().prop_map(|snapshot| RepoChange::MarkVerified { snapshot }),
     ]
 }

@@ -145,6 +145,10 @@ impl From<RepoChange> for Change {
             RepoChange::MarkVerified { snapshot } => {
                 Change::MarkVerified(bytes::Bytes::copy_from_slice(snapshot.as_bytes()))
             }
+            RepoChange::SetPolicy { policy, scheme } => Change::SetPolicy(wire::SetPolicy {
+                policy: Some(policy.into()),
+                scheme: Some(scheme.into()),
+            }),
         }
     }
 }
@@ -174,6 +178,10 @@ impl TryFrom<Change> for RepoChange {
                 RepoChange::SetRetention { policy: policy.map(policy_text).transpose()? }
             }
             Change::MarkVerified(id) => RepoChange::MarkVerified { snapshot: SnapshotId::from_slice(&id)? },
+            Change::SetPolicy(wire::SetPolicy { policy, scheme }) => RepoChange::SetPolicy {
+                policy: required(policy, "policy")?.try_into()?,
+                scheme: required(scheme, "scheme")?.try_into()?,
+            },
         })
     }
 }

@@ -7,8 +7,10 @@ use crate::calls::Label;
 use crate::cluster::Violation;
 use crate::event;
 use crate::world::World;
-use farshore_core::catalogue::Command;
+use farshore_core::catalogue::{Command, RepoChange};
+use farshore_core::erasure::Scheme;
 use farshore_core::id::{NodeId, ShardId};
+use farshore_core::policy::{self, Policy};
 use farshore_core::topology::NodeState;
 use futures_util::future::{BoxFuture, FutureExt as _, OptionFuture};
 use std::collections::BTreeMap;
@@ -102,7 +104,7 @@ impl Run {
                 let rotten = run.stage.cluster.machines[prey].disk.rot(|file| file == name);
                 rotten.ok_or_else(|| format!("p{prey} has no file {name}"))?;
             }
-            Flow::Drain => {}
+            Flow::Drain | Flow::Recode => {}
             Flow::Gc => run.lose_and_rebuild(id).await?,
         }
         Ok(run)
@@ -170,6 +172,7 @@ impl Run {
                 Ok(Some(scrub.map(|ended| refusal_is_no_harm(ended.map(|_| None))).boxed()))
             }
             Flow::Drain => self.order_drain(),
+            Flow::Recode => self.order_recode(),
             Flow::Gc => {
                 if !self.stage.cluster.running(self.prey) {
                     self.stage.cluster.start(self.prey);
@@ -179,18 +182,42 @@ impl Run {
         }
     }
 
-    /// An operator asks another node each time, as one that asks again would.
     fn order_drain(&mut self) -> Result<Option<Attempt>, Violation> {
-        let (cluster, prey) = (&self.stage.cluster, self.stage.cluster.machines[self.prey].id);
+        let prey = self.stage.cluster.machines[self.prey].id;
         let state = self.stage.view()?.node(prey).map_err(|e| e.to_string())?.map(|node| node.state);
         let Some(from) = state.filter(|state| *state != NodeState::Draining) else { return Ok(None) };
+        let command = Command::SetNodeState { node: prey, from, to: NodeState::Draining };
+        Ok(self.order(command))
+    }
+
+    /// The packs shall be coded for a policy that the first backup knew nothing of.
+    fn order_recode(&mut self) -> Result<Option<Attempt>, Violation> {
+        let view = self.stage.view()?;
+        let repos = view.repos(None, 1).map_err(|e| e.to_string())?.rows;
+        let (repo, policy) = (repos.first().ok_or("there is no repository")?, goal());
+        if repo.policy == policy {
+            return Ok(None);
+        }
+        let scheme = self.wanted()?;
+        let change = RepoChange::SetPolicy { policy, scheme };
+        Ok(self.order(Command::ChangeRepository { repo: repo.id, change }))
+    }
+
+    /// What the new policy makes of the machines.
+    fn wanted(&self) -> Result<Scheme, Violation> {
+        let nodes = self.stage.view()?.nodes().map_err(|e| e.to_string())?;
+        policy::compile(&goal(), &nodes).map_err(|e| e.to_string())
+    }
+
+    /// An operator asks another node each time, as one that asks again would.
+    fn order(&self, command: Command) -> Option<Attempt> {
+        let cluster = &self.stage.cluster;
         let count = cluster.machines.len();
         let running = (0..count).map(|n| (n + self.attempts as usize) % count);
         let found = running.filter_map(|at| Some((cluster.node(at)?, cluster.scope(at)?))).next();
-        let Some((node, scope)) = found else { return Ok(None) };
-        let command = Command::SetNodeState { node: prey, from, to: NodeState::Draining };
+        let (node, scope) = found?;
         let order = scope.spawn(self.attempts, async move { node.shared().propose(command).await.is_ok() });
-        Ok(Some(order.map(|_| Ok(None)).boxed()))
+        Some(order.map(|_| Ok(None)).boxed())
     }
 
     /// Whether the flow has come to its end.
@@ -199,6 +226,11 @@ impl Run {
         match self.flow {
             Flow::EncodeAndCommit => Ok(self.acknowledged),
             Flow::Repair => Ok(self.stage.all_whole()?.is_ok() && self.at_rest()?),
+            // The old packs are gone as well.
+            Flow::Recode => {
+                let wanted = self.wanted()?;
+                Ok(self.stage.packs()?.iter().all(|pack| pack.stripe.scheme == wanted) && self.at_rest()?)
+            }
             // Nothing of it is left on its disk, and everybody knows.
             Flow::Drain | Flow::Gc => {
                 let running = self.stage.cluster.running(self.prey);
@@ -256,6 +288,11 @@ impl Run {
             _ => Ok(()),
         }
     }
+}
+
+/// Another code on the same machines.
+fn goal() -> Policy {
+    "1 node".parse().expect("a goal")
 }
 
 /// What a client was not told is not promised. Only a broken promise ends the run.

@@ -26,11 +26,13 @@ pub enum Flow {
     Drain,
     /// A node that was given up for lost comes back, and its copies, which others have by now, are deleted
     Gc,
+    /// The policy of the repository is changed: its packs are coded anew, and the old ones deleted
+    Recode,
 }
 
 impl Flow {
     /// All of them.
-    pub const ALL: [Flow; 4] = [Flow::EncodeAndCommit, Flow::Repair, Flow::Drain, Flow::Gc];
+    pub const ALL: [Flow; 5] = [Flow::EncodeAndCommit, Flow::Repair, Flow::Drain, Flow::Gc, Flow::Recode];
 
     /// As typed.
     pub fn word(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Flow {
             Flow::Repair => "repair",
             Flow::Drain => "drain",
             Flow::Gc => "gc",
+            Flow::Recode => "recode",
         }
     }
 }

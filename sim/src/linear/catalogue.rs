@@ -545,6 +545,7 @@ impl Repo {
             }
             RepoChange::SetTrash { .. }
             | RepoChange::SetRetention { .. }
+            | RepoChange::SetPolicy { .. }
             | RepoChange::MarkVerified { .. } => {
                 return true;
             }
@@ -574,7 +575,10 @@ impl Repo {
             RepoChange::LockSnapshot { snapshot, .. } => self.locked || !is_listed(snapshot),
             RepoChange::MarkVerified { snapshot } => !is_listed(snapshot),
             RepoChange::Lock { .. } => self.locked,
-            RepoChange::Purge { .. } | RepoChange::SetTrash { .. } | RepoChange::SetRetention { .. } => false,
+            RepoChange::Purge { .. }
+            | RepoChange::SetTrash { .. }
+            | RepoChange::SetRetention { .. }
+            | RepoChange::SetPolicy { .. } => false,
         }
     }
 }

@@ -82,6 +82,7 @@ fn repo_act(change: &RepoChange) -> Option<RepoAct> {
         RepoChange::Lock { lock, bypass } => RepoAct::Lock { lock: *lock, bypass: *bypass },
         RepoChange::SetTrash { trash_ms } => RepoAct::SetTrash { trash_ms: *trash_ms },
         RepoChange::SetRetention { policy } => RepoAct::SetRetention { policy: policy.clone() },
+        RepoChange::SetPolicy { policy, scheme } => RepoAct::SetPolicy { policy: *policy, scheme: *scheme },
         RepoChange::MarkVerified { .. } => return None,
     })
 }

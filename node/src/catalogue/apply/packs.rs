@@ -7,7 +7,8 @@ use super::super::tx::Tx;
 use super::{Outcome, Stop, garbage, ordinals, shards};
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    ChunkRecord, ChunkSpan, PackCommit, PackRecord, Refusal, Reply, RepoRecord, ShardRecord, StripeRecord,
+    ChunkRecord, ChunkSpan, PackCommit, PackRecord, Recoding, Refusal, Reply, RepoRecord, ShardRecord,
+    StripeRecord,
 };
 use farshore_core::erasure::CODEC_RS;
 use farshore_core::id::{ChunkId, NodeId, Ordinal, PackNo, RepoId, SessionId, ShardId, StripeId};
@@ -66,7 +67,8 @@ pub(super) fn commit_one(
     if let Some(no) = tx.get::<PackIds>(&(repo.id, pack.id))? {
         return again(tx, repo.id, pack, no);
     }
-    if !repo.policy.admits(pack.scheme) {
+    let former = |recoding: Recoding| recoding.former.admits(pack.scheme);
+    if !repo.policy.admits(pack.scheme) && !tx.get::<Recodings>(&repo.id)?.is_some_and(former) {
         let (scheme, spread, policy) = (pack.scheme, pack.scheme.spread(), repo.policy);
         return Err(malformed(format!(
             "pack {}: no {scheme} with {spread} in a region survives the policy's \"{policy}\"",

@@ -6,11 +6,13 @@ use super::super::tables::*;
 use super::super::tx::Tx;
 use super::{Outcome, Stop};
 use farshore_core::catalogue::{
-    Lock, LockMode, Refusal, Reply, RepoChange, RepoLock, RepoSettings, SnapshotMarks,
+    Lock, LockMode, Recoding, Refusal, Reply, RepoChange, RepoLock, RepoRecord, RepoSettings, SnapshotMarks,
 };
+use farshore_core::erasure::Scheme;
 use farshore_core::id::{RepoId, SnapshotId};
 use farshore_core::limits::{RETENTION_BYTES_MAX, SNAPSHOTS_PER_COMMAND_MAX};
 use farshore_core::mutant::{Mutant, mutant};
+use farshore_core::policy::Policy;
 
 pub(super) fn change(tx: &mut Tx, repo: RepoId, change: &RepoChange) -> Outcome {
     match change {
@@ -24,7 +26,26 @@ pub(super) fn change(tx: &mut Tx, repo: RepoId, change: &RepoChange) -> Outcome 
         RepoChange::SetTrash { trash_ms } => set_trash(tx, repo, *trash_ms),
         RepoChange::SetRetention { policy } => set_retention(tx, repo, policy.as_deref()),
         RepoChange::MarkVerified { snapshot } => mark_verified(tx, repo, *snapshot),
+        RepoChange::SetPolicy { policy, scheme } => set_policy(tx, repo, *policy, *scheme),
     }
+}
+
+fn set_policy(tx: &mut Tx, repo: RepoId, policy: Policy, scheme: Scheme) -> Outcome {
+    let known = tx.get::<Repos>(&repo)?.ok_or(Refusal::NoRepo)?;
+    if !policy.admits(scheme) {
+        let what = format!("{scheme} with {} in a region does not survive \"{policy}\"", scheme.spread());
+        return Err(Refusal::Malformed(what).into());
+    }
+    let open = tx.get::<Recodings>(&repo)?;
+    let former = match open {
+        // Sessions opened under either may still be open.
+        Some(open) if known.policy == policy => open.former,
+        _ => known.policy,
+    };
+    tx.put::<Repos>(&repo, &RepoRecord { policy, ..known })?;
+    let before = tx.state.next_pack;
+    tx.put::<Recodings>(&repo, &Recoding { former, scheme, before })?;
+    Ok(Reply::Done)
 }
 
 fn forget(tx: &mut Tx, repo: RepoId, which: &[SnapshotId], bypass: bool) -> Outcome {
