@@ -241,7 +241,7 @@ fn the_longest_record_fits_its_bound() {
         capacity: u64::MAX,
         state: NodeState::Up,
     };
-    acting.act(Command::AdmitNode { node, incarnation: 1, level: 2 });
+    acting.act(Command::AdmitNode { node, incarnation: 1, level: FEATURE_LEVEL });
     assert_eq!(acting.new_records().len(), 3);
     for (_, row) in acting.catalogue.view().unwrap().audit(1, 99).unwrap() {
         assert!(row.len() <= AUDIT_RECORD_BYTES_MAX, "{} bytes", row.len());
@@ -282,14 +282,14 @@ fn the_rise_is_the_first_record_and_nothing_was_recorded_before() {
         index += 1;
         let _ = apply(index, command);
     }
-    let behind = Refusal::LevelBehind { node: NodeId(1), level: 1, cluster: 2 };
+    let behind = Refusal::LevelBehind { node: NodeId(1), level: 1, cluster: FEATURE_LEVEL };
     assert_eq!(apply(index + 1, admit(1)), Reply::Refused(behind), "nobody goes back");
     assert_eq!(apply(index + 2, Command::RaiseLevel { to: 1 }), Reply::Done);
     tx.commit().unwrap();
     let view = catalogue.view().unwrap();
-    assert_eq!(view.level(), 2);
+    assert_eq!(view.level(), FEATURE_LEVEL);
     let acts: Vec<Act> = records(&view).into_iter().map(|record| record.entry.act).collect();
-    assert_eq!(acts, [Act::RaiseLevel { from: 1, to: 2 }]);
+    assert_eq!(acts, [Act::RaiseLevel { from: 1, to: FEATURE_LEVEL }]);
 }
 
 #[test]

@@ -75,6 +75,7 @@ pub(crate) fn check_row(table: Table, key: &[u8], version: u8, payload: &[u8]) -
         43 => check::<NodeLevels>(key, version, payload),
         44 => check::<Intents>(key, version, payload),
         45 => check::<Incarnations>(key, version, payload),
+        46 => check::<Recodings>(key, version, payload),
         _ => Err(CatalogueError::BadRow { table, what: "no such table" }),
     }
 }

@@ -282,7 +282,9 @@ async fn wrong_shards_are_refused_and_leave_nothing() {
     let bench = Bench::new();
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 200_000, 1);
-    let refused = |outcome: Result<ShardHash, StoreError>| matches!(outcome, Err(StoreError::Refused(_)));
+    let refused = |outcome: Result<ShardHash, StoreError>| {
+        matches!(outcome, Err(StoreError::Refused(_) | StoreError::WrongHash(_)))
+    };
 
     let foreign = ShardHeader { cluster: ClusterId([8; 16]), ..header.clone() };
     assert!(refused(put(&store, &foreign, &payload).await));
