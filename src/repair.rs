@@ -46,7 +46,7 @@ fn rate(repair: &RepairStatus) -> Option<u64> {
     Some(rate).filter(|rate| *rate > 0)
 }
 
-/// Seconds until what is known to be left is done, at the rate of the last minute.
+/// Seconds until what is queued is done, at least, at the rate of the last minute.
 fn eta(repair: &RepairStatus) -> Option<u64> {
     let left = repair.queued_bytes;
     rate(repair).filter(|_| left > 0).map(|rate| left.div_ceil(rate))
@@ -116,12 +116,12 @@ fn text(status: &ClusterStatus) -> String {
         let _ = writeln!(out, "rate       {}/s: {shards} within the last {window}", Bytes(rate));
     }
     if repair.queued + repair.running > 0 {
-        let least = if repair.queue_full { "more than " } else { "" };
+        // One shard of a pack is made after the other, so that the next ones are not in the queue yet.
         let time = eta(repair).map_or_else(
             || "nothing was rebuilt within the last minute, so nobody knows when it is done".into(),
-            |seconds| format!("{least}{} at this rate", clock(seconds)),
+            |seconds| format!("at least {} at this rate", clock(seconds)),
         );
-        let _ = writeln!(out, "left       {least}{}; {time}", Bytes(repair.queued_bytes));
+        let _ = writeln!(out, "left       at least {}; {time}", Bytes(repair.queued_bytes));
     }
     if !repair.last_error.is_empty() {
         let _ = writeln!(out, "last error {}: {}", print::ago(repair.failed_ago_ms), repair.last_error);
@@ -153,7 +153,7 @@ fn why_idle(status: &ClusterStatus) -> String {
     match (silent.as_str(), lost.as_str()) {
         ("", "") => "no node can take what is missing; add nodes".into(),
         ("", lost) => {
-            format!("the nodes that are left have what they can hold; bring back {lost}, or add nodes")
+            format!("shards lie as well as the nodes that are left allow; bring back {lost}, or add nodes")
         }
         (silent, _) => format!("{silent} may come back and are waited for (farshore cluster explain NODE)"),
     }
