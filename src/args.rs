@@ -176,9 +176,13 @@ pub enum ClusterCommand {
     /// Health first, then regions, safety, repair, and what to type next
     Status(StatusArgs),
     /// List the nodes
-    Nodes,
-    /// Re-read every shard now, report and rebuild what is bad
+    Nodes(NodesArgs),
+    /// Re-read every shard now, report and rebuild what is bad; or say how far the scrub is that runs by itself
     Scrub(ScrubArgs),
+    /// Say what repair is doing: what runs, what is most urgent, how fast it goes and what failed last
+    Repair(RepairArgs),
+    /// Say why a health code, a node or a stripe is as it is, and what to type next
+    Explain(ExplainArgs),
     /// Empty a node; it is retired when nothing is left on it
     Drain(DrainArgs),
     /// Take a node that is lost, or empty, out of the cluster for good
@@ -187,6 +191,8 @@ pub enum ClusterCommand {
     Plan(PlanArgs),
     /// Enact what is staged, if nothing has changed since it was shown
     Apply(ApplyArgs),
+    /// Say what would become of packs, snapshots, votes and backups if nodes were away or lost; changes nothing
+    WhatIf(WhatIfArgs),
     /// List administrative and destructive acts, newest last, or check that the record of them is whole
     Audit(AuditArgs),
     /// Export the whole catalogue into the shard stores now (it happens by itself, too)
@@ -242,6 +248,22 @@ pub struct ApplyArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct WhatIfArgs {
+    /// All nodes of a region, PROVIDER/REGION; may be repeated
+    #[arg(long, value_name = "REGION")]
+    pub region: Vec<String>,
+    /// All nodes of all regions of a provider; may be repeated
+    #[arg(long, value_name = "PROVIDER")]
+    pub provider: Vec<String>,
+    /// A node by its name or id; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub node: Vec<String>,
+    /// What a line carries in a second, for the estimates of time that nothing was measured for
+    #[arg(long, value_name = "SIZE", default_value = "100M")]
+    pub line: String,
+}
+
+#[derive(Args, Debug)]
 pub struct AuditArgs {
     /// Read every record from the first one, recompute every hash, and print the head of the chain
     #[arg(long, conflicts_with_all = ["limit", "since"])]
@@ -287,8 +309,41 @@ pub struct ClusterInitArgs {
 #[derive(Args, Debug)]
 pub struct StatusArgs {
     /// Wait until every pack is at full strength and repair is idle, at most this long
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "watch")]
     pub wait: Option<String>,
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+/// Looking again and again.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct Watching {
+    /// Look again every so many seconds until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub watch: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct NodesArgs {
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+#[derive(Args, Debug)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// A health code such as NODE_DOWN, the name or id of a node, or the beginning of the id of a stripe or a pack
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// Of a stripe: have every shard re-read now
+    #[arg(long)]
+    pub verify: bool,
 }
 
 #[derive(Args, Debug)]
@@ -296,6 +351,9 @@ pub struct ScrubArgs {
     /// Wait for the result
     #[arg(long)]
     pub wait: bool,
+    /// Read nothing, say how far each node is with the scrub that runs by itself
+    #[arg(long, conflicts_with = "wait")]
+    pub status: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,12 +1,16 @@
 //! `farshore cluster`: set a cluster up, and see how it is.
 
-use crate::args::{ClusterCommand, ClusterInitArgs, Global, ScrubArgs, StatusArgs};
+use crate::args::{ClusterCommand, ClusterInitArgs, Global, NodesArgs, ScrubArgs, StatusArgs};
 use crate::audit;
 use crate::exit::{self, Exit};
+use crate::explain;
 use crate::health::{self, Report};
 use crate::recovery;
+use crate::repair;
 use crate::setup::{self, NewNode, Placing};
 use crate::topology;
+use crate::watch;
+use crate::what_if;
 use farshore_client::Client;
 use farshore_core::topology::Name;
 use farshore_core::units::parse_duration;
@@ -19,12 +23,16 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
     match command {
         ClusterCommand::Init(args) => init(&args),
         ClusterCommand::Status(args) => status(&args, global).await,
-        ClusterCommand::Nodes => nodes(global).await,
+        ClusterCommand::Nodes(args) => nodes(&args, global).await,
+        ClusterCommand::Scrub(args) if args.status => repair::scrub_status(global).await,
         ClusterCommand::Scrub(args) => scrub(&args, global).await,
+        ClusterCommand::Repair(args) => repair::run(&args, global).await,
+        ClusterCommand::Explain(args) => explain::run(&args, global).await,
         ClusterCommand::Drain(args) => topology::drain(&args, global).await,
         ClusterCommand::Remove(args) => topology::remove(&args, global).await,
         ClusterCommand::Plan(args) => topology::plan(&args, global).await,
         ClusterCommand::Apply(args) => topology::apply(&args, global).await,
+        ClusterCommand::WhatIf(args) => what_if::run(&args, global).await,
         ClusterCommand::Audit(args) => audit::run(&args, global).await,
         ClusterCommand::Export => recovery::export(global).await,
         ClusterCommand::RebuildCatalogue(args) => recovery::rebuild(&args, global).await,
@@ -88,8 +96,15 @@ async fn report(client: &Client) -> Result<Report, Exit> {
     Ok(health::report(client.status().await.map_err(Exit::from)?))
 }
 
+fn shown(seen: &Report, global: &Global) -> String {
+    if global.json { format!("{}\n", seen.json()) } else { seen.text() }
+}
+
 async fn status(args: &StatusArgs, global: &Global) -> Result<u8, Exit> {
     let client = crate::profile::connect(global).await?;
+    if let Some(seconds) = args.watching.watch {
+        return watch::every(seconds, global, || async { Ok(shown(&report(&client).await?, global)) }).await;
+    }
     let wait = args.wait.as_deref().map(parse_duration).transpose().map_err(Exit::failure)?;
     let deadline = Instant::now() + wait.unwrap_or(Duration::ZERO);
     let mut seen = report(&client).await;
@@ -98,11 +113,7 @@ async fn status(args: &StatusArgs, global: &Global) -> Result<u8, Exit> {
         seen = report(&client).await;
     }
     let seen = seen?;
-    if global.json {
-        println!("{}", seen.json());
-    } else {
-        print!("{}", seen.text());
-    }
+    print!("{}", shown(&seen, global));
     if wait.is_some() && !seen.settled() {
         return Err(Exit::failure(
             "the cluster is not at full strength yet; `farshore cluster status` says why",
@@ -111,14 +122,16 @@ async fn status(args: &StatusArgs, global: &Global) -> Result<u8, Exit> {
     Ok(exit::OK)
 }
 
-async fn nodes(global: &Global) -> Result<u8, Exit> {
+async fn nodes(args: &NodesArgs, global: &Global) -> Result<u8, Exit> {
     let client = crate::profile::connect(global).await?;
-    let seen = report(&client).await?;
-    if global.json {
-        println!("{}", seen.json()["nodes"]);
-    } else {
-        print!("{}", seen.node_table());
+    let look = || async {
+        let seen = report(&client).await?;
+        Ok(if global.json { format!("{}\n", seen.json()["nodes"]) } else { seen.node_table() })
+    };
+    if let Some(seconds) = args.watching.watch {
+        return watch::every(seconds, global, look).await;
     }
+    print!("{}", look().await?);
     Ok(exit::OK)
 }
 

@@ -1,5 +1,7 @@
 //! Turns what a cluster says about itself into what a person needs: severity first, what it means, what to type next.
 
+use crate::codes::Code;
+use crate::repair;
 use farshore_client::api::{ClusterStatus, NodeStatus};
 use farshore_core::id::NodeId;
 use farshore_core::topology::NodeState;
@@ -20,7 +22,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    fn word(self) -> &'static str {
+    /// Lower-case word used in JSON and tables.
+    pub fn word(self) -> &'static str {
         match self {
             Severity::Ok => "ok",
             Severity::Warn => "warn",
@@ -29,13 +32,21 @@ impl Severity {
     }
 }
 
-/// One finding. Its code is a stable name.
+/// One finding.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    code: &'static str,
-    severity: Severity,
-    text: String,
-    next: String,
+    /// Which code it falls under.
+    pub code: Code,
+    /// What was found.
+    pub text: String,
+    /// What to do.
+    pub next: String,
+}
+
+impl Finding {
+    fn severity(&self) -> Severity {
+        self.code.about().severity
+    }
 }
 
 /// Without a quorum nobody's state is changed any more, so silence has to speak for itself.
@@ -56,8 +67,8 @@ pub struct Report {
 /// Draws the conclusions.
 pub fn report(status: ClusterStatus) -> Report {
     let mut findings = Vec::new();
-    let mut find = |code, severity, text: String, next: &str| {
-        findings.push(Finding { code, severity, text, next: next.into() });
+    let mut find = |code, text: String, next: &str| {
+        findings.push(Finding { code, text, next: next.into() });
     };
     if status.stale {
         let voters: Vec<&str> = status
@@ -70,26 +81,16 @@ pub fn report(status: ClusterStatus) -> Report {
             "no quorum: no leader confirms this answer, which may be old; voters not seen up: {}",
             if voters.is_empty() { "unknown".into() } else { voters.join(", ") }
         );
-        find(
-            "NO_QUORUM",
-            Severity::Error,
-            text,
-            "start the missing voters; restores work again with a majority of them",
-        );
+        find(Code::NoQuorum, text, "start the missing voters; restores work again with a majority of them");
     }
     if status.unreadable > 0 {
         let text = format!("{} packs have fewer good shards than needed to read them now", status.unreadable);
-        find(
-            "DATA_UNREADABLE",
-            Severity::Error,
-            text,
-            "bring the missing nodes back: their disks hold what is needed",
-        );
+        find(Code::DataUnreadable, text, "bring the missing nodes back: their disks hold what is needed");
     }
     if status.endangered > 0 {
         let text = format!("{} packs have no spare shard left", status.endangered);
         let next = "bring nodes back or add nodes; repair does the rest (farshore cluster status)";
-        find("NO_SPARE", Severity::Error, text, next);
+        find(Code::NoSpare, text, next);
     }
     for node in &status.nodes {
         let name = &node.node.name;
@@ -102,12 +103,7 @@ pub fn report(status: ClusterStatus) -> Report {
                     clock(node.silent_ms / 1000),
                     clock(grace)
                 );
-                find(
-                    "NODE_DOWN",
-                    Severity::Warn,
-                    text,
-                    "start it again before its grace ends, and nothing has to move",
-                );
+                find(Code::NodeDown, text, "start it again before its grace ends, and nothing has to move");
             }
             NodeState::Lost => {
                 let text = format!(
@@ -117,7 +113,7 @@ pub fn report(status: ClusterStatus) -> Report {
                 let next = format!(
                     "start it again, or put a new node into its region; if it is gone for good: farshore cluster remove {name}"
                 );
-                find("NODE_LOST", Severity::Warn, text, &next);
+                find(Code::NodeLost, text, &next);
             }
             _ => {}
         }
@@ -129,8 +125,7 @@ pub fn report(status: ClusterStatus) -> Report {
                 clock(skew.unsigned_abs() / 1000)
             );
             find(
-                "CLOCK_SKEW",
-                Severity::Warn,
+                Code::ClockSkew,
                 text,
                 "set it right: catalogue time is what a majority of the voters' clocks has reached",
             );
@@ -144,14 +139,14 @@ pub fn report(status: ClusterStatus) -> Report {
         } else {
             "bring the silent nodes back, or add nodes: repair has done what it can with the rest"
         };
-        find("UNDER_TARGET", Severity::Warn, text, next);
+        find(Code::UnderTarget, text, next);
     }
     if status.packs > 0 && !status.survives_region && status.unreadable == 0 {
         let text = format!(
             "losing any of these regions would make data unreadable: {}",
             if status.fatal_regions.is_empty() { "unknown".into() } else { status.fatal_regions.join(", ") }
         );
-        find("REGION_FATAL", Severity::Warn, text, "bring nodes back, or add nodes in another region");
+        find(Code::RegionFatal, text, "bring nodes back, or add nodes in another region");
     }
     if status.unexported_ms > 2 * status.export_every_ms + EXPORT_LATE_MS {
         let since = clock(status.unexported_ms / 1000);
@@ -163,8 +158,7 @@ pub fn report(status: ClusterStatus) -> Report {
             "the catalogue was last exported {since} ago: if every replica were lost, so would be what was committed since{why}"
         );
         find(
-            "EXPORT_LATE",
-            Severity::Warn,
+            Code::ExportLate,
             text,
             "see the logs of the node that leads; nodes that are full or silent take no part of it",
         );
@@ -172,18 +166,19 @@ pub fn report(status: ClusterStatus) -> Report {
     let trying = status.repair.queued + status.repair.running > 0;
     if trying && status.repair.failed > 0 && !status.repair.last_error.is_empty() {
         let text = format!("{} repairs failed, the last: {}", status.repair.failed, status.repair.last_error);
-        find("REPAIR_FAILING", Severity::Warn, text, "see the logs of the node that leads");
+        find(Code::RepairFailing, text, "see the logs of the node that leads");
     }
     if !status.repair.liars.is_empty() {
         let names: Vec<_> = status.repair.liars.iter().map(|id| name_of(&status, *id)).collect();
         let text = format!("nodes sent repair sums that are not those of their shards: {}", names.join(", "));
-        find("NODE_LIES", Severity::Warn, text, "test their memory; what they sent was noticed and not used");
+        find(Code::NodeLies, text, "test their memory; what they sent was noticed and not used");
     }
-    findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    findings.sort_by_key(|f| std::cmp::Reverse(f.severity()));
     Report { status, findings }
 }
 
-fn name_of(status: &ClusterStatus, id: NodeId) -> String {
+/// The name of a node, or its id if it is not listed.
+pub fn name_of(status: &ClusterStatus, id: NodeId) -> String {
     let node = status.nodes.iter().find(|n| n.node.id == id);
     node.map_or_else(|| id.to_string(), |n| n.node.name.as_str().into())
 }
@@ -200,8 +195,18 @@ impl Report {
         !s.stale && s.under_target == 0 && s.unreadable == 0 && s.repair.queued + s.repair.running == 0
     }
 
+    /// What was found under a code.
+    pub fn found(&self, code: Code) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(move |finding| finding.code == code)
+    }
+
+    /// What it was drawn from.
+    pub fn status(&self) -> &ClusterStatus {
+        &self.status
+    }
+
     fn severity(&self) -> Severity {
-        self.findings.iter().map(|f| f.severity).max().unwrap_or(Severity::Ok)
+        self.findings.iter().map(Finding::severity).max().unwrap_or(Severity::Ok)
     }
 
     fn regions(&self) -> BTreeMap<&str, Vec<&NodeStatus>> {
@@ -218,7 +223,7 @@ impl Report {
         let codes: Vec<Value> = self
             .findings
             .iter()
-            .map(|f| json!({"code": f.code, "severity": f.severity.word(), "text": f.text, "next": f.next}))
+            .map(|f| json!({"code": f.code.about().name, "severity": f.severity().word(), "text": f.text, "next": f.next}))
             .collect();
         let nodes: Vec<Value> = s
             .nodes
@@ -263,10 +268,9 @@ impl Report {
                 "packs": s.packs, "under_target": s.under_target, "endangered": s.endangered,
                 "unreadable": s.unreadable, "survives_region": s.survives_region, "fatal_regions": s.fatal_regions,
             },
-            "repair": {
-                "queued": s.repair.queued, "running": s.repair.running, "rebuilt": s.repair.rebuilt,
-                "failed": s.repair.failed, "last_error": s.repair.last_error,
-                "links": links(&s.repair.links), "singly_bytes": s.repair.singly_bytes,
+            "repair": repair::json(s),
+            "export": {
+                "unexported_ms": s.unexported_ms, "error": s.export_error, "every_ms": s.export_every_ms,
             },
             "scrub": { "bad_found": s.repair.bad_found },
         })
@@ -298,7 +302,13 @@ impl Report {
         let _ = writeln!(out, "{word}   cluster {}, {up} of {alive} nodes up", s.cluster.short());
         let _ = writeln!(out, "  feature level {}{}", s.feature_level, self.held_back());
         for finding in &self.findings {
-            let _ = writeln!(out, "  {:<5} {}: {}", finding.severity.word(), finding.code, finding.text);
+            let _ = writeln!(
+                out,
+                "  {:<5} {}: {}",
+                finding.severity().word(),
+                finding.code.about().name,
+                finding.text
+            );
             let _ = writeln!(out, "        next: {}", finding.next);
         }
         let _ = writeln!(out, "\nregions");
@@ -364,5 +374,55 @@ impl Report {
             );
         }
         out
+    }
+}
+
+/// A cluster with a node in every state that a code speaks of.
+#[cfg(test)]
+pub fn sample() -> ClusterStatus {
+    use farshore_client::api::RepairStatus;
+    use farshore_core::id::{ClusterId, NodeId};
+    use farshore_core::topology::NodeRecord;
+    let node = |(id, state): (u64, NodeState)| NodeStatus {
+        node: NodeRecord {
+            id: NodeId(id),
+            name: format!("n{id}").parse().unwrap(),
+            region: format!("p/r{}", id % 3).parse().unwrap(),
+            zone: None,
+            addr: "h:1".into(),
+            capacity: 1 << 40,
+            state,
+        },
+        voter: id <= 3,
+        used: 10,
+        free: 20,
+        shards: 2,
+        silent_ms: if state == NodeState::Up { 10 } else { 90_000 },
+        grace_left_ms: if state == NodeState::Down { 60_000 } else { 0 },
+        clock_offset_ms: 0,
+        feature_level: 1,
+    };
+    let states = [NodeState::Up, NodeState::Down, NodeState::Lost, NodeState::Up, NodeState::Retired];
+    ClusterStatus {
+        cluster: ClusterId([1; 16]),
+        answering: NodeId(1),
+        leader: Some(NodeId(1)),
+        term: 1,
+        applied: 1,
+        stale: false,
+        feature_level: 1,
+        nodes: (1..).zip(states).map(node).collect(),
+        repair: RepairStatus::default(),
+        packs: 10,
+        under_target: 4,
+        endangered: 2,
+        unreadable: 1,
+        survives_region: false,
+        fatal_regions: vec!["p/r1".into()],
+        catalogue_ms: 1_000,
+        state_hash: vec![],
+        unexported_ms: 0,
+        export_error: String::new(),
+        export_every_ms: 10_000,
     }
 }

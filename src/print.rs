@@ -151,14 +151,55 @@ pub fn permissions(kind: char, mode: u32) -> String {
     text
 }
 
+/// `1 pack`, `2 packs`, `3 repositories`.
+pub fn count(number: u64, word: &str) -> String {
+    match (number, word.strip_suffix('y')) {
+        (1, _) => format!("1 {word}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        _ => format!("{number} {word}s"),
+    }
+}
+
+/// A line on a terminal that says how far a look is.
+pub struct Counter(ProgressBar);
+
+impl Counter {
+    /// A counter of these things.
+    pub fn new(global: &Global, what: &'static str) -> Self {
+        let show = std::io::stderr().is_terminal() && !global.json && !global.quiet;
+        let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let style = ProgressStyle::with_template("{pos} of {len} {msg}");
+        bar.set_style(style.expect("the template is a constant that parses"));
+        bar.set_message(what);
+        Counter(bar)
+    }
+
+    /// So many of so many.
+    pub fn show(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
+    /// Takes the line away.
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A span of time in the largest unit that does not hide much of it.
+pub fn span(ms: u64) -> String {
+    match ms / 1_000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// How long ago something was, for people.
 pub fn ago(ms: u64) -> String {
-    match ms / 1_000 {
-        seconds @ 0..120 => format!("{seconds} s ago"),
-        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
-        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
-        seconds => format!("{} days ago", seconds / 86_400),
-    }
+    format!("{} ago", span(ms))
 }
 
 #[cfg(test)]

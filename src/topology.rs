@@ -129,7 +129,7 @@ pub async fn apply(args: &ApplyArgs, global: &Global) -> Result<u8, Exit> {
 }
 
 /// A node by its name or id.
-fn find(topology: &Topology, text: &str) -> Result<NodeRecord, Exit> {
+pub fn find(topology: &Topology, text: &str) -> Result<NodeRecord, Exit> {
     let by_id = text.parse::<NodeId>().ok();
     let fits = |node: &&NodeRecord| Some(node.id) == by_id || node.name.as_str() == text;
     let all: Vec<&NodeRecord> = topology.nodes.iter().filter(fits).collect();

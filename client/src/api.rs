@@ -7,7 +7,9 @@ use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
     PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotMarks, SnapshotRecord,
 };
-use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
+use farshore_core::id::{
+    ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId, StripeId,
+};
 use farshore_core::topology::{Name, NodeRecord};
 use std::collections::BTreeMap;
 
@@ -135,6 +137,37 @@ pub struct RepairStatus {
     pub singly_bytes: u64,
     /// Nodes that sent sums which are not those of their shards.
     pub liars: Vec<NodeId>,
+    /// Bytes of the shards waiting and running.
+    pub queued_bytes: u64,
+    /// More would wait if there were room.
+    pub queue_full: bool,
+    /// Shards rebuilt within `recent_ms`.
+    pub recent_shards: u64,
+    /// Their bytes.
+    pub recent_bytes: u64,
+    /// A minute, or less if the work began later.
+    pub recent_ms: u64,
+    /// Milliseconds since the last failure.
+    pub failed_ago_ms: u64,
+    /// Some of what is running and waiting, most urgent first.
+    pub urgent: Vec<UrgentRepair>,
+}
+
+/// A task of repair.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UrgentRepair {
+    /// Which stripe.
+    pub stripe: StripeId,
+    /// Which of its shards.
+    pub index: u32,
+    /// Who shall hold it.
+    pub to: NodeId,
+    /// Good shards beyond those needed.
+    pub spare: i32,
+    /// The same after the worst loss of one region.
+    pub spare_after_region: i32,
+    /// Under way.
+    pub running: bool,
 }
 
 /// The whole picture.

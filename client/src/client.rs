@@ -20,7 +20,7 @@ use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSetti
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
-use farshore_core::id::{RepoId, SnapshotId};
+use farshore_core::id::{NodeId, RepoId, SnapshotId};
 use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::peer::ShardIo;
 use farshore_core::policy::{self, Policy};
@@ -29,6 +29,8 @@ use farshore_proto::peers::Peers;
 use farshore_proto::profile::Profile;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::Tls;
+use farshore_proto::wire::ScrubStatusReply;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A cluster, as a client sees it.
@@ -138,6 +140,18 @@ impl Client {
             .map(|n| n.id)
             .collect();
         Ok(scrub::scrub(&direct.peers, &asked).await)
+    }
+
+    /// How far each of these nodes is with re-reading its shards by itself, or why it does not say.
+    pub async fn scrub_standing(
+        &self,
+        nodes: &[NodeId],
+    ) -> Result<BTreeMap<NodeId, std::result::Result<ScrubStatusReply, String>>> {
+        let direct = self.0.direct.as_ref();
+        let direct = direct.ok_or_else(|| Error::Invalid("this cluster cannot be asked".into()))?;
+        // From the topology the addresses are learnt.
+        self.topology().await?;
+        Ok(scrub::standing(&direct.peers, nodes).await)
     }
 
     /// To look at the topology and to change it.

@@ -199,6 +199,20 @@ pub const PUTS_IN_FLIGHT_MAX: usize = 64;
 pub const NODES_MAX: usize = 1_024;
 /// Most changes of the topology in one plan.
 pub const TOPOLOGY_CHANGES_MAX: usize = 64;
+/// Packs looked at in one go for an operator who waits.
+pub const ASKED_PACKS_AT_ONCE: usize = 256;
+/// Repositories that the answer to a what-if names.
+pub const WHAT_IF_REPOS_MAX: usize = 64;
+/// Snapshots that it names.
+pub const WHAT_IF_SNAPSHOTS_MAX: usize = 64;
+/// A look at all packs for an operator reports that it is still at work at least this often.
+pub const ASKED_SILENCE_MS: u64 = 60_000;
+/// Tasks of repair that a status names.
+pub const REPAIRS_SHOWN_MAX: usize = 8;
+/// Stripes that an ambiguous beginning of an id names.
+pub const STRIPES_NAMED_MAX: usize = 8;
+/// Audit records looked through for the last change of a node's state.
+pub const AUDIT_LOOKED_MAX: u64 = 20_000;
 /// Bad shards waiting to be reported to the catalogue; more are found again by the next scrub.
 pub const REPORTS_QUEUED_MAX: usize = 4_096;
 /// Shards rebuilt at a time by the leader.

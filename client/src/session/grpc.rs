@@ -10,7 +10,9 @@ use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
     PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotRecord,
 };
-use farshore_core::id::{ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId};
+use farshore_core::id::{
+    ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId, StripeId,
+};
 use farshore_core::limits::{COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX};
 use farshore_core::topology::{Name, NodeRecord};
 use farshore_proto::channel::{admin, catalogue};
@@ -326,22 +328,7 @@ fn status_of(reply: wire::StatusReply) -> Result<ClusterStatus, ApiError> {
         stale: reply.stale,
         feature_level: reply.feature_level,
         nodes: list(reply.nodes, NODES_LISTED_MAX, "nodes", node_status_of)?,
-        repair: RepairStatus {
-            queued: repair.queued,
-            running: repair.running,
-            rebuilt: repair.rebuilt,
-            failed: repair.failed,
-            last_error: repair.last_error,
-            bad_found: repair.bad_found,
-            links: list(
-                repair.links,
-                NODES_LISTED_MAX * NODES_LISTED_MAX,
-                "links",
-                super::topology::link_of,
-            )?,
-            singly_bytes: repair.singly_bytes,
-            liars: list(repair.liars, NODES_LISTED_MAX, "nodes", |id| Ok(NodeId(id)))?,
-        },
+        repair: repair_of(repair)?,
         packs: reply.packs,
         under_target: reply.under_target,
         endangered: reply.endangered,
@@ -353,6 +340,37 @@ fn status_of(reply: wire::StatusReply) -> Result<ClusterStatus, ApiError> {
         unexported_ms: reply.unexported_ms,
         export_error: reply.export_error,
         export_every_ms: reply.export_every_ms,
+    })
+}
+
+fn repair_of(repair: wire::RepairStatus) -> Result<RepairStatus, ApiError> {
+    let urgent = |task: wire::UrgentRepair| {
+        Ok(UrgentRepair {
+            stripe: StripeId::from_slice(&task.stripe)?,
+            index: task.index,
+            to: NodeId(task.to),
+            spare: task.spare,
+            spare_after_region: task.spare_after_region,
+            running: task.running,
+        })
+    };
+    Ok(RepairStatus {
+        queued: repair.queued,
+        running: repair.running,
+        rebuilt: repair.rebuilt,
+        failed: repair.failed,
+        last_error: repair.last_error,
+        bad_found: repair.bad_found,
+        queued_bytes: repair.queued_bytes,
+        queue_full: repair.queue_full,
+        recent_shards: repair.recent_shards,
+        recent_bytes: repair.recent_bytes,
+        recent_ms: repair.recent_ms,
+        failed_ago_ms: repair.failed_ago_ms,
+        urgent: list(repair.urgent, PAGE_ROWS_MAX, "tasks of repair", urgent)?,
+        links: list(repair.links, NODES_LISTED_MAX * NODES_LISTED_MAX, "links", super::topology::link_of)?,
+        singly_bytes: repair.singly_bytes,
+        liars: list(repair.liars, NODES_LISTED_MAX, "nodes", |id| Ok(NodeId(id)))?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Talking to a cluster: the catalogue through whichever node answers, shards with each node directly. The home of
 //! tonic in this crate.
 
+pub mod ask;
 pub mod audit;
 pub mod conversation;
 pub mod export;

@@ -1,7 +1,7 @@
 //! Asking nodes to re-read all their shards. Each node does its own; the sums are made here.
 
 use farshore_core::id::NodeId;
-use farshore_core::limits::SCRUB_SILENCE_MS;
+use farshore_core::limits::{CATALOGUE_CALL_MS, SCRUB_SILENCE_MS};
 use farshore_proto::channel::admin;
 use farshore_proto::peers::Peers;
 use farshore_proto::status::ApiError;
@@ -42,6 +42,26 @@ pub async fn scrub(peers: &Peers, nodes: &[NodeId]) -> ScrubResult {
         }
     }
     sum
+}
+
+/// How far each of these nodes is with re-reading its shards by itself, or why it does not say.
+pub async fn standing(
+    peers: &Peers,
+    nodes: &[NodeId],
+) -> BTreeMap<NodeId, Result<wire::ScrubStatusReply, String>> {
+    let looks = nodes.iter().map(|node| async move { (*node, standing_of(peers, *node).await) });
+    futures_util::future::join_all(looks).await.into_iter().collect()
+}
+
+async fn standing_of(peers: &Peers, node: NodeId) -> Result<wire::ScrubStatusReply, String> {
+    let channel = peers.channel(node).ok_or("the node has no address")?;
+    let mut client = admin(channel);
+    let call = client.scrub_status(wire::ScrubStatusRequest {});
+    match tokio::time::timeout(Duration::from_millis(CATALOGUE_CALL_MS), call).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(ApiError::from_status(status).to_string()),
+        Err(_) => Err("the node does not answer".into()),
+    }
 }
 
 /// The error is for the person who asked, since a node that does not finish concerns nobody else.

@@ -5,6 +5,7 @@ use super::model::Model;
 use super::*;
 use farshore_core::catalogue::*;
 use farshore_core::id::*;
+use farshore_core::level::FEATURE_LEVEL;
 use farshore_core::topology::{NodeRecord, NodeState};
 
 /// What an auditor should know of a command, judged by what is different afterwards.

@@ -76,6 +76,18 @@ impl LiveSet {
         of.runs().map(|(from, to)| self.0.range_cardinality(from..to)).sum()
     }
 
+    /// Whether both have an ordinal in common.
+    pub fn meets(&self, other: &LiveSet) -> bool {
+        !self.0.is_disjoint(&other.0)
+    }
+
+    /// With these as well. Runs that lie side by side cost next to nothing.
+    pub fn put(&mut self, of: &Ordinals) {
+        of.runs().for_each(|(from, to)| {
+            self.0.insert_range(from..to);
+        });
+    }
+
     /// Those in one segment.
     pub(crate) fn bits_of(&self, segment: Ordinal) -> Bits {
         let mut bits = Bits::default();

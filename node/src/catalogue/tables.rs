@@ -441,6 +441,11 @@ impl Span {
         self.from = self.from.max(key_bytes(key));
         self
     }
+    /// Those keys of this span that are `key` or below it.
+    pub fn up_to(mut self, key: &impl Key) -> Self {
+        self.to = just_after(key);
+        self
+    }
     /// Those keys of this span that are above `key`.
     pub fn beyond(mut self, key: &impl Key) -> Self {
         self.from = self.from.max(just_after(key));

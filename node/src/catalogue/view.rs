@@ -232,6 +232,29 @@ impl View {
     pub fn pack_of_stripe(&self, stripe: StripeId) -> Result<Option<PackRecord>, CatalogueError> {
         self.pack_at(self.get::<Stripes>(&stripe)?)
     }
+    /// Packs by their stripes, from one id to another and both included.
+    pub fn packs_of_stripes(
+        &self,
+        first: StripeId,
+        last: StripeId,
+        limit: usize,
+    ) -> Result<Vec<PackNo>, CatalogueError> {
+        Ok(values(self.scan::<Stripes>(&Span::from(&first).up_to(&last), limit)?))
+    }
+    /// Packs of a repository by what they hold, from one id to another and both included.
+    pub fn packs_by_ids(
+        &self,
+        repo: RepoId,
+        first: PackId,
+        last: PackId,
+        limit: usize,
+    ) -> Result<Vec<PackNo>, CatalogueError> {
+        Ok(values(self.scan::<PackIds>(&Span::from(&(repo, first)).up_to(&(repo, last)), limit)?))
+    }
+    /// Whether a pack waits to be deleted.
+    pub fn is_condemned_pack(&self, repo: RepoId, no: PackNo) -> Result<bool, CatalogueError> {
+        self.has::<CondemnedPacks>(&(repo, no))
+    }
     /// Packs of every repository from number `from` on.
     pub fn all_packs(&self, from: PackNo, limit: usize) -> Result<Page<PackRecord, PackNo>, CatalogueError> {
         let rows = self.page::<Packs>(Span::from(&from), limit)?;

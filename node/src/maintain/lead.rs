@@ -3,13 +3,15 @@
 
 use super::Shared;
 use super::execute::{self, Moved};
+use super::speed::Speed;
 use crate::plan::{Priority, Rebuild, RepairScan, Task, plan_repair};
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Command;
-use farshore_core::id::{NodeId, PackNo};
+use farshore_core::id::{NodeId, PackNo, StripeId};
 use farshore_core::limits::{
-    REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX, REPAIR_REPLAN_MS,
+    REBUILD_PAUSE_MAX_MS, REBUILD_PAUSE_MIN_MS, REBUILDS_IN_FLIGHT_MAX, REBUILDS_QUEUED_MAX,
+    REPAIR_REPLAN_MS, REPAIRS_SHOWN_MAX,
 };
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::Region;
@@ -39,6 +41,16 @@ pub struct RepairState {
     pub singly: u64,
     /// Nodes that sent sums which are not those of their shards.
     pub liars: BTreeSet<NodeId>,
+    /// When that was.
+    pub failed_at: Option<Instant>,
+    /// Bytes of the shards queued and under way.
+    pub bytes: u64,
+    /// More would be queued if there were room.
+    pub queue_full: bool,
+    /// The first of what is under way, then of what is queued, most urgent first.
+    pub urgent: Vec<Urgent>,
+    /// How fast it has been.
+    pub speed: Speed,
 }
 
 impl RepairState {
@@ -49,6 +61,30 @@ impl RepairState {
             let to = moved.to.clone().unwrap_or_else(|| from.clone());
             *self.links.entry((from, to)).or_default() += bytes;
         }
+    }
+}
+
+/// A task, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Urgent {
+    /// Which stripe.
+    pub stripe: StripeId,
+    /// Of which pack.
+    pub pack: PackNo,
+    /// Which of its shards.
+    pub index: u8,
+    /// Who shall hold it.
+    pub to: NodeId,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Under way.
+    pub running: bool,
+}
+
+impl Urgent {
+    fn of(task: &Rebuild, running: bool) -> Self {
+        let Rebuild { stripe, pack, index, to, priority, .. } = *task;
+        Urgent { stripe, pack, index, to, priority, running }
     }
 }
 
@@ -88,8 +124,10 @@ pub struct Repair {
     replan_at: Instant,
     queue: VecDeque<Rebuild>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
-    /// Packs of running tasks: a second task of a pack would find another generation.
-    busy: BTreeSet<PackNo>,
+    /// Running tasks by their pack: a second task of a pack would find another generation.
+    busy: BTreeMap<PackNo, Rebuild>,
+    /// The last look has found more than the queue takes.
+    queue_full: bool,
     /// Tasks that failed lately: not before, and how long the next pause is. Bounded by the queue.
     resting: BTreeMap<(PackNo, u8), (Instant, u64)>,
 }
@@ -104,7 +142,8 @@ impl Repair {
             replan_at: Instant::now(),
             queue: VecDeque::new(),
             running: FuturesUnordered::new(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
+            queue_full: false,
             resting: BTreeMap::new(),
         }
     }
@@ -122,9 +161,11 @@ impl Repair {
     /// Begins what there is room for.
     fn fill(&mut self) {
         while self.running.len() < REBUILDS_IN_FLIGHT_MAX {
-            let Some(at) = self.queue.iter().position(|task| !self.busy.contains(&task.pack)) else { return };
+            let Some(at) = self.queue.iter().position(|task| !self.busy.contains_key(&task.pack)) else {
+                return;
+            };
             let task = self.queue.remove(at).expect("the position was found a line ago");
-            self.busy.insert(task.pack);
+            self.busy.insert(task.pack, task.clone());
             let shared = self.shared.clone();
             self.running.push(Box::pin(async move {
                 let outcome = execute::rebuild(&shared, &task).await;
@@ -144,12 +185,14 @@ impl Repair {
                 tracing::info!(pack = task.pack.0, index = task.index, to = %task.to, "shard rebuilt");
                 state.rebuilt += 1;
                 state.note(moved);
+                state.speed.note(task.bytes, Instant::now());
                 self.resting.remove(&key);
             }
             Err(error) => {
                 tracing::warn!(pack = task.pack.0, index = task.index, to = %task.to, %error, "rebuild shard");
                 state.failed += 1;
                 state.last_error = error.to_string();
+                state.failed_at = Some(Instant::now());
                 let pause_ms = self.resting.get(&key).map_or(REBUILD_PAUSE_MIN_MS, |(_, pause)| *pause);
                 let until = Instant::now() + Duration::from_millis(pause_ms);
                 self.resting.insert(key, (until, (pause_ms * 2).min(REBUILD_PAUSE_MAX_MS)));
@@ -164,7 +207,7 @@ impl Repair {
             return Ok(());
         }
         self.resting.retain(|_, (until, pause_ms)| *until + Duration::from_millis(*pause_ms) > began);
-        let (mut tasks, mut scan) = (Vec::new(), RepairScan::new());
+        let (mut tasks, mut scan, mut queue_full) = (Vec::new(), RepairScan::new(), false);
         // Each page from the newest view: what the tasks before have done shows in it.
         while let Some(page) = scan.step(&self.shared.view()?, PACKS_PER_LOOK)? {
             let plan = plan_repair(&page, REBUILDS_QUEUED_MAX);
@@ -179,10 +222,11 @@ impl Repair {
             // a shard for nothing.
             let mut packs = BTreeSet::new();
             tasks.retain(|task| packs.insert(task.pack));
+            queue_full |= tasks.len() > REBUILDS_QUEUED_MAX;
             tasks.truncate(REBUILDS_QUEUED_MAX);
             tokio::task::yield_now().await;
         }
-        self.queue = tasks.into();
+        (self.queue, self.queue_full) = (tasks.into(), queue_full);
         self.replan_at = Instant::now() + Duration::from_millis(REPAIR_REPLAN_MS);
         self.next_look = Instant::now() + began.elapsed() * LOOK_PAUSE_FACTOR;
         Ok(())
@@ -190,13 +234,22 @@ impl Repair {
 
     fn may_begin(&self, task: &Rebuild, now: Instant) -> bool {
         let rests = self.resting.get(&(task.pack, task.index)).is_some_and(|(until, _)| *until > now);
-        !rests && !self.busy.contains(&task.pack)
+        !rests && !self.busy.contains_key(&task.pack)
     }
 
     fn publish(&self) {
         let mut state = self.shared.repairs.state();
         state.queued = self.queue.len() as u64;
         state.running = self.running.len() as u64;
+        state.bytes = self.busy.values().chain(&self.queue).map(|task| task.bytes).sum();
+        state.queue_full = self.queue_full;
+        let running = self.busy.values().map(|task| Urgent::of(task, true));
+        let queued = self.queue.iter().map(|task| Urgent::of(task, false));
+        state.urgent = running.chain(queued).take(REPAIRS_SHOWN_MAX).collect();
+        match self.running.is_empty() {
+            true => state.speed.pause(Instant::now()),
+            false => state.speed.begin(Instant::now()),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub mod exporter;
 
 pub mod proof;
 
+pub mod speed;
+
 pub mod scrub;
 
 pub mod sweep;

@@ -4,7 +4,7 @@
 //! deletes but what is spoilt and known to nobody.
 
 use super::Shared;
-use crate::store::StoreError;
+use crate::store::{Entry, StoreError};
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, EXPORT_REPO, PackRecord};
@@ -103,6 +103,55 @@ fn recorded_at(pack: &PackRecord, node: NodeId) -> impl Iterator<Item = (ShardId
     let stripe = pack.stripe.id;
     let held = pack.stripe.shards.iter().zip(0u8..).filter(move |(shard, _)| shard.node == Some(node));
     held.map(move |(shard, index)| (ShardId { stripe, index }, shard.hash))
+}
+
+/// How far this node is with reading its shards again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Shards held.
+    pub shards: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Those of which all bytes were checked within the period.
+    pub verified: u64,
+    /// Bytes of their files.
+    pub verified_bytes: u64,
+    /// Not checked since they were found.
+    pub never: u64,
+    /// When the one was checked that was checked longest ago, Unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// Known to be damaged, exports of the catalogue aside.
+    pub bad: u64,
+}
+
+impl Standing {
+    fn note(&mut self, entry: &Entry, since_ms: u64) {
+        self.shards += 1;
+        self.bytes += entry.file_len;
+        self.bad += u64::from(entry.bad && entry.repo != EXPORT_REPO);
+        match entry.last_verified_ms {
+            0 => self.never += 1,
+            at => self.oldest_ms = Some(self.oldest_ms.map_or(at, |oldest| oldest.min(at))),
+        }
+        if entry.last_verified_ms >= since_ms.max(1) {
+            self.verified += 1;
+            self.verified_bytes += entry.file_len;
+        }
+    }
+}
+
+/// Looks at the index alone; no shard is read. It outlives a restart, as the index does.
+pub async fn standing(shared: &Shared) -> Result<Standing, WorkFailed> {
+    let period_ms = shared.timing.scrub_period.as_millis() as u64;
+    let since_ms = shared.host.clock.now_ms().saturating_sub(period_ms);
+    let (mut standing, mut after) = (Standing::default(), None);
+    loop {
+        let page = shared.store.list(after, PAGE_ROWS_MAX)?;
+        page.iter().for_each(|(_, entry)| standing.note(entry, since_ms));
+        let Some((last, _)) = page.last() else { return Ok(standing) };
+        after = Some(*last);
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The paced worker: one shard a unit, so that a whole pass takes about the period.

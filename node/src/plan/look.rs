@@ -104,7 +104,20 @@ fn leaves(node: &NodeRecord) -> bool {
     !node.state.counts() || node.state == NodeState::Draining
 }
 
-fn condemned_of(
+/// One pack as the planner sees it, with every copy of its shards that is still to be swept, whoever holds it.
+pub fn look_at(view: &View, pack: PackRecord) -> Result<PlanView, CatalogueError> {
+    let nodes = view.nodes()?;
+    let mut condemned = BTreeSet::new();
+    for node in nodes.iter().filter(|node| node.state != NodeState::Retired) {
+        condemned.extend(view.condemned_of_stripe(node.id, pack.stripe.id)?);
+    }
+    let listed = view.is_under_target(pack.no)?.then_some(pack.no).into_iter().collect();
+    let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
+    Ok(PlanView { nodes, packs: vec![pack], listed, condemned })
+}
+
+/// Copies of these packs' shards that are still to be swept from nodes that take shards.
+pub fn condemned_of(
     view: &View,
     nodes: &[NodeRecord],
     packs: &[PackRecord],

@@ -1,6 +1,10 @@
 //! Planners: pure functions from what a leader sees to what should be done. They propose and never do; whoever carries a
 //! task out proves it by a command that the catalogue may still refuse. A plan is data: print it, assert on it.
 
+pub mod what_if;
+
+pub mod explain;
+
 pub mod preview;
 
 pub mod look;
@@ -14,7 +18,7 @@ pub mod garbage;
 pub mod retention;
 
 pub use garbage::{GarbagePlan, Totals, plan_garbage};
-pub use look::RepairScan;
+pub use look::{RepairScan, condemned_of, look_at};
 pub use repair::{PlanView, RepairPlan, plan_repair};
 pub use retention::{candidate, plan_retention};
 
@@ -24,7 +28,7 @@ mod plan_test;
 #[cfg(test)]
 mod look_test;
 
-use farshore_core::id::{NodeId, PackNo};
+use farshore_core::id::{NodeId, PackNo, StripeId};
 use std::collections::BTreeMap;
 
 /// Something to be done.
@@ -47,6 +51,10 @@ pub struct Rebuild {
     pub from_holders: Vec<(u8, NodeId)>,
     /// Who shall hold it.
     pub to: NodeId,
+    /// Name of its stripe, for people.
+    pub stripe: StripeId,
+    /// Bytes of the shard.
+    pub bytes: u64,
     /// What comes first.
     pub priority: Priority,
 }

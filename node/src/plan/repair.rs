@@ -6,7 +6,7 @@
 use super::{Priority, Rebuild, Task};
 use farshore_core::catalogue::{Condemned, PackRecord};
 use farshore_core::id::{NodeId, PackNo, ShardId};
-use farshore_core::placement::{Candidate, assign};
+use farshore_core::placement::{Candidate, Choice, Level, explain};
 use farshore_core::topology::{NodeRecord, NodeState, Region};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +61,8 @@ impl PlanView {
         self.nodes.get(&id).filter(|node| node.state.counts()).map(|node| &node.region)
     }
 
-    fn good_holders(&self, pack: &PackRecord) -> Vec<(u8, NodeId)> {
+    /// Shards on nodes that count, and who holds them.
+    pub fn good_holders(&self, pack: &PackRecord) -> Vec<(u8, NodeId)> {
         let good = |(index, node): (u8, Option<NodeId>)| {
             Some((index, node.filter(|id| self.region(*id).is_some())?))
         };
@@ -72,24 +73,15 @@ impl PlanView {
     /// much as companions: the first to be recorded raises the generation, and the rest are planned anew.
     fn plan_pack(&self, pack: &PackRecord, good: Vec<(u8, NodeId)>) -> Vec<Rebuild> {
         let stripe = &pack.stripe;
-        let mut held = vec![None; stripe.shards.len()];
-        for (index, node) in &good {
-            held[usize::from(*index)] = Some(*node);
-        }
-        let barred = |node, index: u8| {
-            let stays = held.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));
-            let takes = self.nodes.get(&node).is_some_and(NodeRecord::takes_shards);
-            let shard = ShardId { stripe: stripe.id, index };
-            !stays && (!takes || self.condemned.contains(&Condemned { node, shard }))
-        };
-        let wanted = assign(stripe.id, stripe.scheme, &self.candidates(&good), &held, &barred).nodes;
-        let changed = (0u8..).zip(wanted).filter(|(index, to)| held[usize::from(*index)] != *to);
+        let held = held_of(pack, &good);
+        let wanted = self.place(pack, &good).1.into_iter().map(|choice| (choice.index, choice.node));
+        let changed = wanted.filter(|(index, to)| held[usize::from(*index)] != *to);
         let changed = changed.filter_map(|(index, to)| Some((index, to?))).collect::<Vec<_>>();
         let now = Standing::of(self, &held, stripe.scheme.spread());
         let improves = |index: u8, to: NodeId| {
             let mut then = held.clone();
             then[usize::from(index)] = Some(to);
-            !barred(to, index) && Standing::of(self, &then, stripe.scheme.spread()) < now
+            !self.is_barred(pack, &held, to, index) && Standing::of(self, &then, stripe.scheme.spread()) < now
         };
         let regions = good.iter().filter_map(|(_, node)| self.region(*node));
         let priority = Priority::of(stripe.scheme.k(), regions);
@@ -101,10 +93,32 @@ impl PlanView {
             let Some(to) = [*own].into_iter().chain(others).find(|to| improves(*index, *to)) else {
                 continue;
             };
-            let (pack, generation, index, from_holders) = (pack.no, stripe.generation, *index, good.clone());
-            tasks.push(Rebuild { pack, generation, index, from_holders, to, priority });
+            tasks.push(Rebuild {
+                pack: pack.no,
+                generation: stripe.generation,
+                index: *index,
+                from_holders: good.clone(),
+                to,
+                stripe: stripe.id,
+                bytes: stripe.shard_len,
+                priority,
+            });
         }
         tasks
+    }
+
+    /// Where every shard of a pack should be, and why: what its good holders have stays if it may.
+    pub fn place(&self, pack: &PackRecord, good: &[(u8, NodeId)]) -> (Level, Vec<Choice>) {
+        let held = held_of(pack, good);
+        let barred = |node, index| self.is_barred(pack, &held, node, index);
+        explain(pack.stripe.id, pack.stripe.scheme, &self.candidates(good), &held, &barred)
+    }
+
+    fn is_barred(&self, pack: &PackRecord, held: &[Option<NodeId>], node: NodeId, index: u8) -> bool {
+        let stays = held.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));
+        let takes = self.nodes.get(&node).is_some_and(NodeRecord::takes_shards);
+        let shard = ShardId { stripe: pack.stripe.id, index };
+        !stays && (!takes || self.condemned.contains(&Condemned { node, shard }))
     }
 
     /// Nodes that take shards, and silent holders, who keep what they have. A draining holder keeps nothing.
@@ -120,6 +134,14 @@ impl PlanView {
         };
         self.nodes.values().filter(keeps).map(candidate).collect()
     }
+}
+
+fn held_of(pack: &PackRecord, good: &[(u8, NodeId)]) -> Vec<Option<NodeId>> {
+    let mut held = vec![None; pack.stripe.shards.len()];
+    for (index, node) in good {
+        held[usize::from(*index)] = Some(*node);
+    }
+    held
 }
 
 /// How far a stripe is from its target; compared field by field, less is better. The order of the fields is the order

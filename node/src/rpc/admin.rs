@@ -1,32 +1,33 @@
 //! What operators ask. A status comes from the leader if there is one, since only it hears the heartbeats; without a
 //! leader any node still tells what it knows and says that nobody confirmed it.
 
+use super::ask::{self, Answers};
 use super::auth::{self, Right};
 use super::topology::link_bytes;
-use super::{answer, internal, topology};
+use super::{answer, explain, internal, topology, what_if};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
+use crate::maintain::lead::Urgent;
 use crate::maintain::{collect, exporter, scrub};
 use bytes::Bytes;
-use farshore_core::host::task::Owned;
 use farshore_core::id::{NodeId, RepoId};
 use farshore_core::level::LEVEL_FIRST;
-use farshore_core::limits::{PAGE_ROWS_MAX, STATUS_CONFIRM_MS};
+use farshore_core::limits::{CATALOGUE_CALL_MS, PAGE_ROWS_MAX, STATUS_CONFIRM_MS};
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
+use farshore_proto::convert::common;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
+use farshore_proto::wire::admin_client::AdminClient;
 use farshore_proto::wire::{
-    ApplyTopologyRequest, AuditRow, CollectGarbageRequest, ExportCatalogueReply, ExportCatalogueRequest,
-    GarbageReport, ListAuditReply, ListAuditRequest, NodeStatus, PlanTopologyReply, PlanTopologyRequest,
-    RepairStatus, ScrubProgress, ScrubRequest, StageTopologyRequest, StatusReply, StatusRequest,
-    TopologyReply, admin_server,
+    ApplyTopologyRequest, AuditRow, CollectGarbageRequest, ExplainNodeProgress, ExplainNodeRequest,
+    ExplainStripeReply, ExplainStripeRequest, ExportCatalogueReply, ExportCatalogueRequest, GarbageReport,
+    ListAuditReply, ListAuditRequest, NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus,
+    ScrubProgress, ScrubRequest, ScrubStatusReply, ScrubStatusRequest, StageTopologyRequest, StatusReply,
+    StatusRequest, TopologyReply, UrgentRepair, WhatIfProgress, WhatIfRequest, admin_server,
 };
-use futures_util::stream::{self, Stream};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -137,7 +138,8 @@ impl AdminService {
     }
 
     fn repair_status(&self) -> RepairStatus {
-        let state = self.shared.repairs.get();
+        let (state, now) = (self.shared.repairs.get(), Instant::now());
+        let recent = state.speed.recent(now);
         RepairStatus {
             queued: state.queued,
             running: state.running,
@@ -148,6 +150,15 @@ impl AdminService {
             links: state.links.into_iter().map(link_bytes).collect(),
             singly_bytes: state.singly,
             liars: state.liars.into_iter().map(|node| node.0).collect(),
+            queued_bytes: state.bytes,
+            queue_full: state.queue_full,
+            recent_shards: recent.shards,
+            recent_bytes: recent.bytes,
+            recent_ms: recent.within.as_millis() as u64,
+            failed_ago_ms: state.failed_at.map_or(0, |at| at.elapsed().as_millis() as u64),
+            busy_bytes: state.speed.bytes,
+            busy_ms: state.speed.busy(now).as_millis() as u64,
+            urgent: state.urgent.into_iter().map(urgent).collect(),
         }
     }
 
@@ -219,23 +230,99 @@ impl AdminService {
     }
 
     /// Runs a pass in its own task; hanging up ends it.
-    fn scrub(&self) -> Progresses {
-        let (send, receive) = mpsc::channel(PROGRESS_QUEUED_MAX);
+    fn scrub(&self) -> Answers<ScrubProgress> {
         let shared = self.shared.clone();
-        let task = Owned::spawn(async move {
-            let tell = |progress| {
-                // A full queue skips a message; the last one is waited for.
-                let _ = send.try_send(Ok(to_wire(progress)));
-            };
-            let result = scrub::pass(&shared, tell).await;
-            let last = result.map(to_wire).map_err(|e| Status::from(internal(e)));
-            // Nobody listens any more if the operator has hung up.
-            let _ = send.send(last).await;
-        });
-        Box::pin(stream::unfold((receive, task), |(mut receive, task)| async move {
-            let next = receive.recv().await?;
-            Some((next, (receive, task)))
-        }))
+        ask::answers(|told| async move {
+            let tell = |progress| told.progress(to_wire(progress));
+            scrub::pass(&shared, tell).await.map(to_wire).map_err(internal)
+        })
+    }
+
+    /// The leader's word if it can be had in time, since only it knows how full the disks are; else our own.
+    async fn what_if(&self, caller: Caller, request: WhatIfRequest) -> Answers<WhatIfProgress> {
+        if let Some(mut leader) = self.other_leader(caller)
+            && let Some(answers) = ask::passed_on(leader.what_if(request.clone())).await
+        {
+            return answers;
+        }
+        let shared = self.shared.clone();
+        ask::answers(|told| async move { what_if::look(&shared, request, told).await })
+    }
+
+    /// The leader's word, as above: only it hears the heartbeats.
+    async fn explain_node(
+        &self,
+        caller: Caller,
+        request: ExplainNodeRequest,
+    ) -> Result<Answers<ExplainNodeProgress>, ApiError> {
+        if let Some(mut leader) = self.other_leader(caller)
+            && let Some(answers) = ask::passed_on(leader.explain_node(request)).await
+        {
+            return Ok(answers);
+        }
+        let (shared, id) = (self.shared.clone(), common::node_id(request.node)?);
+        let view = shared.view().map_err(internal)?;
+        let node = view.node(id).map_err(internal)?;
+        let node = node.ok_or_else(|| ApiError::Invalid(format!("there is no node {id}")))?;
+        let levels = view.node_levels().map_err(internal)?;
+        let feature_level = levels.get(&id).copied().unwrap_or(LEVEL_FIRST);
+        let (standing, time) = (shared.consensus.standing(), shared.consensus.time_ms());
+        let status = NodeStatus { feature_level, ..self.node_status(node, &standing.voters, time) };
+        Ok(ask::answers(|told| async move { explain::node(&shared, id, status, told).await }))
+    }
+
+    async fn explain_stripe(
+        &self,
+        caller: Caller,
+        request: ExplainStripeRequest,
+    ) -> Result<ExplainStripeReply, ApiError> {
+        // Time is left to answer by ourselves.
+        let limit = if request.verify { CATALOGUE_CALL_MS * 3 / 4 } else { STATUS_CONFIRM_MS * 2 };
+        if let Some(mut leader) = self.other_leader(caller) {
+            let call = leader.explain_stripe(request.clone());
+            if let Ok(Ok(reply)) = tokio::time::timeout(Duration::from_millis(limit), call).await {
+                return Ok(reply.into_inner());
+            }
+        }
+        explain::stripe(&self.shared, request).await
+    }
+
+    /// How far this node is with its scrub.
+    async fn scrub_status(&self) -> Result<ScrubStatusReply, ApiError> {
+        let (shared, standing) = (&self.shared, scrub::standing(&self.shared).await.map_err(internal)?);
+        let now_ms = shared.host.clock.now_ms();
+        Ok(ScrubStatusReply {
+            shards: standing.shards,
+            bytes: standing.bytes,
+            verified: standing.verified,
+            verified_bytes: standing.verified_bytes,
+            never: standing.never,
+            oldest_ms: standing.oldest_ms.map_or(0, |at| now_ms.saturating_sub(at)),
+            bad: standing.bad,
+            bad_found: shared.reports.bad_found(),
+            waiting: shared.reports.len() as u64,
+            period_ms: shared.timing.scrub_period.as_millis() as u64,
+        })
+    }
+
+    /// A line to the leader, if that is another node. A node that asks takes us for the leader; passing its call on could
+    /// go in circles.
+    fn other_leader(&self, caller: Caller) -> Option<AdminClient<Channel>> {
+        let leader = self.shared.consensus.leader().filter(|node| *node != self.shared.own.id)?;
+        let Caller::Client(_) = caller else { return None };
+        Some(channel::admin(self.shared.peers.channel(leader)?))
+    }
+}
+
+fn urgent(task: Urgent) -> UrgentRepair {
+    UrgentRepair {
+        stripe: Bytes::copy_from_slice(task.stripe.as_bytes()),
+        pack: task.pack.0,
+        index: task.index.into(),
+        to: task.to.0,
+        spare: task.priority.spare.into(),
+        spare_after_region: task.priority.spare_after_region.into(),
+        running: task.running,
     }
 }
 
@@ -307,11 +394,6 @@ pub async fn has_vote(peer: Channel, id: NodeId) -> Option<bool> {
     (!reply.stale).then(|| reply.nodes.iter().any(votes))
 }
 
-/// Progress messages waiting for a slow operator; a full queue skips some.
-const PROGRESS_QUEUED_MAX: usize = 4;
-
-type Progresses = Pin<Box<dyn Stream<Item = Result<ScrubProgress, Status>> + Send>>;
-
 fn to_wire(progress: scrub::Progress) -> ScrubProgress {
     ScrubProgress {
         checked: progress.checked,
@@ -325,7 +407,9 @@ fn to_wire(progress: scrub::Progress) -> ScrubProgress {
 
 #[tonic::async_trait]
 impl admin_server::Admin for AdminService {
-    type ScrubStream = Progresses;
+    type ScrubStream = Answers<ScrubProgress>;
+    type WhatIfStream = Answers<WhatIfProgress>;
+    type ExplainNodeStream = Answers<ExplainNodeProgress>;
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let caller = auth::allow(&request, Right::Status)?;
@@ -356,9 +440,44 @@ impl admin_server::Admin for AdminService {
         answer(self.audit(request.into_inner()).await)
     }
 
-    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Progresses>, Status> {
+    async fn scrub(
+        &self,
+        request: Request<ScrubRequest>,
+    ) -> Result<Response<Answers<ScrubProgress>>, Status> {
         auth::allow(&request, Right::Scrub)?;
         Ok(Response::new(self.scrub()))
+    }
+
+    async fn what_if(
+        &self,
+        request: Request<WhatIfRequest>,
+    ) -> Result<Response<Answers<WhatIfProgress>>, Status> {
+        let caller = auth::allow(&request, Right::Status)?;
+        Ok(Response::new(self.what_if(caller, request.into_inner()).await))
+    }
+
+    async fn explain_node(
+        &self,
+        request: Request<ExplainNodeRequest>,
+    ) -> Result<Response<Answers<ExplainNodeProgress>>, Status> {
+        let caller = auth::allow(&request, Right::Status)?;
+        Ok(Response::new(self.explain_node(caller, request.into_inner()).await?))
+    }
+
+    async fn explain_stripe(
+        &self,
+        request: Request<ExplainStripeRequest>,
+    ) -> Result<Response<ExplainStripeReply>, Status> {
+        let caller = auth::allow(&request, Right::Status)?;
+        answer(self.explain_stripe(caller, request.into_inner()).await)
+    }
+
+    async fn scrub_status(
+        &self,
+        request: Request<ScrubStatusRequest>,
+    ) -> Result<Response<ScrubStatusReply>, Status> {
+        auth::allow(&request, Right::Status)?;
+        answer(self.scrub_status().await)
     }
 
     async fn plan_topology(

@@ -4,6 +4,12 @@ pub mod admin;
 
 pub mod topology;
 
+pub mod what_if;
+
+pub mod explain;
+
+pub mod ask;
+
 pub mod catalogue;
 
 pub mod recovery;
