@@ -39,12 +39,15 @@ pub(super) async fn audit(host: &Host, cluster: ClusterId, index: &Index) -> Res
     for first in 0..=u8::MAX {
         let mut entries = entries_under(index, first)?;
         let mut changes = vec![];
-        for name in host.disk.list(&shard_dir(first)).await? {
+        for (name, len) in host.disk.list_sized(&shard_dir(first)).await? {
             let Some(id) = id_of_name(&name).filter(|id| id.stripe.0[0] == first) else {
                 report.strangers += 1;
                 continue;
             };
-            let len = host.disk.len(&super::file_name(id)).await?.unwrap_or(0);
+            let len = match len {
+                Some(len) => len,
+                None => host.disk.len(&super::file_name(id)).await?.unwrap_or(0),
+            };
             let entry = match entries.remove(&id) {
                 Some(entry) if entry.file_len == len && entry.payload_len > 0 => entry,
                 // Cut, grown, unreadable before, or replaced just before a crash: the file itself is asked again.
