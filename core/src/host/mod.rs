@@ -15,6 +15,7 @@ pub use net::{ByteStream, Listener, Net};
 use crate::mutant::{Mutant, mutant};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -68,6 +69,11 @@ pub trait Disk: Send + Sync {
     /// Room left.
     async fn space(&self) -> io::Result<Space>;
 
+    /// Names of the directories in `dir` that have anything in them, with a trailing `/`, where asking once is cheaper than
+    /// listing each. `None`: list each.
+    async fn filled(&self, _dir: &str) -> io::Result<Option<BTreeSet<String>>> {
+        Ok(None)
+    }
     /// As [`Disk::list`], each name with its file's length where that comes with the listing; where not, ask `len`.
     async fn list_sized(&self, dir: &str) -> io::Result<Vec<(String, Option<u64>)>> {
         Ok(self.list(dir).await?.into_iter().map(|name| (name, None)).collect())

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use farshore_core::host::{Disk, DiskFile, Space};
 use farshore_core::limits::{
     BUCKET_PART_BYTES, BUCKET_PARTS_IN_FLIGHT, BUCKET_READ_BYTES, BUCKET_SLOT_BYTES_MAX, BUCKET_SPACE_BYTES,
+    ERROR_TEXT_BYTES_MAX,
 };
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -216,6 +218,9 @@ impl Disk for BucketDisk {
     async fn space(&self) -> io::Result<Space> {
         Ok(Space { total: BUCKET_SPACE_BYTES, free: BUCKET_SPACE_BYTES })
     }
+    async fn filled(&self, dir: &str) -> io::Result<Option<BTreeSet<String>>> {
+        Ok(Some(self.list(dir).await?.into_iter().filter(|name| name.ends_with('/')).collect()))
+    }
     async fn list_sized(&self, dir: &str) -> io::Result<Vec<(String, Option<u64>)>> {
         self.entries(dir).await
     }
@@ -272,7 +277,10 @@ fn told(url: &BucketUrl, error: Error) -> io::Error {
         Error::InvalidPath { .. } => ErrorKind::InvalidInput,
         _ => ErrorKind::Other,
     };
-    io::Error::new(kind, format!("bucket {url}: {error}"))
+    // One line, of what may be a whole page.
+    let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let text: String = text.chars().take(ERROR_TEXT_BYTES_MAX / 2).collect();
+    io::Error::new(kind, format!("bucket {url}: {text}"))
 }
 
 /// Servers of one's own have an end, and say so with these words.

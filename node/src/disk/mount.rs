@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::host::{Disk, DiskFile, Space};
 use farshore_core::limits::{BUCKET_UPLOADS_MAX, SHARD_BLOCK_BYTES, SPOOL_BYTES};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -130,6 +131,9 @@ impl Disk for Mount {
             own if own.free >= SPOOL_BYTES => self.mounted.space().await,
             own => Ok(own),
         }
+    }
+    async fn filled(&self, dir: &str) -> io::Result<Option<BTreeSet<String>>> {
+        self.disk_of_dir(dir).filled(dir).await
     }
     async fn list_sized(&self, dir: &str) -> io::Result<Vec<(String, Option<u64>)>> {
         match self.is_mounted(&format!("{dir}/")) {

@@ -810,7 +810,7 @@ async fn a_bucket_is_asked_seldom_and_listed_only_at_a_start() {
     assert_eq!(report.shards, 1);
     assert_eq!(
         sick.asked(),
-        [("head", 1), ("list", 256)].into(),
+        [("head", 1), ("list", 2)].into(),
         "one listing a directory, no request a shard"
     );
     remove(&store, header.id).await.unwrap();
