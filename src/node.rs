@@ -7,7 +7,10 @@ use crate::setup::{BOOTSTRAP, Founder};
 use farshore_core::host::{Host, real};
 use farshore_node::config::{Config, Seed};
 use farshore_node::disk::RealDisk;
+use farshore_node::disk::bucket::BucketDisk;
+use farshore_node::disk::mount::Mount;
 use farshore_node::kv::RealKv;
+use farshore_node::store::{SHARDS_DIR, TEMP_DIR};
 use farshore_proto::tls::Credentials;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +49,7 @@ pub struct Prepared {
 }
 
 /// Reads configuration and keys.
-pub fn prepare(path: &Path) -> Result<Prepared, Exit> {
+pub async fn prepare(path: &Path) -> Result<Prepared, Exit> {
     let text = read(path)?;
     let mut config = Config::parse(&text).map_err(|e| Exit::failure(format!("{}: {e}", path.display())))?;
     let beside = path.parent().unwrap_or(Path::new("."));
@@ -60,14 +63,21 @@ pub fn prepare(path: &Path) -> Result<Prepared, Exit> {
         cert_pem: read(&beside.join(&config.credentials.cert))?,
         key_pem: read(&beside.join(&config.credentials.key))?,
     };
-    Ok(Prepared { host: host(&config)?, config, credentials, founding })
+    let mut host = host(&config)?;
+    if let Some(bucket) = &config.bucket {
+        let owner = farshore_node::run::owner(&config, &credentials, host.clock.clone());
+        let bucket = BucketDisk::open(bucket, owner.map_err(Exit::failure)?.to_string());
+        let bucket = Arc::new(bucket.await.map_err(Exit::failure)?);
+        host.disk = Arc::new(Mount::new(host.disk, bucket, SHARDS_DIR, TEMP_DIR));
+    }
+    Ok(Prepared { host, config, credentials, founding })
 }
 
 async fn run_node(args: NodeRunArgs) -> Result<u8, Exit> {
     if args.with_parent {
         end_with_parent()?;
     }
-    let Prepared { host, config, credentials, founding } = prepare(&args.config)?;
+    let Prepared { host, config, credentials, founding } = prepare(&args.config).await?;
     let node = farshore_node::Node::start(host, config, credentials).await.map_err(Exit::failure)?;
     let wait_and_put_away = async {
         if founding.exists() {

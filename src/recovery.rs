@@ -174,7 +174,7 @@ fn print_result(result: &RebuildResult, global: &Global, at: &str) {
 
 /// `farshore node recover`.
 pub async fn serve_shards(args: NodeRunArgs) -> Result<u8, Exit> {
-    let Prepared { host, config, credentials, .. } = prepare(&args.config)?;
+    let Prepared { host, config, credentials, .. } = prepare(&args.config).await?;
     let node = Rescue::start(host, config, credentials).await.map_err(Exit::failure)?;
     tokio::select! {
         biased;
@@ -187,7 +187,7 @@ pub async fn serve_shards(args: NodeRunArgs) -> Result<u8, Exit> {
 
 /// `farshore node recover-quorum`.
 pub async fn recover_quorum(args: RecoverQuorumArgs) -> Result<u8, Exit> {
-    let Prepared { host, config, credentials, .. } = prepare(&args.config)?;
+    let Prepared { host, config, credentials, .. } = prepare(&args.config).await?;
     let name = config.name.clone();
     let confirmed = args.i_have_lost_the_other_voters.as_deref();
     let (found, era) =
@@ -202,7 +202,7 @@ pub async fn recover_quorum(args: RecoverQuorumArgs) -> Result<u8, Exit> {
 
 /// `farshore node rejoin`.
 pub async fn rejoin(args: RejoinArgs) -> Result<u8, Exit> {
-    let Prepared { host, config, credentials, .. } = prepare(&args.config)?;
+    let Prepared { host, config, credentials, .. } = prepare(&args.config).await?;
     let dir = config.data_dir.clone();
     let confirmed = args.i_give_up_this_replica.as_deref();
     let given_up = rescue::may_rejoin(host.clone(), config, credentials, confirmed);

@@ -19,11 +19,14 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// A foreign crate, as named in code, and the only files or folders that may name it.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("reed_solomon_erasure", &["core/src/erasure/"]),
     ("fjall", &["node/src/kv/"]),
     ("xxhash_rust", &["node/src/kv/journal.rs"]),
     ("sled", &["node/src/kv/"]),
+    ("object_store", &["node/src/disk/bucket.rs", "node/src/disk/provider.rs"]),
+    // Of the workspace's manifest alone, which chooses its TLS.
+    ("reqwest", &[]),
     ("openraft", &["node/src/raft/", "node/src/rpc/raft.rs"]),
     // The simulator plays strangers, who bring their own keys and their own idea of TLS.
     ("rustls", &["proto/src/tls.rs", "proto/src/pki.rs", "sim/src/trespass.rs"]),

@@ -149,6 +149,31 @@ pub const PUT_RETRY_MS: u64 = 200;
 pub const HEDGE_MS: u64 = 500;
 /// Bytes a healthy link is expected to carry in a millisecond, for the hedge.
 pub const HEDGE_BYTES_PER_MS: u64 = 16 << 10;
+/// Deadline of one request to a bucket, its body included.
+pub const BUCKET_REQUEST_MS: u64 = 20_000;
+/// Deadline to open a connection to a bucket's server.
+pub const BUCKET_CONNECT_MS: u64 = 3_000;
+/// A request to a bucket is not made again once this much time has passed: whoever waits for a shard has turned elsewhere.
+pub const BUCKET_RETRY_MS: u64 = SHARD_STALL_MS;
+/// Times a request to a bucket is made again at most.
+pub const BUCKET_RETRIES_MAX: usize = 5;
+/// Longest pause between two of them.
+pub const BUCKET_BACKOFF_MS_MAX: u64 = 2_000;
+/// Objects of at least this size are uploaded in parts of this size; an ordinary shard is smaller and takes one request.
+pub const BUCKET_PART_BYTES: usize = 16 << 20;
+/// Parts of one object on their way at a time.
+pub const BUCKET_PARTS_IN_FLIGHT: usize = 2;
+/// Objects being uploaded at a time; with the two above, the memory that uploads take.
+pub const BUCKET_UPLOADS_MAX: usize = 8;
+/// A shard in a bucket is read this much at a time where more of it is wanted, since each request costs money and a round
+/// trip.
+pub const BUCKET_READ_BYTES: usize = 4 << 20;
+/// Largest slot in a bucket, which is read and written whole.
+pub const BUCKET_SLOT_BYTES_MAX: u64 = 4 << 10;
+/// What a bucket says it has room for; a sum over all nodes still fits.
+pub const BUCKET_SPACE_BYTES: u64 = 1 << 52;
+/// Free bytes of the local disk from which on it can never run full of shards on their way into a bucket.
+pub const SPOOL_BYTES: u64 = DISK_RESERVE_BYTES + (PUTS_IN_FLIGHT_MAX * SHARD_BYTES_MAX) as u64;
 /// A client that has never had an answer gives up after this long: the addresses are wrong, or nobody is there.
 pub const FIRST_CONTACT_MS: u64 = 10_000;
 /// A client gives up on the whole cluster after retrying this long without one success.

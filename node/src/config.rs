@@ -1,6 +1,7 @@
 //! What an operator may say about one node: as typed in TOML, and checked. Reading files is the caller's affair;
 //! nothing here touches the disk.
 
+use crate::disk::provider::{BucketOptions, BucketUrl};
 use crate::kv::KvCache;
 use crate::raft::RaftTuning;
 use farshore_core::id::{ClusterId, NodeId};
@@ -116,6 +117,8 @@ pub struct Config {
     /// Bytes offered for shards; also the node's weight in placement. 0 for a witness, which votes and holds the catalogue
     /// and nothing else.
     pub capacity: u64,
+    /// A bucket for the shards; `None` keeps them in the data directory. Its credentials come from the environment.
+    pub bucket: Option<BucketOptions>,
     /// Where the caller finds the PEM files.
     pub credentials: CredentialFiles,
     /// Nodes to talk to before the catalogue is known.
@@ -158,6 +161,7 @@ struct Typed {
     role: Role,
     capacity: Option<String>,
     feature_level_max: Option<u32>,
+    store: Option<TypedStore>,
     credentials: TypedCredentials,
     #[serde(default)]
     peers: Vec<TypedSeed>,
@@ -178,6 +182,16 @@ enum Role {
     Storage,
     /// It votes.
     Witness,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedStore {
+    url: String,
+    endpoint: Option<String>,
+    region: Option<String>,
+    #[serde(default)]
+    allow_http: bool,
 }
 
 #[derive(Deserialize)]
@@ -243,6 +257,7 @@ impl Typed {
             advertise: self.advertise.map(|a| address("advertise", a, false)).transpose()?,
             data_dir: self.data_dir,
             capacity: capacity(self.role, self.capacity.as_deref())?,
+            bucket: bucket(self.role, self.store)?,
             credentials: CredentialFiles { ca: credentials.ca, cert: credentials.cert, key: credentials.key },
             peers: seeds(self.peers)?,
             timing: self.timing.check()?,
@@ -363,6 +378,35 @@ fn capacity(role: Role, text: Option<&str>) -> Result<u64, ConfigError> {
     }
 }
 
+fn bucket(role: Role, typed: Option<TypedStore>) -> Result<Option<BucketOptions>, ConfigError> {
+    match (role, typed) {
+        (_, None) => Ok(None),
+        (Role::Witness, Some(_)) => Err(value("store", "a witness keeps no shards; leave it out")),
+        (Role::Storage, Some(typed)) => typed.check().map(Some),
+    }
+}
+
+impl TypedStore {
+    fn check(self) -> Result<BucketOptions, ConfigError> {
+        let url: BucketUrl = read("store.url", &self.url)?;
+        if let Some(endpoint) = &self.endpoint {
+            let plain = |rest: &str| !rest.is_empty() && !rest.contains(['@', '?', '#', ' ']);
+            match endpoint.split_once("://") {
+                Some(("https", rest)) if plain(rest) => {}
+                Some(("http", rest)) if plain(rest) && self.allow_http => {}
+                Some(("http", rest)) if plain(rest) => {
+                    return Err(value(
+                        "store.endpoint",
+                        "is without TLS; `allow_http = true` if that is meant",
+                    ));
+                }
+                _ => return Err(value("store.endpoint", "is not like https://host:port")),
+            }
+        }
+        Ok(BucketOptions { url, endpoint: self.endpoint, region: self.region, allow_http: self.allow_http })
+    }
+}
+
 fn duration(key: &'static str, text: Option<String>, default: Duration) -> Result<Duration, ConfigError> {
     let Some(text) = text else { return Ok(default) };
     match parse_duration(&text).map_err(|e| value(key, e))? {
@@ -442,6 +486,40 @@ mod tests {
     fn a_witness_offers_nothing() {
         let text = GOOD.replace("capacity = \"1.5TiB\"", "role = \"witness\"");
         assert_eq!(Config::parse(&text).unwrap().capacity, 0);
+    }
+
+    #[test]
+    fn a_bucket_is_named_without_secrets() {
+        let bucket =
+            |text: &str| Config::parse(&format!("{GOOD}\n[store]\n{text}")).map(|c| c.bucket.unwrap());
+        let plain = bucket("url = \"s3://shards/farshore/a1/\"").unwrap();
+        assert_eq!((plain.url.bucket.as_str(), plain.url.prefix.as_str()), ("shards", "farshore/a1"));
+        assert_eq!((plain.endpoint, plain.region, plain.allow_http), (None, None, false));
+        let own =
+            "url = \"s3://b\"\nregion = \"eu-1\"\nallow_http = true\nendpoint = \"http://127.0.0.1:9000\"";
+        assert_eq!(bucket(own).unwrap().endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+        assert!(bucket("url = \"gs://b/p\"").is_ok() && bucket("url = \"az://b/p\"").is_ok());
+        let complaint = |text: &str| bucket(text).unwrap_err().to_string();
+        for bad in [
+            "b/p",
+            "ftp://b/p",
+            "s3://",
+            "s3:///p",
+            "s3://key:secret@b/p",
+            "s3://b/../p",
+            "s3://b//p",
+            "s3://b/p?x",
+        ] {
+            assert!(complaint(&format!("url = {bad:?}")).contains("`store.url`"), "{bad}");
+        }
+        for bad in ["http://h:1", "h:1", "https://", "https://key@h"] {
+            let text = format!("url = \"s3://b\"\nendpoint = {bad:?}");
+            assert!(complaint(&text).contains("`store.endpoint`"), "{bad}");
+        }
+        assert!(complaint("url = \"s3://b\"\nsecret_key = \"x\"").contains("secret_key"));
+        let witness = GOOD.replace("capacity = \"1.5TiB\"", "role = \"witness\"");
+        let refused = Config::parse(&format!("{witness}\n[store]\nurl = \"s3://b\"")).unwrap_err();
+        assert!(refused.to_string().contains("`store`"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub enum IdentityError {
     #[error("`{IDENTITY_FILE}` in the data directory is damaged or from a newer release")]
     Damaged,
     /// The directory is another node's.
-    #[error("the data directory belongs to node {} of cluster {}, but this is node {} of cluster {}", .found.node, .found.cluster, .own.node, .own.cluster)]
+    #[error("the data directory belongs to {found}, but this is {own}")]
     Foreign {
         /// Who the directory belongs to.
         found: Identity,
@@ -62,6 +62,12 @@ pub struct Claim {
     pub incarnation: u64,
     /// Which founding of the cluster it takes part in; 0 until it has met one.
     pub formation: u64,
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {} of cluster {}", self.node, self.cluster)
+    }
 }
 
 impl Identity {

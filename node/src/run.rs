@@ -22,7 +22,7 @@ use crate::store::{ShardStore, StoreError, StoreOptions};
 use crate::worker::{WorkerStatus, Workers};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::task::Owned;
-use farshore_core::host::{Host, Kv, KvError, KvRole};
+use farshore_core::host::{Host, Kv, KvError, KvRole, WallClock};
 use farshore_core::id::NodeId;
 use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
 use farshore_core::topology::{NodeRecord, NodeState};
@@ -305,6 +305,16 @@ pub enum RunError {
 }
 
 /// A certificate of this cluster that names a node.
+/// Who runs with this configuration and these keys.
+pub fn owner(
+    config: &Config,
+    credentials: &Credentials,
+    clock: Arc<dyn WallClock>,
+) -> Result<Identity, StartError> {
+    let node = own_id(&Tls::new(credentials, clock)?, config)?;
+    Ok(Identity { cluster: config.cluster, node })
+}
+
 pub(crate) fn own_id(tls: &Tls, config: &Config) -> Result<NodeId, StartError> {
     if tls.cluster() != config.cluster {
         let why = format!(

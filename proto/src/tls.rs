@@ -101,6 +101,12 @@ pub(crate) fn identity_uri(cluster: ClusterId, who: &Caller) -> String {
     }
 }
 
+/// Lets foreign clients in this process, such as that of a bucket, use the same cryptography as we do. They ask for the
+/// process's default, which may be set once; a second call changes nothing.
+pub fn share_cryptography() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Both directions' configuration of one process.
 pub struct Tls {
     cluster: ClusterId,

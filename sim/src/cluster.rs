@@ -669,6 +669,7 @@ fn config(
         data_dir: "data".into(),
         feature_level_max: farshore_core::level::FEATURE_LEVEL,
         capacity: CAPACITY,
+        bucket: None,
         credentials: CredentialFiles { ca: "ca".into(), cert: "cert".into(), key: "key".into() },
         peers: Vec::new(),
         // What lies among the shards beside the packs is unknown to the invariants so far (docs/invariants.md).

@@ -15,6 +15,7 @@ pub use net::{ByteStream, Listener, Net};
 use crate::mutant::{Mutant, mutant};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -67,6 +68,28 @@ pub trait Disk: Send + Sync {
     async fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Room left.
     async fn space(&self) -> io::Result<Space>;
+
+    /// Names of the directories in `dir` that have anything in them, with a trailing `/`, where asking once is cheaper than
+    /// listing each. `None`: list each.
+    async fn filled(&self, _dir: &str) -> io::Result<Option<BTreeSet<String>>> {
+        Ok(None)
+    }
+    /// As [`Disk::list`], each name with its file's length where that comes with the listing; where not, ask `len`.
+    async fn list_sized(&self, dir: &str) -> io::Result<Vec<(String, Option<u64>)>> {
+        Ok(self.list(dir).await?.into_iter().map(|name| (name, None)).collect())
+    }
+    /// Length and first bytes of a file, up to `len`, or `None` if there is none. One request where requests cost.
+    async fn open(&self, name: &str, len: usize) -> io::Result<Option<(u64, Bytes)>> {
+        let Some(size) = self.len(name).await? else { return Ok(None) };
+        match self.read(name, 0, len).await {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => Ok(Some((size, read?))),
+        }
+    }
+    /// Bytes that are better read in one call than in several, if they are wanted at all.
+    fn stride(&self, _name: &str) -> usize {
+        0
+    }
 }
 
 /// A file being written from start to end.

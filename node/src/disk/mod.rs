@@ -1,8 +1,17 @@
-//! The real disk below a node's data directory. Files only: what they mean is decided above, and the order of data,
-//! name and directory in `host::publish`.
+//! The real disk below a node's data directory, and buckets beside it. Files only: what they mean is decided above, and
+//! the order of data, name and directory in `host::publish`.
 #![expect(clippy::disallowed_methods, reason = "this file is the seam to the file system")]
 
 pub mod conformance;
+
+pub mod mount;
+
+pub mod bucket;
+
+pub mod provider;
+
+#[cfg(test)]
+pub(crate) mod bucket_test;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -47,13 +56,7 @@ async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send 
 impl Root {
     /// The path of a file, if its name stays below the root.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
-        let part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
-        if !name.split('/').all(part) {
-            return Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                format!("{name:?} is not a name below the root"),
-            ));
-        }
+        check_name(name)?;
         Ok(self.path.join(name))
     }
 
@@ -106,6 +109,15 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// A name stays below the root.
+fn check_name(name: &str) -> io::Result<()> {
+    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    if name.split('/').all(part) {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, format!("{name:?} is not a name below the root")))
 }
 
 fn sync(path: &Path) -> io::Result<()> {

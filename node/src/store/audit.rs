@@ -3,7 +3,7 @@
 
 use super::get::is_damage;
 use super::index::{self, Entry, Index};
-use super::{StoreError, TEMP_DIR, id_of_name, shard_dir};
+use super::{SHARDS_DIR, StoreError, TEMP_DIR, id_of_name, shard_dir};
 use farshore_core::host::Host;
 use farshore_core::id::{ClusterId, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
@@ -36,15 +36,23 @@ pub struct AuditReport {
 pub(super) async fn audit(host: &Host, cluster: ClusterId, index: &Index) -> Result<AuditReport, StoreError> {
     let mut report = AuditReport::default();
     remove_temps(host, &mut report).await?;
+    let filled = host.disk.filled(SHARDS_DIR).await?;
     for first in 0..=u8::MAX {
         let mut entries = entries_under(index, first)?;
         let mut changes = vec![];
-        for name in host.disk.list(&shard_dir(first)).await? {
+        let names = match &filled {
+            Some(dirs) if !dirs.contains(&format!("{first:02x}/")) => vec![],
+            _ => host.disk.list_sized(&shard_dir(first)).await?,
+        };
+        for (name, len) in names {
             let Some(id) = id_of_name(&name).filter(|id| id.stripe.0[0] == first) else {
                 report.strangers += 1;
                 continue;
             };
-            let len = host.disk.len(&super::file_name(id)).await?.unwrap_or(0);
+            let len = match len {
+                Some(len) => len,
+                None => host.disk.len(&super::file_name(id)).await?.unwrap_or(0),
+            };
             let entry = match entries.remove(&id) {
                 Some(entry) if entry.file_len == len && entry.payload_len > 0 => entry,
                 // Cut, grown, unreadable before, or replaced just before a crash: the file itself is asked again.

@@ -29,6 +29,8 @@ pub struct Reader {
     sums: Arc<ShardSums>,
     /// Runs of blocks still to be read.
     runs: VecDeque<Range<u64>>,
+    /// Bytes read along for the next pieces, and their offset in the file.
+    ahead: (u64, Bytes),
 }
 
 impl ShardStore {
@@ -112,7 +114,7 @@ impl ShardStore {
     ) -> Result<Reader, StoreError> {
         let opened = self.open_sums(id, hash, payload_len).await;
         let sums = Arc::new(self.noted(id, hash, opened).await?);
-        Ok(Reader { store: self.clone(), id, hash, sums, runs })
+        Ok(Reader { store: self.clone(), id, hash, sums, runs, ahead: (0, Bytes::new()) })
     }
 
     /// The checked block sums of a shard.
@@ -122,14 +124,13 @@ impl ShardStore {
         hash: ShardHash,
         payload_len: u64,
     ) -> Result<ShardSums, StoreError> {
-        let name = file_name(id);
-        let len = self.host.disk.len(&name).await?.ok_or(StoreError::Missing(id))?;
+        let opened = self.host.disk.open(&file_name(id), SHARD_HEADER_BYTES).await;
+        let (len, bytes) = opened.map_err(|e| unread(id, e))?.ok_or(StoreError::Missing(id))?;
         if len != file_len(payload_len) {
             let need = file_len(payload_len);
             return Err(StoreError::Corrupt(id, format!("its file has {len} bytes instead of {need}")));
         }
         let corrupt = |what: &dyn ToString| StoreError::Corrupt(id, what.to_string());
-        let bytes = self.read_at(id, 0, SHARD_HEADER_BYTES).await?;
         let header = ShardHeader::decode(&bytes).map_err(|e| corrupt(&e))?;
         if (header.id, header.hash, header.payload_len, header.cluster)
             != (id, hash, payload_len, self.cluster)
@@ -150,9 +151,7 @@ impl ShardStore {
         match self.host.disk.read(&file_name(id), offset, len).await {
             Ok(bytes) if bytes.len() == len => Ok(bytes),
             Ok(_) => Err(StoreError::Corrupt(id, "its file is too short".into())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
-            Err(e) if is_damage(&e) => Err(StoreError::Corrupt(id, format!("its file cannot be read: {e}"))),
-            Err(e) => Err(StoreError::Io(e)),
+            Err(e) => Err(unread(id, e)),
         }
     }
 
@@ -180,6 +179,15 @@ impl ShardStore {
             _ => {}
         }
         outcome
+    }
+}
+
+/// What a shard is whose file could not be read.
+fn unread(id: ShardId, error: io::Error) -> StoreError {
+    match error {
+        e if e.kind() == io::ErrorKind::NotFound => StoreError::Missing(id),
+        e if is_damage(&e) => StoreError::Corrupt(id, format!("its file cannot be read: {e}")),
+        e => StoreError::Io(e),
     }
 }
 
@@ -219,21 +227,42 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, StoreError> {
         let Some(run) = self.runs.front_mut() else { return Ok(None) };
         let first = run.start;
-        let piece = first..run.end.min(first + BLOCKS_PER_PIECE);
+        let (piece, rest) = (first..run.end.min(first + BLOCKS_PER_PIECE), first..run.end);
         run.start = piece.end;
         if run.is_empty() {
             self.runs.pop_front();
         }
-        let checked = self.checked(piece).await;
+        let checked = self.checked(piece, rest).await;
         let bytes = self.store.noted(self.id, self.hash, checked).await?;
         Ok(Some((first, bytes)))
     }
 
-    async fn checked(&self, piece: Range<u64>) -> Result<Bytes, StoreError> {
-        let spans = piece.clone().map_while(|block| block_span(self.sums.payload_len, block));
-        let len = spans.map(|span| span.len).sum::<u64>() as usize;
-        let offset = SHARD_HEADER_BYTES as u64 + piece.start * SHARD_BLOCK_BYTES as u64;
-        let bytes = self.store.read_at(self.id, offset, len).await?;
+    /// Where blocks lie in the file.
+    fn place(&self, blocks: Range<u64>) -> (u64, usize) {
+        let offset = SHARD_HEADER_BYTES as u64 + blocks.start * SHARD_BLOCK_BYTES as u64;
+        let spans = blocks.map_while(|block| block_span(self.sums.payload_len, block));
+        (offset, spans.map(|span| span.len).sum::<u64>() as usize)
+    }
+
+    /// The blocks of `piece`. Where the disk likes long reads, some of the `rest` of the run are read along and kept.
+    async fn blocks(&mut self, piece: Range<u64>, rest: Range<u64>) -> Result<Bytes, StoreError> {
+        let (offset, len) = self.place(piece);
+        let skip = offset.wrapping_sub(self.ahead.0);
+        if skip.checked_add(len as u64).is_some_and(|end| end <= self.ahead.1.len() as u64) {
+            return Ok(self.ahead.1.slice(skip as usize..skip as usize + len));
+        }
+        let stride = self.store.host.disk.stride(&file_name(self.id));
+        if stride <= len {
+            return self.store.read_at(self.id, offset, len).await;
+        }
+        let long = self.store.read_at(self.id, offset, stride.min(self.place(rest).1)).await?;
+        let bytes = long.slice(..len);
+        self.ahead = (offset, long);
+        Ok(bytes)
+    }
+
+    async fn checked(&mut self, piece: Range<u64>, rest: Range<u64>) -> Result<Bytes, StoreError> {
+        let bytes = self.blocks(piece.clone(), rest).await?;
         let (sums, checking) = (self.sums.clone(), bytes.clone());
         let bad = compute(self.store.host.compute.as_ref(), move || {
             let mut blocks = piece.zip(checking.chunks(SHARD_BLOCK_BYTES));

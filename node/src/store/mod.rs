@@ -288,6 +288,9 @@ async fn audited(host: &Host, cluster: ClusterId) -> Result<(Index, AuditReport)
     Ok((index, report))
 }
 
+/// The directory of everything the store keeps in files.
+pub const SHARDS_DIR: &str = "shards";
+
 /// Lies beside the shards, and so tells a directory without shards from one that is not there.
 const HERE_FILE: &str = "shards/here";
 const HERE: &[u8] = b"farshore shards\n";
@@ -298,7 +301,7 @@ async fn check_not_vanished(host: &Host, index: &Index) -> Result<(), StoreError
     if host.disk.len(HERE_FILE).await?.is_some() {
         return Ok(());
     }
-    if !index.list(None, 1)?.is_empty() && host.disk.list("shards").await?.is_empty() {
+    if !index.list(None, 1)?.is_empty() && host.disk.list(SHARDS_DIR).await?.is_empty() {
         return Err(StoreError::Vanished);
     }
     match host.disk.write_slot(HERE_FILE, 0, HERE).await {
@@ -316,7 +319,7 @@ async fn uncut<T: Send + 'static>(
 }
 
 /// Where temp files lie. Nothing in here survives a start.
-const TEMP_DIR: &str = "shards/tmp";
+pub const TEMP_DIR: &str = "shards/tmp";
 
 /// Directory of all shards whose stripe begins with this byte.
 fn shard_dir(first: u8) -> String {

@@ -1,8 +1,13 @@
-//! The shard store on the real disk and the real index, and on a disk that dies at its n-th call.
+//! The shard store on the real index and on every kind of disk: a directory, a bucket in this process, buckets on real
+//! servers, and a disk that dies at its n-th call.
 #![expect(clippy::disallowed_methods, reason = "damage is done behind the store's back")]
 
 use super::*;
 use crate::disk::RealDisk;
+use crate::disk::bucket::BucketDisk;
+use crate::disk::bucket_test::{Ill, ME, Sick, fresh, servers};
+use crate::disk::mount::Mount;
+use crate::disk::provider::BucketOptions;
 use crate::kv::RealKv;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,24 +17,56 @@ use farshore_core::host::{Disk, DiskFile, KvFactory, Space};
 use farshore_core::id::{PackId, RepoId, SessionId};
 use farshore_core::shard::{PackInfo, ShardHeader, ShardRange, file_len, hash_shard};
 use proptest::prelude::*;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const ROOMY: StoreOptions = StoreOptions { capacity: 1 << 30, reserve: 0 };
 
-/// A data directory and stores opened on it, one at a time.
+/// Where a test's shards lie.
+#[derive(Clone)]
+enum Place {
+    Directory,
+    Bucket,
+    Server(BucketOptions),
+}
+
+impl Place {
+    fn servers() -> Vec<Place> {
+        servers().into_iter().map(Place::Server).collect()
+    }
+}
+
+/// A data directory, a place for shards, and stores opened on them, one at a time.
 struct Bench {
     dir: tempfile::TempDir,
+    /// What the store sees.
+    disk: Arc<dyn Disk>,
+    /// Behind the store's back.
+    raw: Arc<dyn Disk>,
 }
 
 impl Bench {
-    fn new() -> Self {
-        Bench { dir: tempfile::tempdir().unwrap() }
+    async fn new(place: &Place) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let own: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()));
+        match place {
+            Place::Directory => Bench { dir, disk: own.clone(), raw: own },
+            Place::Bucket => Self::on_bucket(dir, own, Sick::new().disk().await),
+            Place::Server(server) => {
+                Self::on_bucket(dir, own, BucketDisk::open(&fresh(server), ME.into()).await.unwrap())
+            }
+        }
     }
-    fn host(&self, disk: impl Disk + 'static) -> Host {
+    fn on_bucket(dir: tempfile::TempDir, own: Arc<dyn Disk>, bucket: BucketDisk) -> Self {
+        let raw = Arc::new(bucket);
+        Bench { dir, disk: Arc::new(Mount::new(own, raw.clone(), SHARDS_DIR, TEMP_DIR)), raw }
+    }
+    async fn directory() -> Self {
+        Self::new(&Place::Directory).await
+    }
+    fn host(&self, disk: Arc<dyn Disk>) -> Host {
         Host {
-            disk: Arc::new(disk),
+            disk,
             kv: Arc::new(RealKv::new(self.dir.path())),
             net: Arc::new(TcpNet),
             clock: Arc::new(SystemClock),
@@ -38,18 +75,55 @@ impl Bench {
         }
     }
     async fn open_with(&self, options: StoreOptions) -> (Arc<ShardStore>, AuditReport) {
-        let host = self.host(RealDisk::new(self.dir.path()));
-        ShardStore::open(&host, CLUSTER, options).await.unwrap()
+        ShardStore::open(&self.host(self.disk.clone()), CLUSTER, options).await.unwrap()
     }
     async fn open(&self) -> (Arc<ShardStore>, AuditReport) {
         self.open_with(ROOMY).await
     }
-    fn path(&self, id: ShardId) -> PathBuf {
-        self.dir.path().join(file_name(id))
-    }
     fn temps(&self) -> usize {
         std::fs::read_dir(self.dir.path().join(TEMP_DIR)).map_or(0, Iterator::count)
     }
+    async fn bytes(&self, id: ShardId) -> Vec<u8> {
+        self.raw.read(&file_name(id), 0, 1 << 30).await.unwrap().to_vec()
+    }
+    async fn exchange(&self, id: ShardId, bytes: &[u8]) {
+        self.write(&file_name(id), bytes).await;
+    }
+    async fn write(&self, name: &str, bytes: &[u8]) {
+        let mut file = self.raw.create(name).await.unwrap();
+        file.append(Bytes::copy_from_slice(bytes)).await.unwrap();
+        file.sync().await.unwrap();
+    }
+    async fn lose(&self, id: ShardId) {
+        self.raw.remove(&file_name(id)).await.unwrap();
+    }
+    async fn has(&self, id: ShardId) -> bool {
+        self.raw.len(&file_name(id)).await.unwrap().is_some()
+    }
+}
+
+/// Runs each of these tests on every kind of place.
+macro_rules! everywhere {
+    ($($test:ident)*) => {$(
+        mod $test {
+            use super::Place;
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_a_directory() {
+                super::$test(Place::Directory).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_a_bucket() {
+                super::$test(Place::Bucket).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[ignore = "needs servers: tests/buckets.py"]
+            async fn in_real_buckets() {
+                for server in Place::servers() {
+                    super::$test(server).await;
+                }
+            }
+        }
+    )*};
 }
 
 /// A shard whose payload follows from a seed.
@@ -106,6 +180,26 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+everywhere! {
+    a_shard_survives_reopening_with_its_entry
+    every_flipped_byte_is_found_and_a_mended_file_is_good_again
+    a_payload_exchanged_together_with_its_sums_is_found
+    a_file_of_another_length_is_bad_now_and_after_a_start_and_can_be_replaced
+    a_lost_file_is_reported_missing
+    the_index_is_rebuilt_from_the_files
+    files_that_are_not_what_their_name_says_are_bad
+    wrong_shards_are_refused_and_leave_nothing
+    a_full_store_refuses_early_and_a_dropped_put_gives_its_room_back
+    a_removed_shard_is_gone_for_good_and_can_come_again
+    a_receipt_for_a_repeated_put_is_true
+    many_puts_and_removes_of_one_shard_leave_it_whole_or_absent
+    a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent
+    a_bad_sector_in_a_header_does_not_keep_the_node_from_starting
+    names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouches_for_them
+    a_put_that_fails_after_its_rename_leaves_nothing_unknown
+    a_copy_put_back_during_a_sweep_is_not_removed
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -114,7 +208,8 @@ proptest! {
         pack_len in 1u64..900_000, k in 1u8..4, seed: u8, at: prop::sample::Index, len: prop::sample::Index,
     ) {
         block_on(async {
-            let bench = Bench::new();
+            for place in [Place::Directory, Place::Bucket] {
+            let bench = Bench::new(&place).await;
             let (store, _) = bench.open().await;
             let (header, payload) = shard(seed, pack_len, k);
             assert_eq!(put(&store, &header, &payload).await.unwrap(), header.hash);
@@ -130,13 +225,13 @@ proptest! {
             assert_eq!(bytes[skip..skip + len], payload[offset..offset + len]);
             assert_eq!(store.stats(), Stats { shards: 1, used: file_len(header.payload_len), reserved: 0 });
             store.verify(header.id, header.hash).await.unwrap();
+            }
         });
     }
 }
 
-#[tokio::test]
-async fn a_shard_survives_reopening_with_its_entry() {
-    let bench = Bench::new();
+async fn a_shard_survives_reopening_with_its_entry(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, report) = bench.open().await;
     assert_eq!(report, AuditReport::default());
     let (header, payload) = shard(1, 300_000, 2);
@@ -152,50 +247,48 @@ async fn a_shard_survives_reopening_with_its_entry() {
     assert_eq!(get(&store, &header).await.unwrap(), payload);
 }
 
-#[tokio::test]
-async fn every_flipped_byte_is_found_and_a_mended_file_is_good_again() {
-    let bench = Bench::new();
+async fn every_flipped_byte_is_found_and_a_mended_file_is_good_again(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 60, 1);
     put(&store, &header, &payload).await.unwrap();
-    let path = bench.path(header.id);
-    let good = std::fs::read(&path).unwrap();
+    let good = bench.bytes(header.id).await;
     for at in 0..good.len() {
         let mut bytes = good.clone();
         bytes[at] ^= 0x10;
-        std::fs::write(&path, bytes).unwrap();
+        bench.exchange(header.id, &bytes).await;
         let found = get(&store, &header).await;
         assert!(matches!(found, Err(StoreError::Corrupt(..))), "byte {at}: {found:?}");
         assert!(store.entry(header.id).unwrap().unwrap().bad);
         assert!(matches!(store.verify(header.id, header.hash).await, Err(StoreError::Corrupt(..))));
-        std::fs::write(&path, &good).unwrap();
+        bench.exchange(header.id, &good).await;
         store.verify(header.id, header.hash).await.unwrap();
     }
     assert_eq!(get(&store, &header).await.unwrap(), payload);
 }
 
 /// Damage that hides itself: sums and blocks fit each other, but not the recorded hash.
-#[tokio::test]
-async fn a_payload_exchanged_together_with_its_sums_is_found() {
-    let bench = Bench::new();
+async fn a_payload_exchanged_together_with_its_sums_is_found(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 200_000, 1);
     put(&store, &header, &payload).await.unwrap();
     let other: Vec<u8> = payload.iter().map(|byte| byte ^ 1).collect();
     let sums = hash_shard(header.id, &other).1.encode();
-    std::fs::write(bench.path(header.id), [&header.encode()[..], &other, &sums].concat()).unwrap();
+    bench.exchange(header.id, &[&header.encode()[..], &other, &sums].concat()).await;
     assert!(matches!(get(&store, &header).await, Err(StoreError::Corrupt(..))));
 }
 
-#[tokio::test]
-async fn a_file_of_another_length_is_bad_now_and_after_a_start_and_can_be_replaced() {
+async fn a_file_of_another_length_is_bad_now_and_after_a_start_and_can_be_replaced(place: Place) {
     for change in [-1i64, 1] {
-        let bench = Bench::new();
+        let bench = Bench::new(&place).await;
         let (store, _) = bench.open().await;
         let (header, payload) = shard(1, 100_000, 1);
         put(&store, &header, &payload).await.unwrap();
         let len = file_len(header.payload_len).checked_add_signed(change).unwrap();
-        std::fs::OpenOptions::new().write(true).open(bench.path(header.id)).unwrap().set_len(len).unwrap();
+        let mut bytes = bench.bytes(header.id).await;
+        bytes.resize(len as usize, 0);
+        bench.exchange(header.id, &bytes).await;
         assert!(matches!(get(&store, &header).await, Err(StoreError::Corrupt(..))));
         drop(store);
         let (store, report) = bench.open().await;
@@ -207,35 +300,33 @@ async fn a_file_of_another_length_is_bad_now_and_after_a_start_and_can_be_replac
     }
 }
 
-#[tokio::test]
-async fn a_lost_file_is_reported_missing() {
-    let bench = Bench::new();
+async fn a_lost_file_is_reported_missing(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let shards: Vec<_> = (0..3).map(|seed| shard(seed, 1000, 1)).collect();
     for (header, payload) in &shards {
         put(&store, header, payload).await.unwrap();
     }
-    std::fs::remove_file(bench.path(shards[0].0.id)).unwrap();
+    bench.lose(shards[0].0.id).await;
     assert!(matches!(get(&store, &shards[0].0).await, Err(StoreError::Missing(_))));
     assert_eq!(store.stats().shards, 2, "a read that finds nothing corrects the count");
-    std::fs::remove_file(bench.path(shards[1].0.id)).unwrap();
+    bench.lose(shards[1].0.id).await;
     drop(store);
     let (store, report) = bench.open().await;
     assert_eq!((report.missing, report.shards), (vec![shards[1].0.id], 1));
     assert_eq!(store.stats().used, file_len(shards[2].0.payload_len));
 }
 
-#[tokio::test]
-async fn the_index_is_rebuilt_from_the_files() {
+async fn the_index_is_rebuilt_from_the_files(place: Place) {
     for damage in ["gone", "rubbish", "other settings"] {
-        let bench = Bench::new();
+        let bench = Bench::new(&place).await;
         let (store, _) = bench.open().await;
         let (header, payload) = shard(1, 500_000, 1);
         put(&store, &header, &payload).await.unwrap();
         let stats = store.stats();
         drop(store);
-        std::fs::write(bench.dir.path().join(shard_dir(0)).with_extension("note"), "no shard").unwrap();
-        std::fs::write(bench.path(header.id).with_file_name("note"), "no shard").unwrap();
+        bench.write(&format!("{SHARDS_DIR}/note"), b"no shard").await;
+        bench.write(&format!("{}/note", dir_of(&file_name(header.id))), b"no shard").await;
         let index = bench.dir.path().join("index");
         match damage {
             "gone" => std::fs::remove_dir_all(&index).unwrap(),
@@ -258,17 +349,16 @@ async fn the_index_is_rebuilt_from_the_files() {
     }
 }
 
-#[tokio::test]
-async fn files_that_are_not_what_their_name_says_are_bad() {
-    let bench = Bench::new();
+async fn files_that_are_not_what_their_name_says_are_bad(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 1000, 1);
     put(&store, &header, &payload).await.unwrap();
     drop(store);
     let other = ShardId { index: 2, ..header.id };
-    std::fs::copy(bench.path(header.id), bench.path(other)).unwrap();
+    bench.exchange(other, &bench.bytes(header.id).await).await;
     let empty = ShardId { index: 0, ..header.id };
-    std::fs::write(bench.path(empty), b"").unwrap();
+    bench.exchange(empty, b"").await;
     for _ in 0..2 {
         let (store, report) = bench.open().await;
         assert_eq!((report.bad, report.missing, report.shards), (vec![empty, other], vec![], 3));
@@ -277,9 +367,8 @@ async fn files_that_are_not_what_their_name_says_are_bad() {
     }
 }
 
-#[tokio::test]
-async fn wrong_shards_are_refused_and_leave_nothing() {
-    let bench = Bench::new();
+async fn wrong_shards_are_refused_and_leave_nothing(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 200_000, 1);
     let refused = |outcome: Result<ShardHash, StoreError>| {
@@ -312,9 +401,8 @@ async fn wrong_shards_are_refused_and_leave_nothing() {
     assert_eq!(get(&store, &header).await.unwrap(), payload);
 }
 
-#[tokio::test]
-async fn a_full_store_refuses_early_and_a_dropped_put_gives_its_room_back() {
-    let bench = Bench::new();
+async fn a_full_store_refuses_early_and_a_dropped_put_gives_its_room_back(place: Place) {
+    let bench = Bench::new(&place).await;
     let ((first, payload), (second, _)) = (shard(1, 100_000, 1), shard(2, 100_000, 1));
     let capacity = file_len(first.payload_len) * 2 - 1;
     let (store, _) = bench.open_with(StoreOptions { capacity, reserve: 0 }).await;
@@ -337,9 +425,8 @@ async fn a_full_store_refuses_early_and_a_dropped_put_gives_its_room_back() {
     );
 }
 
-#[tokio::test]
-async fn a_removed_shard_is_gone_for_good_and_can_come_again() {
-    let bench = Bench::new();
+async fn a_removed_shard_is_gone_for_good_and_can_come_again(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 1000, 1);
     remove(&store, header.id).await.expect("removing nothing is no error");
@@ -354,9 +441,8 @@ async fn a_removed_shard_is_gone_for_good_and_can_come_again() {
     assert_eq!(get(&store, &header).await.unwrap(), payload);
 }
 
-#[tokio::test]
-async fn a_receipt_for_a_repeated_put_is_true() {
-    let bench = Bench::new();
+async fn a_receipt_for_a_repeated_put_is_true(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 1000, 1);
     put(&store, &header, &payload).await.unwrap();
@@ -369,9 +455,9 @@ async fn a_receipt_for_a_repeated_put_is_true() {
     put(&store, &header, &payload).await.unwrap();
 
     // Rotten without anybody having noticed: no receipt, and the next put mends it.
-    let mut bytes = std::fs::read(bench.path(header.id)).unwrap();
+    let mut bytes = bench.bytes(header.id).await;
     bytes[300] ^= 1;
-    std::fs::write(bench.path(header.id), bytes).unwrap();
+    bench.exchange(header.id, &bytes).await;
     assert!(matches!(put(&store, &header, &payload).await, Err(StoreError::Raced(_))));
     put(&store, &header, &payload).await.unwrap();
     assert_eq!(get(&store, &header).await.unwrap(), payload);
@@ -383,9 +469,8 @@ async fn a_receipt_for_a_repeated_put_is_true() {
     assert_eq!(store.entry(header.id).unwrap().unwrap().session, Some(SessionId([5; 16])));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent() {
-    let bench = Bench::new();
+async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 200_000, 1);
     let mut tasks = vec![];
@@ -409,7 +494,7 @@ async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent() {
     for task in tasks {
         task.await.unwrap();
     }
-    let held = bench.path(header.id).exists();
+    let held = bench.has(header.id).await;
     assert_eq!(store.entry(header.id).unwrap().is_some(), held);
     let stats = store.stats();
     assert_eq!((stats.shards, stats.used), if held { (1, file_len(header.payload_len)) } else { (0, 0) });
@@ -419,7 +504,7 @@ async fn many_puts_and_removes_of_one_shard_leave_it_whole_or_absent() {
 /// A disk that stops for good at its n-th call, in the middle of an append.
 #[derive(Clone)]
 struct MortalDisk {
-    disk: RealDisk,
+    disk: Arc<dyn Disk>,
     calls_left: Arc<AtomicI64>,
     /// Files whose sectors cannot be read.
     sick: Arc<Mutex<BTreeSet<String>>>,
@@ -431,7 +516,7 @@ struct MortalDisk {
 
 impl MortalDisk {
     fn new(bench: &Bench, calls_left: Arc<AtomicI64>) -> Self {
-        let disk = RealDisk::new(bench.dir.path());
+        let disk = bench.disk.clone();
         MortalDisk {
             disk,
             calls_left,
@@ -514,16 +599,15 @@ impl Disk for MortalDisk {
     }
 }
 
-#[tokio::test]
-async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent() {
+async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent(place: Place) {
     let (kept, kept_payload) = shard(1, 1000, 1);
     let (header, payload) = shard(2, 150_000, 1);
     let mut outcomes = (0, 0);
     for calls in 0.. {
-        let bench = Bench::new();
+        let bench = Bench::new(&place).await;
         let calls_left = Arc::new(AtomicI64::new(i64::MAX));
         let disk = MortalDisk::new(&bench, calls_left.clone());
-        let (store, _) = ShardStore::open(&bench.host(disk), CLUSTER, ROOMY).await.unwrap();
+        let (store, _) = ShardStore::open(&bench.host(Arc::new(disk)), CLUSTER, ROOMY).await.unwrap();
         put(&store, &kept, &kept_payload).await.unwrap();
         calls_left.store(calls, Ordering::SeqCst);
         let acknowledged = put(&store, &header, &payload).await.is_ok();
@@ -532,7 +616,7 @@ async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent() {
 
         let (store, report) = loop {
             // A task of the dead process may still hold the index for a moment.
-            let host = bench.host(RealDisk::new(bench.dir.path()));
+            let host = bench.host(bench.disk.clone());
             match ShardStore::open(&host, CLUSTER, ROOMY).await {
                 Err(StoreError::Index(KvError::InUse)) => {}
                 opened => break opened.unwrap(),
@@ -563,7 +647,7 @@ async fn a_process_that_dies_anywhere_leaves_the_shard_whole_or_absent() {
 
 #[tokio::test]
 async fn a_vanished_disk_is_not_a_thousand_lost_shards() {
-    let bench = Bench::new();
+    let bench = Bench::directory().await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 1000, 1);
     put(&store, &header, &payload).await.unwrap();
@@ -575,7 +659,7 @@ async fn a_vanished_disk_is_not_a_thousand_lost_shards() {
     assert!(matches!(store.check_disk().await, Err(StoreError::Vanished)));
     assert!(store.entry(header.id).unwrap().is_some(), "nothing is forgotten meanwhile");
     drop(store);
-    let host = bench.host(RealDisk::new(bench.dir.path()));
+    let host = bench.host(bench.disk.clone());
     let opened = ShardStore::open(&host, CLUSTER, ROOMY).await.map(|(_, report)| report);
     assert!(matches!(opened, Err(StoreError::Vanished)), "{opened:?}");
     std::fs::rename(&away, &shards).unwrap();
@@ -584,9 +668,8 @@ async fn a_vanished_disk_is_not_a_thousand_lost_shards() {
     assert_eq!(get(&store, &header).await.unwrap(), payload);
 }
 
-#[tokio::test]
-async fn a_bad_sector_in_a_header_does_not_keep_the_node_from_starting() {
-    let bench = Bench::new();
+async fn a_bad_sector_in_a_header_does_not_keep_the_node_from_starting(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let ((good, payload), (bad, bad_payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
     put(&store, &good, &payload).await.unwrap();
@@ -595,16 +678,15 @@ async fn a_bad_sector_in_a_header_does_not_keep_the_node_from_starting() {
     RealKv::new(bench.dir.path()).discard(KvRole::Index).await.unwrap();
     let disk = MortalDisk::immortal(&bench);
     disk.sick.lock().unwrap().insert(file_name(bad.id));
-    let (store, report) = ShardStore::open(&bench.host(disk), CLUSTER, ROOMY).await.unwrap();
+    let (store, report) = ShardStore::open(&bench.host(Arc::new(disk)), CLUSTER, ROOMY).await.unwrap();
     assert_eq!((report.shards, report.bad), (2, vec![bad.id]));
     assert_eq!(get(&store, &good).await.unwrap(), payload);
 }
 
 /// A process killed between rename and sync leaves a name that a power loss may still take; after the restart a
 /// repeated put gets its receipt without writing anything.
-#[tokio::test]
-async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouches_for_them() {
-    let bench = Bench::new();
+async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouches_for_them(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let (header, payload) = shard(1, 1000, 1);
     put(&store, &header, &payload).await.unwrap();
@@ -612,7 +694,8 @@ async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouc
     store.index.flush().await.unwrap();
     drop(store);
     let disk = MortalDisk::immortal(&bench);
-    let (store, report) = ShardStore::open(&bench.host(disk.clone()), CLUSTER, ROOMY).await.unwrap();
+    let (store, report) =
+        ShardStore::open(&bench.host(Arc::new(disk.clone())), CLUSTER, ROOMY).await.unwrap();
     assert_eq!(report.adopted, 1);
     assert!(disk.synced.lock().unwrap().contains(dir_of(&file_name(header.id))));
     assert_eq!(put(&store, &header, &payload).await.unwrap(), header.hash);
@@ -620,15 +703,14 @@ async fn names_that_a_killed_process_left_are_made_durable_before_a_receipt_vouc
 
 /// Found by the simulator, storm seed 11: a put whose directory could not be synced left a file that nothing knew of, and
 /// that stayed for nothing until the node was started again.
-#[tokio::test]
-async fn a_put_that_fails_after_its_rename_leaves_nothing_unknown() {
-    let bench = Bench::new();
+async fn a_put_that_fails_after_its_rename_leaves_nothing_unknown(place: Place) {
+    let bench = Bench::new(&place).await;
     let disk = MortalDisk::immortal(&bench);
-    let (store, _) = ShardStore::open(&bench.host(disk.clone()), CLUSTER, ROOMY).await.unwrap();
+    let (store, _) = ShardStore::open(&bench.host(Arc::new(disk.clone())), CLUSTER, ROOMY).await.unwrap();
     let (header, payload) = shard(1, 1000, 1);
     disk.stubborn.store(true, Ordering::SeqCst);
     assert!(put(&store, &header, &payload).await.is_err());
-    assert!(bench.path(header.id).exists());
+    assert!(bench.has(header.id).await);
     let entry = store.entry(header.id).unwrap().expect("the index knows it");
     assert!(entry.bad, "and does not rely on it");
     assert_eq!((store.stats().shards, store.stats().used), (1, entry.file_len));
@@ -641,25 +723,24 @@ async fn a_put_that_fails_after_its_rename_leaves_nothing_unknown() {
 /// One file that could not be removed used to keep all others, and the word that they are gone, from being done.
 #[tokio::test]
 async fn what_cannot_be_removed_holds_up_nothing_else() {
-    let bench = Bench::new();
+    let bench = Bench::directory().await;
     let (store, _) = bench.open().await;
     let ((stuck, stuck_payload), (free, payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
     put(&store, &stuck, &stuck_payload).await.unwrap();
     put(&store, &free, &payload).await.unwrap();
     // Not even root removes a directory that has something in it as if it were a file.
-    std::fs::remove_file(bench.path(stuck.id)).unwrap();
-    std::fs::create_dir_all(bench.path(stuck.id).join("inside")).unwrap();
+    bench.lose(stuck.id).await;
+    std::fs::create_dir_all(bench.dir.path().join(file_name(stuck.id)).join("inside")).unwrap();
     let removed = store.remove(store.hold([stuck.id, free.id]).await).await;
     assert_eq!(removed.shards, [free.id]);
     assert!(removed.failed.is_err());
-    assert!(!bench.path(free.id).exists());
+    assert!(!bench.has(free.id).await);
 }
 
 /// The sweeper used to ask first and to remove then, so that a copy which repair had put back in between was removed
 /// on the word of the old answer.
-#[tokio::test]
-async fn a_copy_put_back_during_a_sweep_is_not_removed() {
-    let bench = Bench::new();
+async fn a_copy_put_back_during_a_sweep_is_not_removed(place: Place) {
+    let bench = Bench::new(&place).await;
     let (store, _) = bench.open().await;
     let ((swept, payload), (spared, spared_payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
     put(&store, &swept, &payload).await.unwrap();
@@ -675,4 +756,65 @@ async fn a_copy_put_back_during_a_sweep_is_not_removed() {
     assert_eq!(get(&store, &spared).await.unwrap(), spared_payload);
     put(&store, &swept, &payload).await.unwrap();
     assert_eq!(get(&store, &swept).await.unwrap(), payload);
+}
+
+/// What a bucket answers while it cannot be used is no word about any shard: none is lost, none is rotten.
+#[tokio::test]
+async fn a_bucket_that_cannot_be_used_loses_no_shard() {
+    let sick = Sick::new();
+    let dir = tempfile::tempdir().unwrap();
+    let own = Arc::new(RealDisk::new(dir.path()));
+    let bench = Bench::on_bucket(dir, own, sick.disk().await);
+    let (mut store, _) = bench.open().await;
+    let ((header, payload), (other, other_payload)) = (shard(1, 1000, 1), shard(2, 1000, 1));
+    put(&store, &header, &payload).await.unwrap();
+    for ill in [Ill::Gone, Ill::Denied, Ill::Busy, Ill::Full] {
+        sick.fall(Some(ill));
+        assert!(matches!(get(&store, &header).await, Err(StoreError::Io(_))), "{ill:?}");
+        assert!(matches!(store.verify(header.id, header.hash).await, Err(StoreError::Io(_))), "{ill:?}");
+        assert!(store.check_place().await.is_err(), "{ill:?}");
+        let refused = put(&store, &other, &other_payload).await;
+        assert_eq!(matches!(refused, Err(StoreError::Full { .. })), ill == Ill::Full, "{refused:?}");
+        assert!(remove(&store, header.id).await.is_err(), "{ill:?}");
+        assert!(!store.entry(header.id).unwrap().expect("it is known").bad, "{ill:?}");
+        drop(store);
+        let host = bench.host(bench.disk.clone());
+        let opened = ShardStore::open(&host, CLUSTER, ROOMY).await.map(|(_, report)| report);
+        assert!(matches!(opened, Err(StoreError::Io(_))), "{ill:?}: {opened:?}");
+        sick.fall(None);
+        let report;
+        (store, report) = bench.open().await;
+        assert_eq!((report.shards, report.missing, report.bad), (1, vec![], vec![]), "{ill:?}");
+        assert_eq!(get(&store, &header).await.unwrap(), payload);
+    }
+    settled(&bench, &store).await;
+}
+
+/// Requests cost money and a round trip.
+#[tokio::test]
+async fn a_bucket_is_asked_seldom_and_listed_only_at_a_start() {
+    let sick = Sick::new();
+    let dir = tempfile::tempdir().unwrap();
+    let own = Arc::new(RealDisk::new(dir.path()));
+    let bench = Bench::on_bucket(dir, own, sick.disk().await);
+    let (store, _) = bench.open().await;
+    let (header, payload) = shard(1, 9_000_000, 1);
+    sick.asked();
+    put(&store, &header, &payload).await.unwrap();
+    assert_eq!(sick.asked(), [("put", 1)].into());
+    let first = ShardRange { offset: 0, len: 1 };
+    store.get_blocks(header.id, header.hash, &[first]).await.unwrap();
+    assert_eq!(sick.asked(), [("get", 3)].into(), "header, sums, one block");
+    assert_eq!(get(&store, &header).await.unwrap(), payload);
+    assert_eq!(sick.asked(), [("get", 5)].into(), "header, sums, three long reads");
+    drop(store);
+    let (store, report) = bench.open().await;
+    assert_eq!(report.shards, 1);
+    assert_eq!(
+        sick.asked(),
+        [("head", 1), ("list", 2)].into(),
+        "one listing a directory, no request a shard"
+    );
+    remove(&store, header.id).await.unwrap();
+    assert_eq!(sick.asked(), [("delete", 1)].into());
 }

@@ -153,6 +153,7 @@ impl Cluster {
             data_dir: self.dir(at),
             feature_level_max: farshore_core::level::FEATURE_LEVEL,
             capacity: self.slots[at].capacity,
+            bucket: None,
             credentials: CredentialFiles { ca: PathBuf::new(), cert: PathBuf::new(), key: PathBuf::new() },
             peers: self.seeds(&others),
             timing: Timing {
