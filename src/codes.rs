@@ -168,6 +168,7 @@ impl Code {
             "repair.queued" => Some(json!(status.repair.queued)),
             "repair.running" => Some(json!(status.repair.running)),
             "repair.failed" => Some(json!(status.repair.failed)),
+            "repair.liars" => Some(json!(status.repair.liars.len())),
             "repair.last_error" => Some(json!(status.repair.last_error)),
             "export.unexported_ms" => Some(json!(status.unexported_ms)),
             "export.error" => Some(json!(status.export_error)),

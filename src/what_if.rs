@@ -342,7 +342,11 @@ impl Answer {
         let (shards, bytes) = (print::count(rebuild.shards, "shard"), Bytes(rebuild.bytes));
         let nodes = print::count(rebuild.nodes.len() as u64, "node");
         let _ = writeln!(out, "  repair     {shards}{owed}, {bytes}, made anew on {nodes}");
-        let _ = writeln!(out, "             {}", said(&self.rebuild_time(), "with one line reading k shards for each"));
+        let _ = writeln!(
+            out,
+            "             {}",
+            said(&self.rebuild_time(), "with one line reading k shards for each")
+        );
         if self.packs().unreadable > self.packs().gone {
             let _ =
                 writeln!(out, "             partly only when silent nodes are back: too few shards answer");

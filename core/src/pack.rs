@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! sealed chunks … | table: count × ( id 32 | offset u32 | len u32 ) | trailer
-//! trailer, 40 bytes: magic "FarPack\0" 8 | version 1 | kind 1 | zero 2 | count u32 | table length u32 | zero 4
+//! trailer, 40 bytes: magic "FarPack\0" 8 | version 1 | kind 1 | zero 2 | count u32 | table length u32 | times 4
 //!                    | first 16 bytes of BLAKE3( table | trailer up to here )
 //! ```
-//! All numbers are little-endian.
+//! All numbers are little-endian. `times` is 0 in packs of clients. Whoever packs the same chunks again writes another
+//! number, so that the new pack has an id of its own.
 
 use crate::catalogue::{ChunkSpan, PackKind};
 use crate::id::{ChunkId, PackId};
@@ -57,12 +58,19 @@ pub struct PackBuilder {
     target: usize,
     buffer: Vec<u8>,
     chunks: Vec<ChunkSpan>,
+    times: u32,
 }
 
 impl PackBuilder {
     /// An empty pack that wants to be closed at about `target` bytes.
     pub fn new(kind: PackKind, target: usize) -> Self {
-        PackBuilder { kind, target: target.min(PACK_BYTES_MAX), buffer: Vec::new(), chunks: Vec::new() }
+        PackBuilder {
+            kind,
+            target: target.min(PACK_BYTES_MAX),
+            buffer: Vec::new(),
+            chunks: Vec::new(),
+            times: 0,
+        }
     }
     /// The same in memory that an earlier pack no longer needs: fresh pages cost about as much as filling them.
     pub fn within(kind: PackKind, target: usize, mut memory: Vec<u8>) -> Self {
@@ -99,9 +107,13 @@ impl PackBuilder {
         self.chunks.push(ChunkSpan { id, offset: self.buffer.len() as u32, len: sealed.len() as u32 });
         self.buffer.extend_from_slice(sealed);
     }
+    /// Makes it another pack than one of the same chunks with another number.
+    pub fn set_times(&mut self, times: u32) {
+        self.times = times;
+    }
     /// Closes it. Hashes the whole pack: run it through `compute`.
     pub fn close(self) -> Pack {
-        let PackBuilder { kind, mut buffer, chunks, .. } = self;
+        let PackBuilder { kind, mut buffer, chunks, times, .. } = self;
         let table_at = buffer.len();
         for span in &chunks {
             buffer.extend_from_slice(span.id.as_bytes());
@@ -113,7 +125,7 @@ impl PackBuilder {
         buffer.extend_from_slice(&[PACK_VERSION, kind_byte(kind), 0, 0]);
         buffer.extend_from_slice(&(chunks.len() as u32).to_le_bytes());
         buffer.extend_from_slice(&table_len.to_le_bytes());
-        buffer.extend_from_slice(&[0; 4]);
+        buffer.extend_from_slice(&times.to_le_bytes());
         let sum = checksum(&[&buffer[table_at..]]);
         buffer.extend_from_slice(&sum);
         let bytes = Bytes::from(buffer);
@@ -210,6 +222,19 @@ mod tests {
         let pack = builder.close();
         assert_eq!(pack.bytes.len(), expected);
         pack
+    }
+
+    #[test]
+    fn the_same_chunks_packed_again_are_another_pack() {
+        let made = |times| {
+            let mut builder = PackBuilder::new(PackKind::Data, 1 << 20);
+            builder.add(ChunkId([1; 32]), b"sealed");
+            builder.set_times(times);
+            builder.close()
+        };
+        assert_ne!(made(0).id, made(7).id);
+        let (bytes, len) = (made(7).bytes, made(7).bytes.len() as u64);
+        assert_eq!(read_table(&bytes, len).unwrap().chunks, made(0).chunks);
     }
 
     proptest! {

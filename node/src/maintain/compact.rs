@@ -88,7 +88,9 @@ async fn empty(
         }
         from.push(*no);
     }
-    let Some(new) = new.filter(|new| !new.is_empty()) else { return Ok(0) };
+    let Some(mut new) = new.filter(|new| !new.is_empty()) else { return Ok(0) };
+    // A pack that is copied whole, to be coded in another way, would be the old one again.
+    new.set_times(from.first().map_or(0, |no| no.0 as u32).wrapping_add(1));
     let coding = Coding { cluster: shared.cluster, repo: repo.id, session: None, scheme };
     let stripe = compute(shared.host.compute.as_ref(), move || encode(coding, new)).await?;
     let scattered = scatter(shared.shards.as_ref(), &shared.reached, &candidates(&nodes), &stripe.puts).await;
