@@ -61,14 +61,18 @@ async fn build(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Mov
     }
 }
 
-/// The order, and how many bytes would cross regions if each shard were sent as it is. Nodes that failed us a moment ago
-/// are left out if enough others are left.
+/// The order, and how many bytes would cross regions if each shard were sent as it is. Nodes that are silent or failed us a
+/// moment ago are left out if enough others are left: a sum waits for each of its shards.
 fn order(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<(BuildOrder, u64), WorkFailed> {
     let view = shared.view()?;
-    let mut holders = Vec::new();
+    let (mut holders, mut well) = (Vec::new(), Vec::new());
     for (index, node) in &task.from_holders {
         if let Some(record) = view.node(*node)? {
-            holders.push((*index, *node, record.region));
+            let holder = (*index, *node, record.region);
+            if record.state.answers() && shared.reached.readable(*node) {
+                well.push(holder.clone());
+            }
+            holders.push(holder);
         }
     }
     let home =
