@@ -9,7 +9,7 @@ use super::passport::Passport;
 use super::reseat::{Seat as NewSeat, Unfinished, inspect, is_whole, reseat, reseat_rebuilt, unfinished};
 use super::testkit::SlotDisk;
 use super::types::{LogId, MESSAGE_VERSION, Types, Vote, seal_message};
-use super::{Consensus, ConsensusError, RaftTuning};
+use super::{Consensus, ConsensusError, RaftStoreError, RaftTuning};
 use crate::catalogue::{Catalogue, NoteKey};
 use crate::identity::{Claim, Identity};
 use crate::kv::memory::MemoryKv;
@@ -17,7 +17,7 @@ use crate::rpc::raft::{HeartbeatSink, RaftService};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, Reply, RepoRecord, SnapshotKind, SnapshotRecord};
 use farshore_core::host::real::{NoStorage, OsEntropy, Processors, SystemClock, TcpNet};
-use farshore_core::host::{ByteStream, Host, Kv, Listener, Net, WallClock};
+use farshore_core::host::{ByteStream, Host, Kv, KvOp, Listener, Net, WallClock};
 use farshore_core::id::{ClusterId, NodeId, RepoId, SessionId, SnapshotId};
 use farshore_core::policy::Policy;
 use farshore_core::topology::{NodeRecord, NodeState};
@@ -99,7 +99,8 @@ async fn seats(n: usize, net: Arc<dyn Net>) -> Vec<Seat> {
 }
 
 impl Seat {
-    async fn start(&self, all: &[Seat], tuning: RaftTuning) -> Node {
+    /// Opens its stores and starts its replica, which listens to nobody yet.
+    async fn open(&self, all: &[Seat], tuning: RaftTuning) -> Result<Consensus, RaftStoreError> {
         let host = Host {
             disk: Arc::new(self.disk.clone()),
             kv: Arc::new(NoStorage),
@@ -114,8 +115,10 @@ impl Seat {
         let owner = Identity { cluster: ClusterId([7; 16]), node: self.id };
         let claim = Claim { owner, incarnation: self.id.0, formation: 1 };
         let passport = Passport::new(claim, host.disk.clone());
-        let raft = Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, passport, tuning);
-        let raft = raft.await.unwrap();
+        Consensus::start(&host, self.id, catalogue, self.kv.clone(), peers, passport, tuning).await
+    }
+    async fn start(&self, all: &[Seat], tuning: RaftTuning) -> Node {
+        let raft = self.open(all, tuning).await.unwrap();
         // No heartbeats here: they would bring the clocks of the others.
         all.iter().for_each(|seat| raft.heard_clock(seat.id, SystemClock.now_ms()));
         let service = Arc::new(RaftService::new(raft.clone(), Arc::new(NoHeartbeats)));
@@ -288,6 +291,28 @@ async fn a_voter_whose_replica_is_damaged_is_taken_out_and_comes_back() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(leader.raft.standing().voters.len(), 3);
+}
+
+/// Found by the simulator, day seed 4: openraft reads these rows when it starts, and what it says of a bad one is text. The
+/// node tried to start again and again, and never gave its replica up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_record_that_openraft_meets_as_it_starts_is_damage() {
+    let seats = seats(1, Arc::new(TcpNet)).await;
+    let node = seats[0].start(&seats, tuning()).await;
+    node.raft.bootstrap(&[(seats[0].id, seats[0].addr.clone())]).await.unwrap();
+    node.raft.propose(Command::FormCluster { cluster: ClusterId([7; 16]) }).await.unwrap();
+    node.kill().await;
+    for note in [2, 3] {
+        let key = [0, 0, 0, 0, note];
+        let good = seats[0].kv.get(1, &key).unwrap().expect("the glue's note");
+        let mut bad = good.to_vec();
+        *bad.last_mut().unwrap() ^= 1;
+        seats[0].kv.write(vec![KvOp::Put(1, key.to_vec(), bad)]).unwrap();
+        let error = seats[0].open(&seats, tuning()).await.err().expect("it does not start");
+        assert!(error.is_damage(), "note {note}: {error}");
+        seats[0].kv.write(vec![KvOp::Put(1, key.to_vec(), good.to_vec())]).unwrap();
+    }
+    seats[0].start(&seats, tuning()).await.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,6 +75,9 @@ pub enum RaftStoreError {
     /// openraft could not start.
     #[error("start Raft: {0}")]
     Start(String),
+    /// It could not start because a record is corrupt that it wanted to read.
+    #[error("start Raft: {0}")]
+    Corrupt(String),
 }
 
 impl RaftStoreError {
@@ -83,6 +86,7 @@ impl RaftStoreError {
         match self {
             RaftStoreError::Store(error) => error.is_damage(),
             RaftStoreError::LogLost { .. } | RaftStoreError::Hole(_) | RaftStoreError::MarkLost => true,
+            RaftStoreError::Corrupt(_) => true,
             RaftStoreError::Mark(error) => matches!(error, MarkError::Damaged),
             RaftStoreError::Io(_)
             | RaftStoreError::Format(_)

@@ -200,11 +200,16 @@ impl Consensus {
         let reader = log.reader();
         let machine = Machine::new(catalogue.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
-        let replica = replica.map_err(|e| RaftStoreError::Start(e.to_string()))?;
+        // What openraft says of an error of ours is text; the stores remember what they have met.
+        let failed = |why: String| match catalogue.damage().or_else(|| reader.damage()) {
+            Some(_) => RaftStoreError::Corrupt(why),
+            None => RaftStoreError::Start(why),
+        };
+        let replica = replica.map_err(|e| failed(e.to_string()))?;
         // openraft says where it stands only after it has written something; until then it would say term 0.
         let stands = |now: &Metrics| now.vote.leader_id >= promised || now.running_state.is_err();
         let stood = replica.metrics().wait_for(stands).await.map(drop);
-        stood.map_err(|e| RaftStoreError::Start(e.to_string()))?;
+        stood.map_err(|e| failed(e.to_string()))?;
         let (send, leadership) = watch::channel(Leadership::default());
         let watcher = Owned::spawn(watch_leadership(own, replica.metrics(), send));
         let inner = Inner {
