@@ -86,7 +86,7 @@ pub fn bound(mutant: Mutant) -> Bound {
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::RenewEnding => (Place::Pinned("renew-ending"), 60),
         Mutant::GiveUpAtOnce => (Place::Pinned("give-up-at-once"), 60),
-        Mutant::SpoiltStays => (Place::Pinned("spoilt-stays"), 60),
+        Mutant::SpoiltStays => (Place::Worlds(Profile::Bitrot), 60),
     };
     Bound { place, seeds }
 }
