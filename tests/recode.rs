@@ -58,7 +58,7 @@ fn a_policy_is_changed_while_the_repository_is_in_use() {
     dev.ok(&["policy", "--wait", "1m"]);
     dev.ok(&["cluster", "status", "--wait", "2m"]);
 
-    // Half of five data shards and one of parity would be gone with a region; of the new code none too many.
+    // 5+1 would not survive this.
     dev.kill_region("cloud-b/south");
     for (id, copy) in &kept {
         restores(&dev, id, copy, &source);
