@@ -3,7 +3,6 @@
 use crate::args::{Global, PolicyArgs};
 use crate::exit::{self, Exit};
 use crate::profile;
-use farshore_client::Repository;
 use farshore_client::api::GarbageReport;
 use farshore_core::policy::{self, Policy};
 use farshore_core::units::{Bytes, parse_duration};
@@ -17,12 +16,13 @@ const LOOK: Duration = Duration::from_secs(1);
 /// `farshore policy`.
 pub async fn run(args: PolicyArgs, global: &Global) -> Result<u8, Exit> {
     let wait = args.wait.as_deref().map(parse_duration).transpose().map_err(Exit::failure)?;
-    let mut repository = profile::open(global).await?;
-    if let Some(goal) = &args.survive {
-        let policy: Policy = goal.parse().map_err(|e| Exit::failure(format!("--survive: {e}")))?;
+    let goal: Option<Policy> = match &args.survive {
+        Some(goal) => Some(goal.parse().map_err(|e| Exit::failure(format!("--survive: {e}")))?),
+        None => None,
+    };
+    let repository = profile::open(global).await?;
+    if let Some(policy) = goal {
         repository.set_policy(policy).await?;
-        // Its record is another one now.
-        repository = profile::open(global).await?;
     }
     let deadline = Instant::now() + wait.unwrap_or(Duration::ZERO);
     let mut seen = repository.prune(true).await?;
@@ -30,12 +30,13 @@ pub async fn run(args: PolicyArgs, global: &Global) -> Result<u8, Exit> {
         tokio::time::sleep(LOOK).await;
         seen = repository.prune(true).await?;
     }
-    show(&repository, &seen, global).await?;
+    // The record that was opened knows the former one.
+    show(goal.unwrap_or(repository.policy()), &seen, global).await?;
     Ok(if wait.is_some() && seen.recode > 0 { exit::UNDER_TARGET } else { exit::OK })
 }
 
-async fn show(repository: &Repository, seen: &GarbageReport, global: &Global) -> Result<(), Exit> {
-    let (policy, nodes) = (repository.policy(), profile::connect(global).await?.topology().await?.nodes);
+async fn show(policy: Policy, seen: &GarbageReport, global: &Global) -> Result<(), Exit> {
+    let nodes = profile::connect(global).await?.topology().await?.nodes;
     let code = policy::compile(&policy, &nodes);
     if global.json {
         let scheme = code.ok().map(|s| json!({"k": s.k(), "m": s.m(), "spread": s.spread()}));
