@@ -17,10 +17,10 @@ use farshore_proto::shard_client::BuildError;
 use std::collections::BTreeMap;
 
 /// What a task moved between regions.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Moved {
-    /// Region that the new holder is in, if it is known.
-    pub to: Option<Region>,
+    /// Region that the new holder is in.
+    pub to: Region,
     /// Bytes it received from each other region.
     pub crossed: BTreeMap<Region, u64>,
     /// Bytes it would have received had each shard been sent as it is.
@@ -46,8 +46,7 @@ pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<Moved, WorkFaile
 
 /// Has the shard made where it shall be.
 async fn build(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Moved, WorkFailed> {
-    let (order, singly) = order(shared, pack, task)?;
-    let to = shared.view()?.node(task.to)?.map(|node| node.region);
+    let (order, to, singly) = order(shared, pack, task)?;
     match shared.orders.build(task.to, order).await {
         Ok(built) => Ok(Moved { to, crossed: built.crossed, singly, liars: built.liars }),
         Err(BuildError::Failed(error)) => Err(error.into()),
@@ -56,14 +55,18 @@ async fn build(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Mov
             let shard = make(shared, pack, task).await?;
             let receipt = shared.shards.put(task.to, shard).await?;
             debug_assert_eq!(receipt.node, task.to);
-            Ok(Moved { to, ..Moved::default() })
+            Ok(Moved { to, crossed: BTreeMap::new(), singly: 0, liars: Vec::new() })
         }
     }
 }
 
-/// The order, and how many bytes would cross regions if each shard were sent as it is. Nodes that are silent or failed us a
+/// The order, the region of the new holder, and how many bytes would cross regions if each shard were sent as it is. Nodes that are silent or failed us a
 /// moment ago are left out if enough others are left: a sum waits for each of its shards.
-fn order(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<(BuildOrder, u64), WorkFailed> {
+fn order(
+    shared: &Shared,
+    pack: &PackRecord,
+    task: &Rebuild,
+) -> Result<(BuildOrder, Region, u64), WorkFailed> {
     let view = shared.view()?;
     let (mut holders, mut well) = (Vec::new(), Vec::new());
     for (index, node) in &task.from_holders {
@@ -84,7 +87,7 @@ fn order(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<(BuildOrd
     let sums = sums.ok_or_else(|| WorkFailed("too few shards are left, or the record is wrong".into()))?;
     let far = sums.iter().filter(|sum| sum.region != home).map(|sum| sum.terms.len() as u64).sum::<u64>();
     let singly = far * pack.stripe.shard_len;
-    Ok((BuildOrder { pack: pack.clone(), index: task.index, sums }, singly))
+    Ok((BuildOrder { pack: pack.clone(), index: task.index, sums }, home, singly))
 }
 
 /// The shard, computed here from others and checked against its recorded hash: for nodes that build none themselves.

@@ -58,8 +58,7 @@ impl RepairState {
         self.singly += moved.singly;
         self.liars.extend(moved.liars);
         for (from, bytes) in moved.crossed {
-            let to = moved.to.clone().unwrap_or_else(|| from.clone());
-            *self.links.entry((from, to)).or_default() += bytes;
+            *self.links.entry((from, moved.to.clone())).or_default() += bytes;
         }
     }
 }
