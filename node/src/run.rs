@@ -304,7 +304,6 @@ pub enum RunError {
     Failed(String),
 }
 
-/// A certificate of this cluster that names a node.
 /// Who runs with this configuration and these keys.
 pub fn owner(
     config: &Config,
@@ -315,6 +314,7 @@ pub fn owner(
     Ok(Identity { cluster: config.cluster, node })
 }
 
+/// A certificate of this cluster that names a node.
 pub(crate) fn own_id(tls: &Tls, config: &Config) -> Result<NodeId, StartError> {
     if tls.cluster() != config.cluster {
         let why = format!(

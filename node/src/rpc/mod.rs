@@ -8,8 +8,6 @@ pub mod what_if;
 
 pub mod explain;
 
-pub mod ask;
-
 pub mod catalogue;
 
 pub mod recovery;
@@ -17,6 +15,8 @@ pub mod recovery;
 pub mod shard;
 
 pub mod raft;
+
+pub mod ask;
 
 pub mod auth;
 

@@ -1,6 +1,7 @@
 //! Shards in and out. A put is answered only when the shard is durable; no byte of a get leaves unchecked; nothing here
 //! deletes. A shard found bad or gone is answered as such and noted for a second look.
 
+use super::ask::{self, Answers};
 use super::auth::{self, Right};
 use super::{answer, internal};
 use crate::maintain::Shared;
@@ -10,7 +11,6 @@ use crate::store::{Reader, ShardStore, StoreError};
 use bytes::Bytes;
 use farshore_core::catalogue::EXPORT_REPO;
 use farshore_core::gather::BuildOrder;
-use farshore_core::host::task::Owned;
 use farshore_core::id::{ClusterId, SessionId, ShardHash, ShardId};
 use farshore_core::limits::{FRAME_BYTES, PUT_BYTES_PER_MS_MIN, PUTS_IN_FLIGHT_MAX, SHARD_STALL_MS};
 use farshore_core::peer::{ShardError, ShardRef};
@@ -28,7 +28,7 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -124,22 +124,15 @@ impl ShardService {
     }
 
     /// The build ends if nobody listens to its progress any more.
-    fn build(&self, request: BuildRequest) -> Result<Progress, ApiError> {
+    fn build(&self, request: BuildRequest) -> Result<Answers<BuildReply>, ApiError> {
         let (shared, order) = (self.at_work()?.clone(), BuildOrder::try_from(request)?);
-        let (send, receive) = mpsc::channel(PROGRESS_AHEAD);
-        let work = Owned::spawn(async move {
-            // Who listens slowly misses some progress.
-            let made = |bytes| _ = send.try_send(Ok(progress(build_reply::Part::Made(bytes))));
+        Ok(ask::answers(|told| async move {
+            let made = |bytes| told.progress(progress(build_reply::Part::Made(bytes)));
             let view = shared.view();
             let region_of = |node| Some(view.as_ref().ok()?.node(node).ok()??.region);
             let built = shared.builder.build(&order, &region_of, &made).await;
-            let last = built.map(|built| progress(build_reply::Part::Built(built.into())));
-            let _ = send.send(last.map_err(|e| Status::from(build_failed(e)))).await;
-        });
-        let parts = stream::unfold((receive, work), async |(mut receive, work)| {
-            Some((receive.recv().await?, (receive, work)))
-        });
-        Ok(parts.boxed())
+            built.map(|built| progress(build_reply::Part::Built(built.into()))).map_err(build_failed)
+        }))
     }
 
     /// Opens a shard and answers with its sums first, then with the checked blocks. Blocks are read as the network takes
@@ -161,10 +154,6 @@ impl ShardService {
 }
 
 type Sums = BoxStream<'static, Result<SumReply, Status>>;
-type Progress = BoxStream<'static, Result<BuildReply, Status>>;
-
-/// Messages of progress that wait for their reader.
-const PROGRESS_AHEAD: usize = 4;
 
 fn progress(part: build_reply::Part) -> BuildReply {
     BuildReply { part: Some(part) }
@@ -250,14 +239,14 @@ impl shards_server::Shards for ShardService {
     }
 
     type SumStream = Sums;
-    type BuildStream = Progress;
+    type BuildStream = Answers<BuildReply>;
 
     async fn sum(&self, request: Request<SumRequest>) -> Result<Response<Sums>, Status> {
         auth::allow(&request, Right::Rebuild)?;
         answer(self.add_up(request.into_inner()).await)
     }
 
-    async fn build(&self, request: Request<BuildRequest>) -> Result<Response<Progress>, Status> {
+    async fn build(&self, request: Request<BuildRequest>) -> Result<Response<Answers<BuildReply>>, Status> {
         auth::allow(&request, Right::Rebuild)?;
         answer(ShardService::build(self, request.into_inner()))
     }
