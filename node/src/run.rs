@@ -29,7 +29,7 @@ use farshore_core::topology::{NodeRecord, NodeState};
 use farshore_proto::peers::Peers;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::{Credentials, Tls, TlsError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -162,7 +162,7 @@ impl Node {
         let peers = Arc::new(Peers::new(host.net.clone(), tls.clone()));
         fill_book(&peers, &config, &catalogue.view()?, &own)?;
         let passport = Passport::new(claim, host.disk.clone());
-        passport.learn(catalogue.view()?.incarnations()?, retired(&catalogue.view()?)?);
+        passport.learn(&catalogue.view()?)?;
         let raft = config.raft.clone();
         let consensus = Consensus::start(&host, id, catalogue, state, peers.clone(), passport, raft).await?;
         tracing::info!(known = peers.known().len(), "consensus takes part");
@@ -366,12 +366,6 @@ pub(crate) fn check_cluster(catalogue: &Catalogue, config: &Config) -> Result<()
         Some(cluster) if cluster != config.cluster => Err(StartError::ForeignCatalogue(cluster)),
         _ => Ok(()),
     }
-}
-
-/// Who does not belong to the cluster any more.
-fn retired(view: &View) -> Result<BTreeSet<NodeId>, CatalogueError> {
-    let nodes = view.nodes()?.into_iter();
-    Ok(nodes.filter(|node| node.state == NodeState::Retired).map(|node| node.id).collect())
 }
 
 /// This node as it describes itself to the leader. The state is the leader's to judge.

@@ -11,7 +11,7 @@ use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Reply;
 use farshore_core::id::NodeId;
-use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
 use farshore_proto::convert::raft::Heartbeat;
 use farshore_proto::status::ApiError;
@@ -175,7 +175,7 @@ impl Pulse {
     }
 }
 
-/// Notes where the nodes of the cluster listen, and which data directories they have. If most of them have moved while
+/// Notes where the nodes of the cluster listen. If most of them have moved while
 /// they were down, the catalogue knows none of it and there is no leader to tell it: then only the operator knows.
 fn update_book(shared: &Shared, view: &View, doubted: &Doubted) -> Result<(), CatalogueError> {
     let nodes = view.nodes()?;
@@ -184,8 +184,6 @@ fn update_book(shared: &Shared, view: &View, doubted: &Doubted) -> Result<(), Ca
         let seed = shared.seeds.iter().find(|seed| is_doubted && seed.id == node.id);
         shared.peers.set(node.id, seed.map_or(&node.addr, |seed| &seed.addr));
     }
-    let retired = nodes.iter().filter(|node| node.state == NodeState::Retired).map(|node| node.id);
-    shared.consensus.passport().learn(view.incarnations()?, retired.collect());
     Ok(())
 }
 

@@ -4,11 +4,12 @@
 //! Nothing here may panic or guess: an entry that cannot be applied as every other replica does stops this replica.
 
 use super::image::{Frozen, Image, open_note, seal_note};
+use super::passport::Passport;
 use super::types::{
     Entry, LogId, Payload, PayloadError, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types,
 };
 use crate::catalogue::{Catalogue, CatalogueError, NoteKey, Tx};
-use farshore_core::catalogue::{Refusal, Reply};
+use farshore_core::catalogue::{Command, Refusal, Reply};
 use farshore_core::host::task::Owned;
 use farshore_core::limits::PAGE_ROWS_MAX;
 use openraft::storage::RaftStateMachine;
@@ -23,6 +24,8 @@ const TX_BYTES_MAX: usize = 4 << 20;
 /// The state machine of one replica.
 pub struct Machine {
     catalogue: Catalogue,
+    /// Learns at once who was admitted or retired: a caller that it does not know yet passes for a newcomer.
+    passport: Option<Passport>,
     /// An image was made or installed since the start. None is kept: a frozen view would hold everything in memory and on
     /// disk that was written since. Whoever needs one is given the state as it is then, which is never older.
     has_image: bool,
@@ -41,14 +44,20 @@ enum ApplyError {
 impl Machine {
     /// A state machine over this catalogue.
     pub fn new(catalogue: Catalogue) -> Self {
-        let mut machine = Machine { catalogue, has_image: false, sweeping: None };
+        let mut machine = Machine { catalogue, passport: None, has_image: false, sweeping: None };
         machine.sweep();
         machine
+    }
+    /// Tells this passport what the catalogue says of other nodes, before anybody hears that it was applied.
+    #[must_use]
+    pub fn telling(self, passport: Passport) -> Self {
+        Machine { passport: Some(passport), ..self }
     }
 
     /// Applies entries to a stopped replica's catalogue, as they were applied when they were new.
     pub fn replay(catalogue: &Catalogue, entries: &[Entry]) -> Result<(), String> {
-        let machine = Machine { catalogue: catalogue.clone(), has_image: false, sweeping: None };
+        let machine =
+            Machine { catalogue: catalogue.clone(), passport: None, has_image: false, sweeping: None };
         machine.apply_all(entries).map(drop).map_err(|(at, why)| format!("log entry {}: {why}", at.index))
     }
 
@@ -73,16 +82,21 @@ impl Machine {
         let mut rest = entries;
         while let Some(batch) = rest.split_off(..batch_len(rest)).filter(|batch| !batch.is_empty()) {
             let mut tx = self.catalogue.begin();
-            let mut last = None;
+            let (mut last, mut nodes) = (None, false);
             for entry in batch {
-                replies.push(apply_one(&mut tx, entry).map_err(|e| (entry.log_id, e))?);
+                replies.push(apply_one(&mut tx, entry, &mut nodes).map_err(|e| (entry.log_id, e))?);
                 last = Some(entry.log_id);
             }
             let Some(last) = last else { continue };
             let commit = tx.note(NoteKey::Applied, seal_note(&Some(last))).and_then(|()| tx.commit());
-            commit.map_err(|e| (last, e.into()))?;
+            let known = commit.and_then(|()| if nodes { self.tell() } else { Ok(()) });
+            known.map_err(|e| (last, e.into()))?;
         }
         Ok(replies)
+    }
+
+    fn tell(&self) -> Result<(), CatalogueError> {
+        self.passport.as_ref().map_or(Ok(()), |passport| passport.learn(&self.catalogue.view()?))
     }
 
     fn install(&mut self, meta: &SnapshotMeta, image: Image) -> Result<(), CatalogueError> {
@@ -94,7 +108,8 @@ impl Machine {
         if received.meta()? != *meta {
             return Err(CatalogueError::BadImage("it is not what it was said to be".into()));
         }
-        received.install()
+        received.install()?;
+        self.tell()
     }
 
     fn freeze(&self) -> Result<Snapshot, CatalogueError> {
@@ -116,11 +131,19 @@ fn batch_len(entries: &[Entry]) -> usize {
     len
 }
 
-/// Every replica must come to the same reply, whatever the entry holds.
-fn apply_one(tx: &mut Tx, entry: &Entry) -> Result<Reply, ApplyError> {
+/// Whether the command may change which nodes there are, or what is known of them.
+fn concerns_nodes(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::AdmitNode { .. } | Command::SetNodeState { .. } | Command::ChangeTopology { .. }
+    )
+}
+
+/// Every replica must come to the same reply, whatever the entry holds. Says too whether it concerned nodes.
+fn apply_one(tx: &mut Tx, entry: &Entry, nodes: &mut bool) -> Result<Reply, ApplyError> {
     let index = entry.log_id.index;
     match &entry.payload {
-        EntryPayload::Normal(payload) => apply_command(tx, index, payload),
+        EntryPayload::Normal(payload) => apply_command(tx, index, payload, nodes),
         EntryPayload::Blank => pass(tx, index),
         EntryPayload::Membership(members) => {
             let stored = StoredMembership::new(Some(entry.log_id), members.clone());
@@ -130,9 +153,12 @@ fn apply_one(tx: &mut Tx, entry: &Entry) -> Result<Reply, ApplyError> {
     }
 }
 
-fn apply_command(tx: &mut Tx, index: u64, payload: &Payload) -> Result<Reply, ApplyError> {
+fn apply_command(tx: &mut Tx, index: u64, payload: &Payload, nodes: &mut bool) -> Result<Reply, ApplyError> {
     match payload.open() {
-        Ok(proposal) => Ok(tx.apply(index, &proposal)?),
+        Ok(proposal) => {
+            *nodes |= concerns_nodes(&proposal.command);
+            Ok(tx.apply(index, &proposal)?)
+        }
         // Replicas that understand it will apply it, so this one must not go on without it.
         Err(newer @ PayloadError::Newer(_)) => Err(newer.into()),
         Err(e) => pass(tx, index).map(|_| Reply::Refused(Refusal::Malformed(e.to_string()))),

@@ -198,7 +198,7 @@ impl Consensus {
             pause,
         };
         let reader = log.reader();
-        let machine = Machine::new(catalogue.clone());
+        let machine = Machine::new(catalogue.clone()).telling(passport.clone());
         let replica = Replica::new(own.0, Arc::new(tuning.config()?), network, log, machine).await;
         // What openraft says of an error of ours is text; the stores remember what they have met.
         let failed = |why: String| match catalogue.damage().or_else(|| reader.damage()) {

@@ -7,9 +7,11 @@
 //! refused, and learns from the first call that it has to end. Nothing that was founded a second time reaches what was
 //! founded before.
 
+use crate::catalogue::{CatalogueError, View};
 use crate::identity::Claim;
 use farshore_core::host::Disk;
 use farshore_core::id::{ClusterId, NodeId, hash_parts};
+use farshore_core::topology::NodeState;
 use farshore_proto::status::ApiError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -98,8 +100,14 @@ impl Passport {
     pub fn known(&self, node: NodeId) -> Option<u64> {
         self.book().incarnations.get(&node).copied()
     }
-    /// What the catalogue knows now.
-    pub fn learn(&self, incarnations: BTreeMap<NodeId, u64>, retired: BTreeSet<NodeId>) {
+    /// Notes what the catalogue knows now of all nodes, ourselves among them.
+    pub fn learn(&self, view: &View) -> Result<(), CatalogueError> {
+        let nodes = view.nodes()?.into_iter();
+        let retired = nodes.filter(|node| node.state == NodeState::Retired).map(|node| node.id);
+        self.note(view.incarnations()?, retired.collect());
+        Ok(())
+    }
+    fn note(&self, incarnations: BTreeMap<NodeId, u64>, retired: BTreeSet<NodeId>) {
         let Claim { owner, incarnation, .. } = *self.claim();
         if incarnations.get(&owner.node).is_some_and(|known| *known != incarnation) {
             self.oust(EMPTIED.into());

@@ -22,7 +22,7 @@ fn refused(answer: Result<(), ApiError>) -> bool {
 #[tokio::test]
 async fn whoever_lost_its_memory_is_refused_and_told() {
     let (a, b, emptied) = (passport(1, 11, 7), passport(2, 21, 7), passport(2, 22, 0));
-    a.learn(BTreeMap::from([(NodeId(1), 11), (NodeId(2), 21)]), BTreeSet::new());
+    a.note(BTreeMap::from([(NodeId(1), 11), (NodeId(2), 21)]), BTreeSet::new());
     for purpose in [Purpose::Lead, Purpose::Ask] {
         asked(&a, &b, purpose).await.unwrap();
         assert!(refused(asked(&a, &emptied, purpose).await));
@@ -53,8 +53,8 @@ async fn what_was_founded_apart_stays_apart() {
 #[tokio::test]
 async fn the_retired_are_refused_and_end() {
     let (a, b) = (passport(1, 11, 7), passport(2, 21, 7));
-    a.learn(BTreeMap::new(), BTreeSet::from([NodeId(2)]));
-    b.learn(BTreeMap::new(), BTreeSet::from([NodeId(2)]));
+    a.note(BTreeMap::new(), BTreeSet::from([NodeId(2)]));
+    b.note(BTreeMap::new(), BTreeSet::from([NodeId(2)]));
     assert!(refused(asked(&a, &b, Purpose::Lead).await));
     assert!(b.ousted().await.contains("retired"));
 }

@@ -5,9 +5,11 @@ use super::image::Image;
 use super::log::{LogStore, RaftStoreError};
 use super::machine::Machine;
 use super::mark::{MARK_FILE, MarkError};
+use super::passport::{Passport, Purpose};
 use super::testkit::SlotDisk;
 use super::types::{Entry, LogId, Payload, Snapshot, StorageError, Types, Vote};
 use crate::catalogue::Catalogue;
+use crate::identity::{Claim, Identity};
 use crate::kv::RealKv;
 use crate::kv::memory::MemoryKv;
 use crate::kv::testkit::Watched;
@@ -15,6 +17,7 @@ use farshore_core::catalogue::{Actor, Command, Proposal, Refusal, Reply};
 use farshore_core::host::Disk;
 use farshore_core::host::kv::{Kv, KvFactory, KvOp, KvRole};
 use farshore_core::id::{ClusterId, NodeId};
+use farshore_core::topology::{NodeRecord, NodeState};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{BasicNode, CommittedLeaderId, EntryPayload, Membership, RaftLogReader, RaftSnapshotBuilder};
@@ -94,13 +97,11 @@ fn members(index: u64) -> Entry {
     let voters = Membership::new(vec![BTreeSet::from([1, 2, 3])], None);
     Entry { log_id: id(1, index), payload: EntryPayload::Membership(voters) }
 }
+fn payload(time_ms: u64, command: Command) -> Payload {
+    Payload::seal(&Proposal { time_ms, actor: Actor::Node(NodeId(1)), command }).unwrap()
+}
 fn form(time_ms: u64) -> Payload {
-    Payload::seal(&Proposal {
-        time_ms,
-        actor: Actor::Node(NodeId(1)),
-        command: Command::FormCluster { cluster: ClusterId([1; 16]) },
-    })
-    .unwrap()
+    payload(time_ms, Command::FormCluster { cluster: ClusterId([1; 16]) })
 }
 
 /// A store whose rows outlive the log that is opened over it, and its disk.
@@ -361,6 +362,37 @@ async fn garbage_is_refused_alike_and_a_newer_command_stops_the_replica() {
     let newer = Payload(vec![farshore_core::catalogue::command::COMMAND_VERSION + 1].into());
     assert!(machine.apply([command(4, newer)]).await.is_err());
     assert_eq!(machine.applied_state().await.unwrap().0, Some(id(1, 3)), "nothing of a failed batch is kept");
+}
+
+/// Regression: it learnt that at the next heartbeat, and until then an emptied node passed for a newcomer.
+#[tokio::test]
+async fn the_passport_knows_whom_a_command_admits_once_it_is_applied() {
+    let of = |node, incarnation| {
+        let owner = Identity { cluster: ClusterId([1; 16]), node: NodeId(node) };
+        Passport::new(Claim { owner, incarnation, formation: 7 }, Arc::new(SlotDisk::default()))
+    };
+    let (passport, other) = (of(1, 11), of(2, 21));
+    let machine = Machine::new(Catalogue::open(Arc::new(MemoryKv::new())).unwrap());
+    let mut machine = machine.telling(passport.clone());
+    let node = NodeRecord {
+        id: NodeId(2),
+        name: "two".parse().unwrap(),
+        region: "x/a".parse().unwrap(),
+        zone: None,
+        addr: "two:1".into(),
+        capacity: 1,
+        state: NodeState::Up,
+    };
+    let admit = payload(6, Command::AdmitNode { node, incarnation: 21, level: 1 });
+    let replies = machine.apply([members(0), command(1, form(5)), command(2, admit)]).await.unwrap();
+    assert_eq!(replies[2], Reply::Done);
+    assert_eq!(passport.known(NodeId(2)), Some(21));
+    let asks = other.stamp(NodeId(1), ());
+    passport.check(NodeId(2), asks.metadata(), Purpose::Ask).await.unwrap();
+    let retire = Command::SetNodeState { node: NodeId(2), from: NodeState::Up, to: NodeState::Draining };
+    let gone = Command::SetNodeState { node: NodeId(2), from: NodeState::Draining, to: NodeState::Retired };
+    machine.apply([command(3, payload(7, retire)), command(4, payload(8, gone))]).await.unwrap();
+    assert!(passport.check(NodeId(2), asks.metadata(), Purpose::Ask).await.is_err());
 }
 
 #[tokio::test]
