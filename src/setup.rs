@@ -87,7 +87,8 @@ pub fn write_cluster(dir: &Path, nodes: &[NewNode], placing: &Placing<'_>) -> Re
     let issued = authority.issue_client(&operator, validity).map_err(Exit::failure)?;
     let profile = Profile {
         cluster,
-        endpoints: nodes.iter().map(|n| n.advertise.clone()).collect(),
+        // Clients ask them in this order, and wait for each that is silent.
+        endpoints: by_turns(nodes).into_iter().map(|at| nodes[at].advertise.clone()).collect(),
         ca_cert: authority.ca_cert_pem().into(),
         cert: issued.cert_pem,
         key: issued.key_pem,
@@ -131,9 +132,8 @@ fn check(nodes: &[NewNode]) -> Result<(), Exit> {
     }
 }
 
-/// Positions of the first voters: one per region while there are regions, in the order given, an odd number of them,
-/// at most five. More voters would only make every commit wait for more machines.
-fn founders(nodes: &[NewNode]) -> Vec<usize> {
+/// Positions of all nodes, one of each region after the other, so that neighbours do not fail together.
+fn by_turns(nodes: &[NewNode]) -> Vec<usize> {
     let mut rounds = BTreeMap::<&str, usize>::new();
     let mut ranked: Vec<(usize, usize)> = nodes
         .iter()
@@ -145,13 +145,18 @@ fn founders(nodes: &[NewNode]) -> Vec<usize> {
         })
         .collect();
     ranked.sort_unstable();
-    let regions = rounds.len();
+    ranked.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Positions of the first voters: one per region while there are regions, in the order given, an odd number of them,
+/// at most five. More voters would only make every commit wait for more machines.
+fn founders(nodes: &[NewNode]) -> Vec<usize> {
+    let regions = nodes.iter().map(|node| node.region.as_str()).collect::<BTreeSet<_>>().len();
     let wanted = match nodes.len().min(regions.clamp(3, 5)) {
         even if even % 2 == 0 => even - 1,
         odd => odd,
     };
-    ranked.truncate(wanted);
-    ranked.into_iter().map(|(_, at)| at).collect()
+    by_turns(nodes).into_iter().take(wanted).collect()
 }
 
 fn configuration(
@@ -227,6 +232,7 @@ mod tests {
         assert_eq!(founders(&nodes(2, 3)), [0, 3, 1]);
         assert_eq!(founders(&nodes(1, 1)), [0]);
         assert_eq!(founders(&nodes(1, 2)), [0]);
+        assert_eq!(by_turns(&nodes(3, 2)), [0, 2, 4, 1, 3, 5]);
     }
 
     #[test]

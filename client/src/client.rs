@@ -22,7 +22,7 @@ use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
 use farshore_core::id::{NodeId, RepoId, SnapshotId};
 use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
-use farshore_core::peer::ShardIo;
+use farshore_core::peer::{ShardError, ShardIo};
 use farshore_core::policy::{self, Policy};
 use farshore_core::topology::{Name, NodeState};
 use farshore_proto::peers::Peers;
@@ -89,7 +89,12 @@ impl Client {
             return Err(Error::Credential("the profile belongs to another cluster".into()));
         }
         let shards = Arc::new(GrpcShards::new(peers.clone()));
-        Ok(Self::assemble(host, api, shards, Some(Direct { peers, operator })))
+        let client = Self::assemble(host, api, shards, Some(Direct { peers, operator }));
+        // Asked when nothing better is left, so that nobody waits for what the cluster already misses.
+        for node in topology.nodes.iter().filter(|node| !node.state.answers()) {
+            client.0.health.note(node.id, &ShardError::Unreachable(node.id, "the cluster misses it".into()));
+        }
+        Ok(client)
     }
 
     /// A client over any catalogue and shards, such as those of a test.

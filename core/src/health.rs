@@ -1,22 +1,31 @@
-//! A short memory of which nodes failed, shared by everything that talks to shards in one process: a dead node costs
-//! one timeout, not one per pack. It only advises; a shunned node is still asked when nothing better is left.
+//! A short memory of which nodes failed and how fast the others were, shared by everything that talks to shards in one
+//! process: a dead node costs one timeout, not one per pack, and a slow one no more than a wait. It only advises; a shunned
+//! node is still asked when nothing better is left.
 
 use crate::id::NodeId;
-use crate::limits::NODE_SHUN_MS;
+use crate::limits::{
+    HEDGE_BYTES_PER_MS, HEDGE_BYTES_PER_MS_FIRST, HEDGE_MS, NODE_SHUN_MS, NODE_SLOW_MS, PACE_BYTES_MIN,
+    PACES_KEPT,
+};
 use crate::peer::ShardError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Which nodes failed a moment ago.
+/// Which nodes failed a moment ago, and what reads took.
 #[derive(Default)]
-pub struct NodeHealth(Mutex<BTreeMap<NodeId, Shunned>>);
+pub struct NodeHealth {
+    nodes: Mutex<BTreeMap<NodeId, Shunned>>,
+    /// Bytes a millisecond of the last reads, from whichever nodes: our own line is common to all.
+    paces: Mutex<VecDeque<u64>>,
+}
 
 #[derive(Clone, Copy, Default)]
 struct Shunned {
     unreachable_until: Option<Instant>,
     full_until: Option<Instant>,
+    slow_until: Option<Instant>,
 }
 
 impl NodeHealth {
@@ -42,9 +51,20 @@ impl NodeHealth {
         }
     }
 
+    /// The node has kept a reader waiting for longer than it is worth. It is not asked first for a while; unless half of
+    /// `among` so many are as slow, since then it is not the node.
+    pub fn lags(&self, node: NodeId, among: usize) {
+        let mut nodes = self.nodes();
+        let slow = nodes.values().filter(|shunned| !over(shunned.slow_until)).count();
+        if (slow + 1) * 2 <= among {
+            let until = Instant::now() + Duration::from_millis(NODE_SLOW_MS);
+            nodes.entry(node).or_default().slow_until = Some(until);
+        }
+    }
+
     /// Nothing speaks against reading from the node.
     pub fn readable(&self, node: NodeId) -> bool {
-        self.nodes().get(&node).is_none_or(|shunned| over(shunned.unreachable_until))
+        self.nodes().get(&node).is_none_or(|s| over(s.unreachable_until) && over(s.slow_until))
     }
 
     /// Nothing speaks against storing on the node.
@@ -52,8 +72,33 @@ impl NodeHealth {
         self.nodes().get(&node).is_none_or(|s| over(s.unreachable_until) && over(s.full_until))
     }
 
+    /// Remembers how long a read took that came to its end.
+    pub fn took(&self, bytes: u64, time: Duration) {
+        if bytes < PACE_BYTES_MIN {
+            return;
+        }
+        let mut paces = self.paces();
+        if paces.len() == PACES_KEPT {
+            paces.pop_front();
+        }
+        paces.push_back(bytes / (time.as_millis() as u64).max(1));
+    }
+
+    /// How long to wait for a read before reading so many bytes in its stead: as long as that would take. Reads that share
+    /// a thin line are all slow, and asking for more makes them slower.
+    pub fn patience(&self, instead: u64) -> Duration {
+        let mut paces: Vec<u64> = self.paces().iter().copied().collect();
+        paces.sort_unstable();
+        let usual = paces.get(paces.len() / 2).copied().unwrap_or(HEDGE_BYTES_PER_MS_FIRST);
+        Duration::from_millis(HEDGE_MS + instead / usual.clamp(1, HEDGE_BYTES_PER_MS))
+    }
+
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Shunned>> {
-        self.0.lock().expect("no holder of this lock panics")
+        self.nodes.lock().expect("no holder of this lock panics")
+    }
+
+    fn paces(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.paces.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -78,5 +123,32 @@ mod tests {
         assert!(!health.readable(node) && health.readable(NodeId(2)));
         health.answered(node);
         assert!(health.readable(node) && !health.writable(node));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_node_is_shunned_for_a_while_and_a_slow_line_is_not_its_fault() {
+        let (health, nodes) = (NodeHealth::new(), [1, 2, 3, 4, 5, 6].map(NodeId));
+        health.lags(nodes[0], 6);
+        assert!(!health.readable(nodes[0]) && health.writable(nodes[0]));
+        nodes.iter().for_each(|node| health.lags(*node, 6));
+        assert_eq!(nodes.iter().filter(|node| !health.readable(**node)).count(), 3);
+        tokio::time::sleep(Duration::from_millis(NODE_SLOW_MS)).await;
+        assert!(nodes.iter().all(|node| health.readable(*node)));
+    }
+
+    #[test]
+    fn patience_follows_what_the_line_carries() {
+        let (health, bytes) = (NodeHealth::new(), 8 << 20);
+        let ms = || health.patience(bytes).as_millis() as u64 - HEDGE_MS;
+        assert_eq!(ms(), bytes / HEDGE_BYTES_PER_MS_FIRST);
+        health.took(PACE_BYTES_MIN - 1, Duration::from_secs(60));
+        assert_eq!(ms(), bytes / HEDGE_BYTES_PER_MS_FIRST, "a small read says nothing");
+        (0..PACES_KEPT).for_each(|_| health.took(bytes, Duration::from_millis(1_000)));
+        assert!((1_000..1_010).contains(&ms()), "{}", ms());
+        // One slow node among others changes nothing; a line that has become faster is noticed.
+        health.took(bytes, Duration::from_secs(9));
+        assert!((1_000..1_010).contains(&ms()), "{}", ms());
+        (0..PACES_KEPT).for_each(|_| health.took(bytes, Duration::ZERO));
+        assert_eq!(ms(), bytes / HEDGE_BYTES_PER_MS);
     }
 }

@@ -101,11 +101,13 @@ pub const IMAGE_PAGE_BYTES: usize = 512 << 10;
 pub const IMAGE_ROWS_READ: usize = 256;
 
 /// Most bytes of a pack that a reader asks for and holds at a time.
-pub const FETCH_BATCH_BYTES: u64 = 8 << 20;
+pub const FETCH_BATCH_BYTES: u64 = 24 << 20;
 /// Bytes nobody wants between two chunks are read along when there are no more than this.
 pub const FETCH_GAP_BYTES: u64 = SHARD_BLOCK_BYTES as u64;
-/// Batches a reader has under way at a time; with the one above, most of the memory of a restore.
-pub const FETCHES_IN_FLIGHT: usize = 4;
+/// Batches a reader has under way at a time, if they are small.
+pub const FETCHES_IN_FLIGHT: usize = 8;
+/// Bytes of batches that a reader has under way at a time: most of the memory of a restore.
+pub const FETCHING_BYTES_MAX: u64 = 40 << 20;
 /// Most chunk uses a restore plans at a time.
 pub const WINDOW_USES_MAX: usize = 32_768;
 /// Most bytes of files a restore plans at a time.
@@ -147,8 +149,16 @@ pub const NODE_SHUN_MS: u64 = 20_000;
 pub const PUT_RETRY_MS: u64 = 200;
 /// A shard read that takes longer than this plus its transfer time is hedged by decoding from other shards.
 pub const HEDGE_MS: u64 = 500;
-/// Bytes a healthy link is expected to carry in a millisecond, for the hedge.
+/// Bytes a healthy link is expected to carry in a millisecond at most, for the hedge.
 pub const HEDGE_BYTES_PER_MS: u64 = 16 << 10;
+/// The same of a link nobody has read over yet. A hedge too many is felt most on a thin line.
+pub const HEDGE_BYTES_PER_MS_FIRST: u64 = 2 << 10;
+/// A read of less than this tells how far away a node is and not what the line carries.
+pub const PACE_BYTES_MIN: u64 = 1 << 20;
+/// Reads of which the pace is remembered.
+pub const PACES_KEPT: usize = 16;
+/// A node that kept a reader waiting is not asked first for this long.
+pub const NODE_SLOW_MS: u64 = 5_000;
 /// Deadline of one request to a bucket, its body included.
 pub const BUCKET_REQUEST_MS: u64 = 20_000;
 /// Deadline to open a connection to a bucket's server.
@@ -224,6 +234,18 @@ pub const PUTS_IN_FLIGHT_MAX: usize = 64;
 pub const NODES_MAX: usize = 1_024;
 /// Most changes of the topology in one plan.
 pub const TOPOLOGY_CHANGES_MAX: usize = 64;
+/// Bad and missing shards that one node's scrub names.
+pub const SCRUB_NAMED_MAX: usize = 1_000;
+/// A shard that is to be read again whole is given up after this.
+pub const READ_AGAIN_MS: u64 = 300_000;
+/// Regions that may be moved at the same time.
+pub const MIGRATIONS_MAX: usize = 8;
+/// Verification records kept; the stripes of older ones are forgotten.
+pub const VERIFICATIONS_MAX: usize = 64;
+/// Stripes recorded as read again in one command, and stripes of old records forgotten with it.
+pub const VERIFIED_STRIPES_MAX: usize = 256;
+/// Links between regions that a budget can name.
+pub const LINK_BUDGETS_MAX: usize = 1_024;
 /// Packs looked at in one go for an operator who waits.
 pub const ASKED_PACKS_AT_ONCE: usize = 256;
 /// Repositories that the answer to a what-if names.

@@ -8,7 +8,7 @@ use crate::catalogue::StripeRecord;
 use crate::erasure::Codec;
 use crate::health::NodeHealth;
 use crate::id::{NodeId, RepoId};
-use crate::limits::{HEDGE_BYTES_PER_MS, HEDGE_MS, SHARD_RANGES_MAX};
+use crate::limits::{HEDGE_MS, SHARD_RANGES_MAX};
 use crate::peer::{ShardError, ShardIo};
 use crate::shard::ShardRange;
 use bytes::Bytes;
@@ -16,12 +16,16 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Ranges by shard index.
 type Wanted = BTreeMap<u8, Vec<ShardRange>>;
 
 /// How often an unreachable node is asked again once nothing else is left.
 const REVIVALS_MAX: u8 = 1;
+
+/// Shortest sleep of whoever waits for a slow read: timers are no finer.
+const STEP_MIN: Duration = Duration::from_millis(1);
 
 /// One shard as this gather sees it.
 struct Source {
@@ -217,14 +221,21 @@ impl<'a> Pool<'a> {
             self.reads_made += 1;
             self.reads.insert(read_no, index);
             let bytes: u64 = ranges.iter().map(|range| range.len).sum();
-            let patience = Duration::from_millis(HEDGE_MS + bytes / HEDGE_BYTES_PER_MS);
-            let io = self.io;
+            let (io, health, began) = (self.io, self.health, Instant::now());
+            // Who does not wait decodes, from k shards.
+            let instead = bytes * self.codec.k() as u64;
             self.events.push(Box::pin(async move {
                 let result = io.get(node, shard, &ranges).await;
+                if result.is_ok() {
+                    health.took(bytes, began.elapsed());
+                }
                 Event::Read { index, read_no, ranges, result }
             }));
             self.events.push(Box::pin(async move {
-                tokio::time::sleep(patience).await;
+                // What the line carries may become known meanwhile.
+                while let Some(left) = health.patience(instead).checked_sub(began.elapsed()) {
+                    tokio::time::sleep(left.clamp(STEP_MIN, Duration::from_millis(HEDGE_MS))).await;
+                }
                 Event::Slow { index, read_no }
             }));
         }
@@ -234,7 +245,10 @@ impl<'a> Pool<'a> {
         match event {
             Event::Slow { index, read_no } => {
                 if self.reads.contains_key(&read_no) {
-                    self.sources[usize::from(index)].slow = true;
+                    let among = self.sources.len();
+                    let source = &mut self.sources[usize::from(index)];
+                    source.slow = true;
+                    source.node.into_iter().for_each(|node| self.health.lags(node, among));
                 }
             }
             Event::Read { index, read_no, ranges, result } => {

@@ -5,7 +5,7 @@ use super::*;
 use crate::catalogue::ShardRecord;
 use crate::erasure::Scheme;
 use crate::id::{ShardHash, StripeId};
-use crate::limits::HEDGE_MS;
+use crate::limits::{HEDGE_MS, NODE_SLOW_MS};
 use crate::peer::ShardPut;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -160,6 +160,43 @@ async fn a_slow_shard_is_hedged_and_a_slow_helper_too() {
     let found = s.ranges(&[PackRange { offset: 10, len: 10 }]).await.unwrap();
     assert_eq!(found.bytes[0], s.pack[10..20]);
     assert!(start.elapsed() < Duration::from_millis(5 * HEDGE_MS), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_thin_line_is_no_reason_to_read_more() {
+    let s = setup(8 << 20);
+    let range = [PackRange { offset: 0, len: 2 << 20 }];
+    let calls = || (0..6).map(|i| s.io.calls(holder(i))).collect::<Vec<_>>();
+    // Slower than the link of a data centre, and not slower than the reads before.
+    (0..6).for_each(|i| s.io.set(holder(i), Fault::Slow(Duration::from_millis(2 * HEDGE_MS))));
+    (0..4).for_each(|_| s.health.took(2 << 20, Duration::from_millis(HEDGE_MS)));
+    assert_eq!(s.ranges(&range).await.unwrap().bytes[0], s.pack[..2 << 20]);
+    assert_eq!(calls(), [1, 0, 0, 0, 0, 0]);
+    // One that is slower than all of them together still is hedged.
+    s.io.set(holder(0), Fault::Slow(Duration::from_secs(60)));
+    let start = Instant::now();
+    assert_eq!(s.ranges(&range).await.unwrap().bytes[0], s.pack[..2 << 20]);
+    assert_eq!(calls(), [2, 1, 1, 1, 1, 0]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// A restore reads one pack after the other: a slow holder costs the first of them a wait, and the others nothing.
+#[tokio::test(start_paused = true)]
+async fn a_slow_node_costs_one_wait_and_not_one_for_each_pack() {
+    let s = setup(10_000);
+    let range = [PackRange { offset: 10, len: 10 }];
+    s.io.set(holder(0), Fault::Slow(Duration::from_secs(3)));
+    let waited = async || {
+        let start = Instant::now();
+        assert_eq!(s.ranges(&range).await.unwrap().bytes[0], s.pack[10..20]);
+        start.elapsed().as_millis() as u64
+    };
+    assert!(waited().await >= HEDGE_MS);
+    for _ in 0..5 {
+        assert_eq!(waited().await, 0);
+    }
+    tokio::time::sleep(Duration::from_millis(NODE_SLOW_MS)).await;
+    assert!(waited().await >= HEDGE_MS, "it is given another chance now and then");
 }
 
 #[tokio::test]
