@@ -20,11 +20,11 @@ use farshore_core::health::NodeHealth;
 use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, compute};
 use farshore_core::id::{ChunkId, NodeId};
-use farshore_core::limits::{FETCHES_IN_FLIGHT, LOOKUP_CHUNKS_MAX};
+use farshore_core::limits::{FETCHES_IN_FLIGHT, FETCHING_BYTES_MAX, LOOKUP_CHUNKS_MAX};
 use farshore_core::peer::ShardIo;
 use futures_util::StreamExt;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// A chunk that was asked for, or why it could not be had. Several chunks may share one reason.
 pub type Fetched = (ChunkId, Result<Bytes, Arc<Error>>);
@@ -73,11 +73,17 @@ impl ChunkReader {
         let reader = self.clone();
         let task = Owned::spawn(async move {
             let FetchPlan { packs, fetches, .. } = plan;
+            let room = Arc::new(Semaphore::new((FETCHING_BYTES_MAX >> 10) as usize));
             let mut reads = futures_util::stream::iter(fetches)
                 .map(|fetch| {
                     let pack = packs.get(&fetch.pack).cloned();
-                    let reader = reader.clone();
-                    async move { reader.fetch(kind, pack, fetch).await }
+                    let (reader, room) = (reader.clone(), room.clone());
+                    async move {
+                        let kib = fetch.bytes().div_ceil(1 << 10).clamp(1, FETCHING_BYTES_MAX >> 10);
+                        let _place =
+                            room.acquire_many(kib as u32).await.expect("nobody closes this semaphore");
+                        reader.fetch(kind, pack, fetch).await
+                    }
                 })
                 .buffer_unordered(FETCHES_IN_FLIGHT);
             while let Some(fetched) = reads.next().await {
