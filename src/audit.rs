@@ -132,6 +132,18 @@ fn text_of(act: &Act, topology: &Topology) -> String {
         }
         Act::ChangeRepository { name, act, .. } => format!("{name}: {}", repo_text(act)),
         Act::BeginEra { era, node } => format!("{era}, from the replica of {} alone", name(node)),
+        Act::Migrate { epoch, from, to, cold } => {
+            let how = if *cold { "cold" } else { "hot" };
+            format!("from {from} to {to}, {how}, at epoch {epoch}")
+        }
+        Act::EndMigration { epoch, from, keep } => {
+            let how = if *keep { "its nodes are kept" } else { "done" };
+            format!("of {from}, {how}, at epoch {epoch}")
+        }
+        Act::SetUpkeep { scrub_paused, links } => {
+            let scrub = if *scrub_paused { "paused" } else { "on" };
+            format!("scrub {scrub}, limits for {links} links")
+        }
     }
 }
 
@@ -223,6 +235,13 @@ fn details(act: &Act) -> Value {
             json!({"repo": repo.to_string(), "name": name.as_str(), "change": repo_details(act)})
         }
         Act::BeginEra { era, node } => json!({"era": era, "node": node.to_string()}),
+        Act::Migrate { epoch, from, to, cold } => {
+            json!({"epoch": epoch, "from": from.as_str(), "to": to.as_str(), "cold": cold})
+        }
+        Act::EndMigration { epoch, from, keep } => {
+            json!({"epoch": epoch, "from": from.as_str(), "keep": keep})
+        }
+        Act::SetUpkeep { scrub_paused, links } => json!({"scrub_paused": scrub_paused, "links": links}),
     }
 }
 

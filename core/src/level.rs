@@ -12,8 +12,10 @@ pub const LEVEL_FIRST: u32 = 1;
 pub const LEVEL_AUDIT: u32 = 2;
 /// A repository's policy can be changed, and what it holds is coded anew.
 pub const LEVEL_RECODE: u32 = 3;
+/// Regions are migrated, what was moved is read again and recorded, and the cluster's own work has budgets.
+pub const LEVEL_MIGRATE: u32 = 4;
 /// What this program can do.
-pub const FEATURE_LEVEL: u32 = LEVEL_RECODE;
+pub const FEATURE_LEVEL: u32 = LEVEL_MIGRATE;
 
-const _: () =
-    assert!(LEVEL_FIRST < LEVEL_AUDIT && LEVEL_AUDIT < LEVEL_RECODE && LEVEL_RECODE <= FEATURE_LEVEL);
+const _: () = assert!(LEVEL_FIRST < LEVEL_AUDIT && LEVEL_AUDIT < LEVEL_RECODE);
+const _: () = assert!(LEVEL_RECODE < LEVEL_MIGRATE && LEVEL_MIGRATE <= FEATURE_LEVEL);

@@ -180,7 +180,7 @@ impl From<Refusal> for ApiError {
             | Refusal::NoPack
             | Refusal::NoChunk(_)
             | Refusal::NoSnapshot(_) => ApiError::NotFound(text),
-            Refusal::Locked(..) | Refusal::LockShortened(_) => ApiError::Locked(text),
+            Refusal::Locked(..) | Refusal::LockShortened(_) | Refusal::Frozen(..) => ApiError::Locked(text),
             Refusal::BadTransition(..) | Refusal::Malformed(_) => ApiError::Invalid(text),
             Refusal::LevelHeld(..) | Refusal::LevelNeeded(..) => ApiError::Invalid(text),
             Refusal::Emptied(_) | Refusal::LevelBehind { .. } => ApiError::Denied(text),

@@ -56,6 +56,12 @@ pub enum Act {
     ChangeRepository { repo: RepoId, name: Name, act: RepoAct },
     /// The catalogue went on from the replica of this node alone.
     BeginEra { era: u32, node: NodeId },
+    /// An operator had a region emptied into another, at this epoch.
+    Migrate { epoch: u64, from: Region, to: Region, cold: bool },
+    /// The migration of this region ended, or an operator had it ended and its nodes kept.
+    EndMigration { epoch: u64, from: Region, keep: bool },
+    /// An operator set the limits of the cluster's own work.
+    SetUpkeep { scrub_paused: bool, links: u32 },
 }
 
 impl Act {
@@ -70,6 +76,9 @@ impl Act {
             Act::ChangeTopology { .. } => "change-topology",
             Act::ChangeRepository { act, .. } => act.word(),
             Act::BeginEra { .. } => "begin-era",
+            Act::Migrate { .. } => "migrate",
+            Act::EndMigration { .. } => "end-migration",
+            Act::SetUpkeep { .. } => "set-upkeep",
         }
     }
 }

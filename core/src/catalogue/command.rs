@@ -6,11 +6,12 @@ use super::export::ExportRecord;
 use super::record::{
     Condemned, CondemnedPack, Lock, LockMode, Orphan, PackCommit, RepoLock, RepoRecord, SnapshotRecord,
 };
+use super::upkeep::{StripeRead, Subject, Upkeep};
 use crate::erasure::Scheme;
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
-use crate::level::{LEVEL_FIRST, LEVEL_RECODE};
+use crate::level::{LEVEL_FIRST, LEVEL_MIGRATE, LEVEL_RECODE};
 use crate::policy::Policy;
-use crate::topology::{Change, NodeRecord, NodeState};
+use crate::topology::{Change, NodeRecord, NodeState, Region};
 use crate::units::rfc3339;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,18 @@ pub enum Command {
     BeginEra { era: u32, node: NodeId },
     /// The cluster uses what this feature level brings, if every node that is neither lost nor retired can do it.
     RaiseLevel { to: u32 },
+    /// Empties every node of region `from`, so that what they hold comes to region `to` as far as policies allow, if the
+    /// topology's epoch is this. While a `cold` one is under way clients write nothing. Repeating it under the same
+    /// number is harmless.
+    Migrate { request: [u8; 16], epoch: u64, from: Region, to: Region, cold: bool },
+    /// Ends the migration of region `from`, if the topology's epoch is this: its nodes have gone, or those that have not
+    /// shall `keep` what they still hold. Repeating it under the same number is harmless.
+    EndMigration { request: [u8; 16], epoch: u64, from: Region, keep: bool },
+    /// These stripes, shards of which were moved for the `subject`, were just read. Passed over are those that are not
+    /// waiting for that, or have changed since. `end` closes the record if nothing waits any more.
+    RecordVerified { subject: Subject, stripes: Vec<StripeRead>, end: bool },
+    /// Sets the limits of the cluster's own work.
+    SetUpkeep { upkeep: Upkeep },
 }
 
 impl Command {
@@ -111,6 +124,10 @@ impl Command {
     pub fn level(&self) -> u32 {
         match self {
             Command::ChangeRepository { change: RepoChange::SetPolicy { .. }, .. } => LEVEL_RECODE,
+            Command::Migrate { .. }
+            | Command::EndMigration { .. }
+            | Command::RecordVerified { .. }
+            | Command::SetUpkeep { .. } => LEVEL_MIGRATE,
             Command::ChangeRepository { .. }
             | Command::FormCluster { .. }
             | Command::PutNode { .. }
@@ -280,4 +297,9 @@ pub enum Refusal {
     /// The cluster is below the feature level of the command.
     #[error("this needs feature level {0} and the cluster is at {1}: update all nodes first")]
     LevelNeeded(u32, u32),
+    /// A cold migration is under way.
+    #[error(
+        "nothing is written while region {0} moves to {1}; try again when `farshore cluster migrate` has ended"
+    )]
+    Frozen(Region, Region),
 }

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod command;
 pub mod export;
 pub mod record;
+pub mod upkeep;
 
 pub use audit::{
     Act, ActOutcome, Actor, AuditCheck, AuditEntry, AuditFault, AuditHead, AuditRecord, RepoAct,
@@ -12,3 +13,4 @@ pub use audit::{
 pub use command::{Asked, Command, Proposal, Refusal, Reply, RepoChange};
 pub use export::{EXPORT_REPO, ExportPart, ExportRecord};
 pub use record::*;
+pub use upkeep::{LinkBudget, Migration, StripeRead, Subject, Upkeep, Verification, VerifiedStripe};

@@ -54,6 +54,15 @@ pub(super) fn audited(
             let act = repo_audited(before, after, repo, change, *reply == Reply::Done)?;
             Act::ChangeRepository { repo, name: after.repos[&repo].name.clone(), act }
         }
+        Command::Migrate { epoch, from, to, cold, .. } if before.intent != after.intent => {
+            Act::Migrate { epoch, from, to, cold }
+        }
+        Command::EndMigration { epoch, from, keep, .. } if before.intent != after.intent => {
+            Act::EndMigration { epoch, from, keep }
+        }
+        Command::SetUpkeep { upkeep } if before.upkeep != after.upkeep => {
+            Act::SetUpkeep { scrub_paused: upkeep.scrub_paused, links: upkeep.links.len() as u32 }
+        }
         Command::RaiseLevel { to } if before.level() < to => Act::RaiseLevel { from: before.level(), to },
         Command::BeginEra { era, node } => Act::BeginEra { era, node },
         _ => return None,

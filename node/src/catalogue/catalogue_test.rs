@@ -10,7 +10,7 @@ use farshore_core::erasure::Scheme;
 use farshore_core::id::*;
 use farshore_core::level::FEATURE_LEVEL;
 use farshore_core::policy::Policy;
-use farshore_core::topology::{Change, NodeRecord, NodeState};
+use farshore_core::topology::{Change, NodeRecord, NodeState, Region};
 use proptest::prelude::*;
 
 const NODES: u64 = 7;
@@ -182,6 +182,20 @@ enum Wish {
         which: u8,
         skip: usize,
     },
+    /// At the current epoch, plus this; what it does.
+    Migration {
+        request: u8,
+        off: u64,
+        from: Region,
+        to: Region,
+        how: u8,
+    },
+    /// By place among what was moved: pack, generation off by, good shards.
+    Verified {
+        subject: usize,
+        stripes: Vec<(usize, u64, u8)>,
+        end: bool,
+    },
     /// At the current epoch, plus this.
     Topology {
         request: u8,
@@ -218,6 +232,9 @@ fn wish() -> impl Strategy<Value = Wish> {
         ),
         1 => (packs(), 0..4u8, 0..3usize).prop_map(|(packs, which, skip)| Wish::Compact { packs, which, skip }),
         2 => topology(),
+        1 => migration(),
+        2 => (0..4usize, prop::collection::vec((0..6usize, 0..2u64, any::<u8>()), 0..4), any::<bool>())
+            .prop_map(|(subject, stripes, end)| Wish::Verified { subject, stripes, end }),
     ]
 }
 
@@ -261,6 +278,18 @@ fn topology() -> impl Strategy<Value = Wish> {
         .prop_map(|(request, off, changes, stage)| Wish::Topology { request, off, changes, stage })
 }
 
+fn migration() -> impl Strategy<Value = Wish> {
+    let region = || (0..4u8).prop_map(|r| format!("test/r{r}").parse::<Region>().unwrap());
+    let off = prop_oneof![6 => Just(0u64), 2 => Just(u64::MAX), 1 => Just(1u64)];
+    (0..3u8, off, region(), region(), 0..7u8).prop_map(|(request, off, from, to, how)| Wish::Migration {
+        request,
+        off,
+        from,
+        to,
+        how,
+    })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let holder = || prop_oneof![8 => (1..NODES).prop_map(Some), 1 => Just(None), 1 => Just(Some(NODES + 1))];
     let spread = Just((1..=6).map(Some).collect::<Vec<Option<u64>>>());
@@ -281,6 +310,9 @@ fn command() -> impl Strategy<Value = Command> {
     let snap = (0..4u8, 0..2u8, live, prop_oneof![6 => Just(0u8), 1 => 0..4u8]);
     let shard = (0..6u8).prop_map(|i| ShardId { stripe: StripeId([i; 16]), index: i });
     prop_oneof![
+        1 => any::<bool>().prop_map(|scrub_paused| {
+            Command::SetUpkeep { upkeep: Upkeep { scrub_paused, ..Upkeep::default() } }
+        }),
         1 => any::<[u8; 16]>().prop_map(|c| Command::FormCluster { cluster: ClusterId(c) }),
         2 => (1..NODES, any::<bool>()).prop_map(|(n, good)| {
             let addr = if good { "elsewhere:1".into() } else { String::new() };
@@ -440,6 +472,16 @@ fn resolve(wish: Wish, model: &Model) -> Command {
         Wish::Swept { copies } => {
             Command::Swept { copies: model.condemned.iter().take(copies).copied().collect() }
         }
+        Wish::Migration { request, off, from, to, how } => {
+            let (request, epoch) = ([request; 16], model.intent.epoch.saturating_add_signed(off as i64));
+            let nth = model.migrations.keys().next().cloned();
+            match how {
+                0..=1 => Command::Migrate { request, epoch, from, to, cold: how == 1 },
+                // Ended most of the time, since all that is written is refused during a cold one.
+                _ => Command::EndMigration { request, epoch, from: nth.unwrap_or(from), keep: how > 2 },
+            }
+        }
+        Wish::Verified { subject, stripes, end } => verified(model, subject, &stripes, end),
         Wish::Topology { request, off, changes, stage } => {
             let (request, epoch) = ([request; 16], model.intent.epoch.saturating_add_signed(off as i64));
             match stage {
@@ -448,6 +490,22 @@ fn resolve(wish: Wish, model: &Model) -> Command {
             }
         }
     }
+}
+
+/// What is waiting to be read again, or something else.
+fn verified(model: &Model, subject: usize, stripes: &[(usize, u64, u8)], end: bool) -> Command {
+    let mut subjects: Vec<_> = model.moved.iter().map(|(subject, _)| *subject).collect();
+    subjects.extend(model.verifications.values().map(|(row, _)| row.subject));
+    let subject = subjects.get(subject).copied().unwrap_or(Subject::Node(NodeId(subject as u64)));
+    let packs: Vec<_> = model.moved.iter().filter(|(of, _)| *of == subject).map(|(_, pack)| *pack).collect();
+    let read = |&(nth, off, good): &(usize, u64, u8)| {
+        let pack = packs.get(nth).copied().unwrap_or(PackNo(nth as u64));
+        let generation = model.packs.get(&pack.0).map_or(0, |pack| pack.stripe.generation) + off;
+        // Now and then a shard that the pack does not have.
+        let good = if good > 250 { u32::from(good) } else { u32::from(good & 0b11_1111) };
+        StripeRead { pack, generation, good }
+    };
+    Command::RecordVerified { subject, stripes: stripes.iter().map(read).collect(), end }
 }
 
 /// A formed cluster of six nodes in three regions with two repositories and a session for each.
@@ -487,6 +545,20 @@ fn compare(view: &View, model: &Model) {
     assert_eq!(view.intent().unwrap(), model.intent);
     assert_eq!((view.level(), view.node_levels().unwrap()), (model.level(), model.node_levels.clone()));
     assert_eq!(view.incarnations().unwrap(), model.incarnations);
+    assert_eq!(view.migrations().unwrap(), model.migrations.values().cloned().collect::<Vec<_>>());
+    assert_eq!(view.upkeep().unwrap(), model.upkeep);
+    let mut moved = Vec::new();
+    for subject in view.moved_subjects().unwrap() {
+        moved.extend(view.moved(subject, None, 999).unwrap().into_iter().map(|pack| (subject, pack)));
+    }
+    assert_eq!(moved, model.moved.iter().copied().collect::<Vec<_>>());
+    let verifications = view.verifications().unwrap();
+    let of_model = model.verifications.iter().map(|(number, (row, _))| (*number, *row));
+    assert_eq!(verifications, of_model.collect::<Vec<_>>());
+    for (number, (_, stripes)) in &model.verifications {
+        let rows = view.verified_stripes(*number, None, 999).unwrap();
+        assert_eq!(rows, stripes.iter().map(|(pack, row)| (*pack, *row)).collect::<Vec<_>>());
+    }
     let repos = every(|at| view.repos(at, 2).unwrap());
     assert_eq!(repos, model.repos.values().cloned().collect::<Vec<_>>());
     let sessions = every(|at| view.sessions(at, 2).unwrap());

@@ -119,6 +119,21 @@ fn lock() -> Lock {
 fn changes() -> Vec<Change> {
     vec![Change::Drain(NODE), Change::Keep(NodeId(2)), Change::Remove(NodeId(3))]
 }
+fn migration() -> Migration {
+    let (from, to) = ("aws/eu-west-1".parse().unwrap(), "gcp/eu".parse().unwrap());
+    Migration { from, to, cold: true, since_ms: 1_700_000_000_000, nodes: [NODE, NodeId(2)].into() }
+}
+fn upkeep() -> Upkeep {
+    let Migration { from, to, .. } = migration();
+    let link = LinkBudget { from, to, bytes_s: Some(300), bytes_day: Some(1 << 40), micros_gib: 20_000 };
+    Upkeep {
+        scrub_paused: true,
+        scrub_every_ms: Some(2_592_000_000),
+        node_bytes_s: Some(1 << 24),
+        links: vec![link],
+        spend_micros_day: Some(5_000_000),
+    }
+}
 fn client() -> Actor {
     Actor::Client("ops".parse().unwrap())
 }
@@ -206,6 +221,23 @@ fn every_table_has_a_fixture_of_its_rows() {
     book.row::<Settings>("settings", &REPO, &settings);
     let recoding = Recoding { former: repo().policy, scheme: scheme(), before: PackNo(300) };
     book.row::<Recodings>("recoding", &REPO, &recoding);
+    let migration = migration();
+    book.row::<Migrations>("migration", &NameKey(migration.from.to_string()), &migration);
+    book.row::<Moveds>("moved of a node", &(Subject::Node(NODE), PackNo(300)), &());
+    book.row::<Moveds>("moved of a repository", &(Subject::Repository(REPO), PackNo(300)), &());
+    let verification = Verification {
+        subject: Subject::Repository(REPO),
+        begun_ms: 1_700_000_000_000,
+        ended_ms: Some(1_700_000_000_300),
+        stripes: 300,
+        good: 900,
+        short: 1,
+        weakest: Some(-1),
+    };
+    book.row::<Verifications>("verification", &VerificationKey(7), &verification);
+    let verified = VerifiedStripe { stripe: STRIPE, generation: 300, good: 0b101, at_ms: 1_700_000_000_001 };
+    book.row::<VerifiedStripes>("verified stripe", &(VerificationKey(7), PackNo(300)), &verified);
+    book.row::<Upkeeps>("upkeep", &IntentKey, &upkeep());
     book.row::<Ended>("ended session", &SESSION, &301);
     book.row::<Exports>("export", &ExportKey { to: 7, id: ExportId([0x99; 16]) }, &export());
     for (record, what) in audit_records() {
@@ -251,9 +283,15 @@ fn audit_records() -> Vec<(AuditRecord, String)> {
     ];
     let of_repo = repo_acts.into_iter().map(|act| Act::ChangeRepository { repo: REPO, name: name(), act });
     acts.extend(of_repo);
+    // Behind those of earlier levels: each record is bound to the one before it.
+    acts.extend([
+        Act::Migrate { epoch: 5, from: migration().from, to: migration().to, cold: true },
+        Act::EndMigration { epoch: 6, from: migration().from, keep: true },
+        Act::SetUpkeep { scrub_paused: true, links: 300 },
+    ]);
     let (of_act, all_acts) = variants!(
         Act: RaiseLevel, CreateRepository, PlaceNode, SetNodeState, StageTopology, ChangeTopology, ChangeRepository,
-        BeginEra
+        BeginEra, Migrate, EndMigration, SetUpkeep
     );
     let seen: BTreeSet<_> = acts.iter().map(of_act).collect();
     assert_eq!(seen, all_acts.iter().copied().collect());
@@ -302,7 +340,8 @@ fn every_command_has_a_fixture() {
     let variants = variants!(
         Command: FormCluster, PutNode, SetNodeState, CreateRepository, OpenSession, EndSessions, CommitPacks,
         CommitSnapshot, PlaceShard, ShardBad, Recheck, Swept, CondemnPacks, RevivePacks, DropPacks, CondemnOrphans,
-        ChangeRepository, CompactPacks, AdmitNode, StageTopology, ChangeTopology, RecordExport, BeginEra, RaiseLevel
+        ChangeRepository, CompactPacks, AdmitNode, StageTopology, ChangeTopology, RecordExport, BeginEra, RaiseLevel,
+        Migrate, EndMigration, RecordVerified, SetUpkeep
     );
     let shard = ShardId { stripe: STRIPE, index: 3 };
     let (packs, request) = (vec![PackNo(300)], [7; 16]);
@@ -335,6 +374,14 @@ fn every_command_has_a_fixture() {
         Command::RecordExport { export: export() },
         Command::BeginEra { era: 1_700_000_000, node: NODE },
         Command::RaiseLevel { to: 2 },
+        Command::Migrate { request, epoch: 3, from: migration().from, to: migration().to, cold: true },
+        Command::EndMigration { request, epoch: 4, from: migration().from, keep: true },
+        Command::RecordVerified {
+            subject: Subject::Node(NODE),
+            stripes: vec![StripeRead { pack: PackNo(300), generation: 2, good: 0b111 }],
+            end: true,
+        },
+        Command::SetUpkeep { upkeep: upkeep() },
     ];
     every("commands-v1", COMMAND_VERSION, variants, samples);
 }
@@ -375,7 +422,7 @@ fn every_reply_and_refusal_has_a_fixture() {
     let refusals = variants!(
         Refusal: AlreadyFormed, NoNode, BadTransition, NotEmpty, RepoExists, NoRepo, NoSession, ChunksGone, Malformed,
         BelowFloor, Stale, NoPack, StillCondemned, SnapshotExists, Locked, LockShortened, NoSnapshot, NoChunk, Emptied,
-        StaleTopology, LevelBehind, LevelHeld, LevelNeeded
+        StaleTopology, LevelBehind, LevelHeld, LevelNeeded, Frozen
     );
     let samples = vec![
         Refusal::AlreadyFormed,
@@ -401,6 +448,7 @@ fn every_reply_and_refusal_has_a_fixture() {
         Refusal::LevelBehind { node: NODE, level: 1, cluster: 2 },
         Refusal::LevelHeld(NODE, 1),
         Refusal::LevelNeeded(3, 2),
+        Refusal::Frozen(migration().from, migration().to),
     ];
     every("refusals-v1", MESSAGE_VERSION, refusals, samples);
 }

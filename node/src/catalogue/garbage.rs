@@ -83,6 +83,22 @@ impl View {
         })
     }
 
+    /// Whether some of these packs of a repository, from number `from` on, wait to be coded anew; and where to go on.
+    pub fn waits_for_code(
+        &self,
+        repo: RepoId,
+        from: PackNo,
+        limit: usize,
+    ) -> Result<(bool, Option<PackNo>), CatalogueError> {
+        let policy = self.repo(repo)?.map(|repo| repo.policy);
+        let Some((recoding, policy)) = self.get::<Recodings>(&repo)?.zip(policy) else {
+            return Ok((false, None));
+        };
+        let page = self.packs(repo, from, limit)?;
+        let waits = |pack: &PackRecord| recoding.concerns(pack.no, pack.stripe.scheme, &policy);
+        Ok((page.rows.iter().any(waits), page.next))
+    }
+
     /// How much is needed of the repository's packs, from number `from` on.
     pub fn pack_uses(
         &self,

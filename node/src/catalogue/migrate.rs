@@ -76,6 +76,11 @@ pub(crate) fn check_row(table: Table, key: &[u8], version: u8, payload: &[u8]) -
         44 => check::<Intents>(key, version, payload),
         45 => check::<Incarnations>(key, version, payload),
         46 => check::<Recodings>(key, version, payload),
+        47 => check::<Migrations>(key, version, payload),
+        48 => check::<Moveds>(key, version, payload),
+        49 => check::<Verifications>(key, version, payload),
+        50 => check::<VerifiedStripes>(key, version, payload),
+        51 => check::<Upkeeps>(key, version, payload),
         _ => Err(CatalogueError::BadRow { table, what: "no such table" }),
     }
 }

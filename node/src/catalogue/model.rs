@@ -5,7 +5,7 @@ use super::audit_test::audited;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::*;
 use farshore_core::id::*;
-use farshore_core::topology::{Change, Intent, NodeRecord, NodeState};
+use farshore_core::topology::{Change, Intent, NodeRecord, NodeState, Region};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Default)]
@@ -26,6 +26,10 @@ pub(super) struct Model {
     pub marks: BTreeMap<(RepoId, SnapshotId), SnapshotMarks>,
     pub settings: BTreeMap<RepoId, RepoSettings>,
     pub recodings: BTreeMap<RepoId, Recoding>,
+    pub migrations: BTreeMap<Region, Migration>,
+    pub moved: BTreeSet<(Subject, PackNo)>,
+    pub verifications: BTreeMap<u64, (Verification, BTreeMap<PackNo, VerifiedStripe>)>,
+    pub upkeep: Upkeep,
     pub chunks: BTreeMap<(RepoId, ChunkId), ChunkRecord>,
     pub ordinals: BTreeMap<RepoId, u64>,
     pub snapshots: BTreeMap<(RepoId, SnapshotId), SnapshotRecord>,
@@ -83,6 +87,16 @@ impl Model {
         {
             return no(Refusal::LevelNeeded(3, self.level()));
         }
+        let needs_migrate = matches!(
+            command,
+            Command::Migrate { .. }
+                | Command::EndMigration { .. }
+                | Command::RecordVerified { .. }
+                | Command::SetUpkeep { .. }
+        );
+        if needs_migrate && self.level() < 4 {
+            return no(Refusal::LevelNeeded(4, self.level()));
+        }
         match command.clone() {
             Command::FormCluster { cluster } => match self.cluster.replace(cluster) {
                 None => Reply::Done,
@@ -132,6 +146,7 @@ impl Model {
                     Some(open) if open.repo == repo => Reply::SessionOpen { opened: open.opened },
                     Some(_) => malformed(),
                     None if !self.repos.contains_key(&repo) => no(Refusal::NoRepo),
+                    None if self.frozen().is_some() => self.frozen().unwrap(),
                     None if self.ended.contains(&session) => no(Refusal::NoSession(session)),
                     None => {
                         self.sessions.insert(session, new);
@@ -148,6 +163,9 @@ impl Model {
                 let Some(session) = self.sessions.get(&session).cloned() else {
                     return no(Refusal::NoSession(session));
                 };
+                if let Some(frozen) = self.frozen() {
+                    return frozen;
+                }
                 let committed = packs.into_iter().map(|pack| self.commit_pack(session.repo, pack, None));
                 match committed.collect::<Result<Vec<_>, _>>() {
                     Ok(packs) => Reply::PacksCommitted { packs },
@@ -222,6 +240,17 @@ impl Model {
             Command::RecordExport { export } => self.record_export(export),
             Command::BeginEra { .. } => {
                 self.ended.extend(std::mem::take(&mut self.sessions).into_keys());
+                Reply::Done
+            }
+            Command::Migrate { request, epoch, from, to, cold } => {
+                self.migrate(request, epoch, from, to, cold)
+            }
+            Command::EndMigration { request, epoch, from, keep } => {
+                self.end_migration(request, epoch, from, keep)
+            }
+            Command::RecordVerified { subject, stripes, end } => self.verified(subject, &stripes, end),
+            Command::SetUpkeep { upkeep } => {
+                self.upkeep = upkeep;
                 Reply::Done
             }
         }
@@ -403,9 +432,122 @@ impl Model {
             return no(Refusal::NoRepo);
         }
         match self.commit_pack(repo, pack, Some(from)) {
-            Ok(done) => Reply::PacksCommitted { packs: vec![done] },
+            Ok(done) => {
+                if self.recodings.contains_key(&repo) && self.level() >= 4 {
+                    self.moved.insert((Subject::Repository(repo), done.no));
+                }
+                Reply::PacksCommitted { packs: vec![done] }
+            }
             Err(refused) => refused,
         }
+    }
+
+    fn frozen(&self) -> Option<Reply> {
+        let cold = self.migrations.values().find(|migration| migration.cold)?;
+        Some(no(Refusal::Frozen(cold.from.clone(), cold.to.clone())))
+    }
+
+    /// What is answered already, before anything is looked at.
+    fn topology_answer(&self, request: [u8; 16], epoch: u64) -> Option<Reply> {
+        let again = request != [0; 16] && request == self.intent.request && self.intent.epoch == epoch + 1;
+        match self.intent.epoch == epoch {
+            true => None,
+            false if again => Some(Reply::Done),
+            false => Some(no(Refusal::StaleTopology(self.intent.epoch))),
+        }
+    }
+
+    fn migrate(&mut self, request: [u8; 16], epoch: u64, from: Region, to: Region, cold: bool) -> Reply {
+        if let Some(answer) = self.topology_answer(request, epoch) {
+            return answer;
+        }
+        let clash = self.migrations.values().any(|m| [&from, &to].contains(&&m.from) || m.to == from);
+        let takes = |n: &NodeRecord| n.region == to && n.state == NodeState::Up && n.capacity > 0;
+        let leaving: BTreeSet<NodeId> =
+            self.nodes.values().filter(|n| n.region == from && self.counts(n.id)).map(|n| n.id).collect();
+        if clash || from == to || !self.nodes.values().any(takes) || leaving.is_empty() {
+            return malformed();
+        }
+        for id in &leaving {
+            self.nodes.get_mut(id).unwrap().state = NodeState::Draining;
+        }
+        self.intent.epoch += 1;
+        self.intent.request = request;
+        self.intent.staged.retain(|staged| !leaving.contains(&staged.node()));
+        self.intent.leaving.extend(&leaving);
+        let since_ms = self.time_ms;
+        self.migrations.insert(from.clone(), Migration { from, to, cold, since_ms, nodes: leaving });
+        Reply::Done
+    }
+
+    fn end_migration(&mut self, request: [u8; 16], epoch: u64, from: Region, keep: bool) -> Reply {
+        if let Some(answer) = self.topology_answer(request, epoch) {
+            return answer;
+        }
+        let Some(migration) = self.migrations.remove(&from) else { return malformed() };
+        for id in migration.nodes {
+            self.intent.leaving.remove(&id);
+            let node = self.nodes.get_mut(&id).unwrap();
+            if node.state == NodeState::Retired {
+                continue;
+            }
+            if !keep {
+                return no(Refusal::NotEmpty(id));
+            }
+            if node.state == NodeState::Draining {
+                node.state = NodeState::Up;
+            }
+        }
+        self.intent.epoch += 1;
+        self.intent.request = request;
+        Reply::Done
+    }
+
+    fn verified(&mut self, subject: Subject, stripes: &[StripeRead], end: bool) -> Reply {
+        let is_open = |(row, _): &(Verification, _)| row.subject == subject && row.ended_ms.is_none();
+        let open = self.verifications.iter().find(|(_, row)| is_open(row)).map(|(number, _)| *number);
+        let number = open.unwrap_or_else(|| self.verifications.keys().last().map_or(1, |last| last + 1));
+        let mut count = 0;
+        for read in stripes {
+            if !self.moved.contains(&(subject, read.pack)) {
+                continue;
+            }
+            let pack = self.packs.get(&read.pack.0);
+            if pack.is_some_and(|pack| read.good >> pack.stripe.shards.len() != 0) {
+                return malformed();
+            }
+            if pack.is_some_and(|pack| pack.stripe.generation != read.generation) {
+                continue;
+            }
+            self.moved.remove(&(subject, read.pack));
+            count += 1;
+            let Some(pack) = pack else { continue };
+            let at_ms = self.time_ms;
+            let begun = Verification {
+                subject,
+                begun_ms: at_ms,
+                ended_ms: None,
+                stripes: 0,
+                good: 0,
+                short: 0,
+                weakest: None,
+            };
+            let (row, of) = self.verifications.entry(number).or_insert((begun, BTreeMap::new()));
+            let (generation, good) = (read.generation, read.good);
+            of.insert(read.pack, VerifiedStripe { stripe: pack.stripe.id, generation, good, at_ms });
+            let have = (0..32).filter(|bit| read.good & (1 << bit) != 0).count();
+            row.stripes += 1;
+            row.good += have as u64;
+            row.short += (pack.stripe.shards.len() - have) as u64;
+            let spare = have as i16 - pack.stripe.scheme.k() as i16;
+            row.weakest = Some(row.weakest.unwrap_or(spare).min(spare));
+        }
+        let waits = self.moved.iter().any(|(of, _)| *of == subject);
+        if let Some((row, _)) = self.verifications.get_mut(&number).filter(|_| end && !waits) {
+            row.ended_ms = Some(self.time_ms);
+            count += 1;
+        }
+        Reply::Changed { count }
     }
 
     /// Ordinals of chunks whose packs are there, and whether the pack is condemned.
@@ -680,6 +822,9 @@ impl Model {
         if self.sessions.get(&session).is_none_or(|open| open.repo != offered.repo) {
             return no(Refusal::NoSession(session));
         }
+        if let Some(frozen) = self.frozen() {
+            return frozen;
+        }
         let present = self.present(offered.repo);
         let gone = live.iter().filter(|o| !present.contains_key(o)).map(Ordinal).take(1000);
         let gone = gone.collect::<Vec<_>>();
@@ -740,6 +885,9 @@ impl Model {
         }
         if let Some(old) = shard.node.replace(node) {
             self.condemn(old, id);
+            if self.nodes[&old].state == NodeState::Draining && self.level() >= 4 {
+                self.moved.insert((Subject::Node(old), pack));
+            }
         }
         row.stripe.generation += 1;
         self.set_pack(row);

@@ -5,15 +5,15 @@
 
 use super::ordinals::{Ordinals, Segment};
 use farshore_core::catalogue::{
-    AuditRecord, ChunkRecord, ExportRecord, PackRecord, Recoding, RepoRecord, RepoSettings, SessionRecord,
-    SnapshotMarks, SnapshotRecord,
+    AuditRecord, ChunkRecord, ExportRecord, Migration, PackRecord, Recoding, RepoRecord, RepoSettings,
+    SessionRecord, SnapshotMarks, SnapshotRecord, Subject, Upkeep, Verification, VerifiedStripe,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, ExportId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId,
     StripeId,
 };
-use farshore_core::level::{LEVEL_AUDIT, LEVEL_FIRST, LEVEL_RECODE};
+use farshore_core::level::{LEVEL_AUDIT, LEVEL_FIRST, LEVEL_MIGRATE, LEVEL_RECODE};
 use farshore_core::topology::{Intent, NodeRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -120,12 +120,22 @@ tables! {
     Incarnations = 45, NodeId => u64;
     /// Changes of policy that packs may still be behind of. No row: the policy is the first one.
     Recodings = 46, RepoId => Recoding, since LEVEL_RECODE;
+    /// Regions that are being emptied into others, by their name.
+    Migrations = 47, NameKey => Migration, since LEVEL_MIGRATE;
+    /// Packs of which a shard was moved for a subject, and whose stripe was not read since.
+    Moveds = 48, (Subject, PackNo) => (), since LEVEL_MIGRATE;
+    /// What reading moved stripes again has shown, by number from 1.
+    Verifications = 49, VerificationKey => Verification, since LEVEL_MIGRATE;
+    /// The stripes of a verification.
+    VerifiedStripes = 50, (VerificationKey, PackNo) => VerifiedStripe, since LEVEL_MIGRATE;
+    /// Limits of the cluster's own work. No row: there are none.
+    Upkeeps = 51, IntentKey => Upkeep, since LEVEL_MIGRATE;
 }
 
 /// Every table of the catalogue, ascending. Tables 16 to 31 belong to the Raft log.
-pub(crate) const TABLES: [Table; 30] = [
+pub(crate) const TABLES: [Table; 35] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44,
-    45, 46,
+    45, 46, 47, 48, 49, 50, 51,
 ];
 
 /// Hash over the state, and the last log entry that is in it.
@@ -282,7 +292,7 @@ macro_rules! number_keys {
         )*
     };
 }
-number_keys!(NodeId, PackNo, Ordinal, AuditKey);
+number_keys!(NodeId, PackNo, Ordinal, AuditKey, VerificationKey);
 
 impl Key for ShardId {
     fn write(&self, to: &mut Vec<u8>) {
@@ -331,11 +341,43 @@ impl Key for ExportKey {
     }
 }
 
+/// Key of [`Verifications`]: the number of a record, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct VerificationKey(pub u64);
+
+/// A tag and 16 bytes; a node's number comes first in them, and zeros fill the rest.
+impl Key for Subject {
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Subject::Node(node) => {
+                to.push(0);
+                node.write(to);
+                to.extend_from_slice(&[0; 8]);
+            }
+            Subject::Repository(repo) => {
+                to.push(1);
+                repo.write(to);
+            }
+        }
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (0, rest) if rest.get(8..)? == [0; 8] => NodeId::read(&rest[..8]).map(Subject::Node),
+            (1, rest) => RepoId::read(rest).map(Subject::Repository),
+            _ => None,
+        }
+    }
+}
+impl FixedKey for Subject {
+    const LEN: usize = 17;
+}
+
 /// Key of [`Audits`]: the number of a record, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct AuditKey(pub u64);
 
-/// Key of [`RepoNames`]: the checked name itself.
+/// Key of [`RepoNames`] and [`Migrations`]: the checked name itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NameKey(pub String);
 
 impl Key for NameKey {
@@ -375,7 +417,7 @@ tag_keys! {
     HeadKey = HEAD_TAG;
     /// Key of [`States`].
     StateKey = STATE_TAG;
-    /// Key of [`Intents`].
+    /// Key of [`Intents`] and [`Upkeeps`].
     IntentKey = HEAD_TAG;
 }
 

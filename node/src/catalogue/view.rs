@@ -7,14 +7,17 @@ use super::read::{Payload, Read, Stored, audit_head};
 use super::tables::*;
 use crate::kv::record::{FrozenRecords, Row};
 use farshore_core::catalogue::{
-    AuditHead, ChunkRecord, Condemned, ExportRecord, PackRecord, RepoRecord, RepoSettings, SessionRecord,
-    SnapshotMarks, SnapshotRecord,
+    AuditHead, ChunkRecord, Condemned, ExportRecord, Migration, PackRecord, RepoRecord, RepoSettings,
+    SessionRecord, SnapshotMarks, SnapshotRecord, Subject, Upkeep, Verification, VerifiedStripe,
 };
 use farshore_core::host::kv::Table;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardId, SnapshotId, StripeId,
 };
-use farshore_core::limits::{EXPORT_ROWS_MAX, NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX};
+use farshore_core::limits::{
+    EXPORT_ROWS_MAX, MIGRATIONS_MAX, NODES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, STRIPE_SHARDS_MAX,
+    VERIFICATIONS_MAX,
+};
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{Intent, NodeRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,6 +125,55 @@ impl View {
     /// What operators want of the topology.
     pub fn intent(&self) -> Result<Intent, CatalogueError> {
         Ok(self.get::<Intents>(&IntentKey)?.unwrap_or_default())
+    }
+    /// Regions that are being emptied into others, by name.
+    pub fn migrations(&self) -> Result<Vec<Migration>, CatalogueError> {
+        Ok(values(self.scan::<Migrations>(&Span::all(), MIGRATIONS_MAX)?))
+    }
+    /// Limits of the cluster's own work.
+    pub fn upkeep(&self) -> Result<Upkeep, CatalogueError> {
+        Ok(self.get::<Upkeeps>(&IntentKey)?.unwrap_or_default())
+    }
+    /// Subjects whose moved stripes were not all read again, ascending.
+    pub fn moved_subjects(&self) -> Result<Vec<Subject>, CatalogueError> {
+        let (mut subjects, mut span) = (Vec::new(), Span::all());
+        while let Some(((subject, _), ())) = self.scan::<Moveds>(&span, 1)?.pop() {
+            subjects.push(subject);
+            span = Span::all().beyond(&(subject, PackNo(u64::MAX)));
+        }
+        Ok(subjects)
+    }
+    /// Packs whose stripes were moved for a subject and not read since, after `after`.
+    pub fn moved(
+        &self,
+        subject: Subject,
+        after: Option<PackNo>,
+        limit: usize,
+    ) -> Result<Vec<PackNo>, CatalogueError> {
+        let span = Span::within(&subject);
+        let span = after.map_or(span.clone(), |after| span.beyond(&(subject, after)));
+        Ok(self.scan::<Moveds>(&span, limit)?.into_iter().map(|((_, pack), ())| pack).collect())
+    }
+    /// Records of what was read again, by number.
+    pub fn verifications(&self) -> Result<Vec<(u64, Verification)>, CatalogueError> {
+        let rows = self.scan::<Verifications>(&Span::all(), VERIFICATIONS_MAX + 1)?;
+        Ok(rows.into_iter().map(|(key, row)| (key.0, row)).collect())
+    }
+    /// Stripes of one record, after `after`.
+    pub fn verified_stripes(
+        &self,
+        number: u64,
+        after: Option<PackNo>,
+        limit: usize,
+    ) -> Result<Vec<(PackNo, VerifiedStripe)>, CatalogueError> {
+        let key = VerificationKey(number);
+        let span = Span::within(&key);
+        let span = after.map_or(span.clone(), |after| span.beyond(&(key, after)));
+        Ok(self
+            .scan::<VerifiedStripes>(&span, limit)?
+            .into_iter()
+            .map(|((_, pack), row)| (pack, row))
+            .collect())
     }
     /// The number of each node's data directory.
     pub fn incarnations(&self) -> Result<BTreeMap<NodeId, u64>, CatalogueError> {

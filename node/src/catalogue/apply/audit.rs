@@ -37,6 +37,15 @@ pub(in super::super) fn act_of(tx: &Tx, command: &Command) -> Result<Option<Act>
             (from < *to).then_some(Act::RaiseLevel { from, to: *to })
         }
         Command::BeginEra { era, node } => Some(Act::BeginEra { era: *era, node: *node }),
+        Command::Migrate { epoch, from, to, cold, .. } => {
+            Some(Act::Migrate { epoch: *epoch, from: from.clone(), to: to.clone(), cold: *cold })
+        }
+        Command::EndMigration { epoch, from, keep, .. } => {
+            Some(Act::EndMigration { epoch: *epoch, from: from.clone(), keep: *keep })
+        }
+        Command::SetUpkeep { upkeep } => {
+            Some(Act::SetUpkeep { scrub_paused: upkeep.scrub_paused, links: upkeep.links.len() as u32 })
+        }
         // The chain begins in a cluster that is formed.
         Command::FormCluster { .. } => None,
         Command::OpenSession { .. }
@@ -52,7 +61,8 @@ pub(in super::super) fn act_of(tx: &Tx, command: &Command) -> Result<Option<Act>
         | Command::DropPacks { .. }
         | Command::CondemnOrphans { .. }
         | Command::CompactPacks { .. }
-        | Command::RecordExport { .. } => None,
+        | Command::RecordExport { .. }
+        | Command::RecordVerified { .. } => None,
     })
 }
 

@@ -10,8 +10,8 @@ use super::super::live::LiveSet;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::{Outcome, Stop, exports, ordinals, packs, shards};
-use farshore_core::catalogue::{CondemnedPack, Orphan, PackCommit, PackRecord, Refusal, Reply};
+use super::{Outcome, Stop, exports, ordinals, packs, shards, upkeep};
+use farshore_core::catalogue::{CondemnedPack, Orphan, PackCommit, PackRecord, Refusal, Reply, Subject};
 use farshore_core::id::{NodeId, PackNo, RepoId};
 use farshore_core::limits::{GARBAGE_CHUNKS_MAX, GARBAGE_PACKS_MAX, ORPHANS_MAX, SESSIONS_OPEN_MAX};
 use farshore_core::mutant::{Mutant, mutant};
@@ -190,5 +190,8 @@ pub(super) fn compact(tx: &mut Tx, repo: RepoId, pack: &PackCommit, from: &[Pack
             Err(moved().into())
         }
     })?;
+    if tx.has::<Recodings>(&repo)? {
+        upkeep::moved(tx, Subject::Repository(repo), committed.no)?;
+    }
     Ok(Reply::PacksCommitted { packs: vec![committed] })
 }

@@ -23,6 +23,8 @@ mod level;
 
 mod audit;
 
+mod upkeep;
+
 pub(super) use audit::{act_of, record_act};
 
 use super::error::CatalogueError;
@@ -99,6 +101,14 @@ fn carry_out(tx: &mut Tx, index: u64, command: &Command) -> Outcome {
         Command::RecordExport { export } => exports::record(tx, export),
         Command::BeginEra { .. } => sessions::begin_era(tx, index),
         Command::RaiseLevel { to } => level::raise(tx, *to),
+        Command::Migrate { request, epoch, from, to, cold } => {
+            upkeep::migrate(tx, *request, *epoch, from, to, *cold)
+        }
+        Command::EndMigration { request, epoch, from, keep } => {
+            upkeep::end_migration(tx, *request, *epoch, from, *keep)
+        }
+        Command::RecordVerified { subject, stripes, end } => upkeep::verified(tx, *subject, stripes, *end),
+        Command::SetUpkeep { upkeep } => upkeep::set(tx, upkeep),
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::error::CatalogueError;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::{Outcome, Stop, garbage, ordinals, shards};
+use super::{Outcome, Stop, garbage, ordinals, shards, upkeep};
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
     ChunkRecord, ChunkSpan, PackCommit, PackRecord, Recoding, Refusal, Reply, RepoRecord, ShardRecord,
@@ -25,6 +25,7 @@ pub(super) fn commit(tx: &mut Tx, session: SessionId, packs: &[PackCommit]) -> O
         return Err(malformed(format!("more than {COMMIT_PACKS_MAX} packs at once")));
     }
     let session = tx.get::<Sessions>(&session)?.ok_or(Refusal::NoSession(session))?;
+    upkeep::check_thawed(tx)?;
     let repo = tx.get::<Repos>(&session.repo)?.ok_or(Refusal::NoRepo)?;
     let mut committed = Vec::with_capacity(packs.len());
     for pack in packs {

@@ -5,7 +5,7 @@ use super::super::error::CatalogueError;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::Outcome;
+use super::{Outcome, upkeep};
 use farshore_core::catalogue::{Refusal, Reply, SessionRecord};
 use farshore_core::id::{RepoId, SessionId};
 use farshore_core::limits::{SESSIONS_ENDED_MAX, SESSIONS_OPEN_MAX};
@@ -22,6 +22,7 @@ pub(super) fn open(tx: &mut Tx, index: u64, id: SessionId, repo: RepoId, seen: u
     if !tx.has::<Repos>(&repo)? {
         return Err(Refusal::NoRepo.into());
     }
+    upkeep::check_thawed(tx)?;
     let has_ended = tx.has::<Ended>(&id)? || seen < tx.state.ended_forgotten;
     if has_ended && !mutant(Mutant::ReopenEnded) {
         return Err(Refusal::NoSession(id).into());

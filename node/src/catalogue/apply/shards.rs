@@ -5,8 +5,8 @@ use super::super::error::CatalogueError;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::{Outcome, Stop};
-use farshore_core::catalogue::{Condemned, PackRecord, Refusal, Reply, ShardRecord};
+use super::{Outcome, Stop, upkeep};
+use farshore_core::catalogue::{Condemned, PackRecord, Refusal, Reply, ShardRecord, Subject};
 use farshore_core::id::{NodeId, PackNo, ShardId};
 use farshore_core::limits::RECHECK_PACKS_MAX;
 use farshore_core::topology::{NodeRecord, NodeState};
@@ -32,6 +32,10 @@ pub(super) fn place(tx: &mut Tx, no: PackNo, generation: u64, index: u8, node: N
     // Copy before condemn: the new copy is durable already, so the old one may go now.
     if let Some(holder) = holder {
         condemn(tx, holder, shard)?;
+        let emptied = tx.get::<Nodes>(&holder)?.is_some_and(|node| node.state == NodeState::Draining);
+        if emptied {
+            upkeep::moved(tx, Subject::Node(holder), no)?;
+        }
     }
     hold(tx, old, index, Some(node))?;
     Ok(Reply::Done)

@@ -6,7 +6,7 @@ use super::super::ordinals::Ordinals;
 use super::super::read::Read;
 use super::super::tables::*;
 use super::super::tx::Tx;
-use super::{Outcome, Stop, garbage, ordinals, retention};
+use super::{Outcome, Stop, garbage, ordinals, retention, upkeep};
 use farshore_core::catalogue::{Refusal, Reply, RepoSettings, SnapshotRecord};
 use farshore_core::id::{RepoId, SessionId, SnapshotId};
 use farshore_core::limits::{
@@ -39,6 +39,7 @@ pub(super) fn commit(
     if !mutant(Mutant::IgnoreExpiry) {
         open.ok_or(Refusal::NoSession(session))?;
     }
+    upkeep::check_thawed(tx)?;
     require(tx, snapshot.repo, &live)?;
     if let Some(checkpoint) = replaces {
         retention::replace(tx, snapshot.repo, checkpoint)?;

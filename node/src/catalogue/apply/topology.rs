@@ -60,7 +60,7 @@ fn intent(tx: &Tx) -> Result<Intent, CatalogueError> {
 }
 
 /// The intent, if it is at this epoch; nothing, if this very request has been carried out already.
-fn at_epoch(tx: &Tx, request: [u8; 16], epoch: u64) -> Result<Option<Intent>, Stop> {
+pub(super) fn at_epoch(tx: &Tx, request: [u8; 16], epoch: u64) -> Result<Option<Intent>, Stop> {
     let intent = intent(tx)?;
     if intent.epoch == epoch {
         return Ok(Some(intent));
@@ -71,7 +71,7 @@ fn at_epoch(tx: &Tx, request: [u8; 16], epoch: u64) -> Result<Option<Intent>, St
     }
 }
 
-fn raise(tx: &mut Tx, mut intent: Intent, request: [u8; 16]) -> Outcome {
+pub(super) fn raise(tx: &mut Tx, mut intent: Intent, request: [u8; 16]) -> Outcome {
     intent.epoch += 1;
     intent.request = request;
     tx.put::<Intents>(&IntentKey, &intent)?;
@@ -94,7 +94,7 @@ fn check(tx: &Tx, changes: &[Change]) -> Result<(), Stop> {
     Ok(())
 }
 
-fn enact(tx: &mut Tx, change: Change, leaving: bool) -> Result<(), Stop> {
+pub(super) fn enact(tx: &mut Tx, change: Change, leaving: bool) -> Result<(), Stop> {
     use NodeState::*;
     let id = change.node();
     let state = tx.get::<Nodes>(&id)?.ok_or(Refusal::NoNode(id))?.state;
