@@ -191,6 +191,12 @@ pub enum ClusterCommand {
     Plan(PlanArgs),
     /// Enact what is staged, if nothing has changed since it was shown
     Apply(ApplyArgs),
+    /// Empty a region into another while it is in use; without regions, say which are being emptied
+    Migrate(MigrateArgs),
+    /// Show or set what repair, drains and migrations may move: bytes per second, per day, and money
+    Budget(BudgetArgs),
+    /// List what was read again after it was moved, or check such a record now
+    Verified(VerifiedArgs),
     /// Say what would become of packs, snapshots, votes and backups if nodes were away or lost; changes nothing
     WhatIf(WhatIfArgs),
     /// List administrative and destructive acts, newest last, or check that the record of them is whole
@@ -245,6 +251,51 @@ pub struct ApplyArgs {
     /// Epoch that `farshore cluster plan` has shown
     #[arg(long)]
     pub epoch: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// Region to empty, PROVIDER/REGION
+    #[arg(long, value_name = "REGION")]
+    pub from: Option<String>,
+    /// Region that takes what it holds
+    #[arg(long, value_name = "REGION", requires = "from")]
+    pub to: Option<String>,
+    /// Refuse all writes of clients until it has ended
+    #[arg(long, requires = "to")]
+    pub cold: bool,
+    /// Show what it would do, and do nothing
+    #[arg(short = 'n', long, requires = "to", conflicts_with = "wait")]
+    pub dry_run: bool,
+    /// End it: what has moved stays where it is, and so does the rest
+    #[arg(long, requires = "from", conflicts_with_all = ["to", "wait"])]
+    pub cancel: bool,
+    /// Wait until the region is empty and its nodes are retired, at most this long
+    #[arg(long, value_name = "DURATION", requires = "from")]
+    pub wait: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct BudgetArgs {
+    /// Bytes per second that one node may be given, such as 50M; `none` for no limit
+    #[arg(long, value_name = "RATE")]
+    pub node_rate: Option<String>,
+    /// Limits and price of a link: FROM,TO[,rate=BYTES][,day=BYTES][,price=PER_GIB], or FROM,TO,none; may be repeated
+    #[arg(long, value_name = "LINK")]
+    pub link: Vec<String>,
+    /// Money that moving shards may cost in a day, in the unit of the prices; `none` for no limit
+    #[arg(long, value_name = "MONEY")]
+    pub spend: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifiedArgs {
+    /// Number of a record: say what has become of its stripes since
+    #[arg(value_name = "NUMBER")]
+    pub number: Option<u64>,
+    /// Have every shard of its stripes read once more
+    #[arg(long, requires = "number")]
+    pub read: bool,
 }
 
 #[derive(Args, Debug)]
@@ -354,6 +405,15 @@ pub struct ScrubArgs {
     /// Read nothing, say how far each node is with the scrub that runs by itself
     #[arg(long, conflicts_with = "wait")]
     pub status: bool,
+    /// Let no node read its shards by itself until --resume
+    #[arg(long, conflicts_with_all = ["wait", "status", "resume"])]
+    pub pause: bool,
+    /// Let the nodes read their shards again
+    #[arg(long, conflicts_with_all = ["wait", "status"])]
+    pub resume: bool,
+    /// Have every shard read at least this often, such as 30d; `default` for what each node is configured with
+    #[arg(long, value_name = "DURATION", conflicts_with_all = ["wait", "status"])]
+    pub every: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -5,18 +5,24 @@ use crate::audit;
 use crate::exit::{self, Exit};
 use crate::explain;
 use crate::health::{self, Report};
+use crate::migrate;
 use crate::recovery;
 use crate::repair;
 use crate::setup::{self, NewNode, Placing};
 use crate::topology;
+use crate::upkeep;
 use crate::watch;
 use crate::what_if;
 use farshore_client::Client;
+use farshore_client::session::NamedShard;
 use farshore_core::topology::Name;
 use farshore_core::units::parse_duration;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Shards that a scrub names for people.
+const SHARDS_SHOWN_MAX: usize = 20;
 
 /// Runs the sub-command.
 pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
@@ -25,6 +31,9 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Status(args) => status(&args, global).await,
         ClusterCommand::Nodes(args) => nodes(&args, global).await,
         ClusterCommand::Scrub(args) if args.status => repair::scrub_status(global).await,
+        ClusterCommand::Scrub(args) if args.pause || args.resume || args.every.is_some() => {
+            upkeep::scrub(&args, global).await
+        }
         ClusterCommand::Scrub(args) => scrub(&args, global).await,
         ClusterCommand::Repair(args) => repair::run(&args, global).await,
         ClusterCommand::Explain(args) => explain::run(&args, global).await,
@@ -32,6 +41,9 @@ pub async fn run(command: ClusterCommand, global: &Global) -> Result<u8, Exit> {
         ClusterCommand::Remove(args) => topology::remove(&args, global).await,
         ClusterCommand::Plan(args) => topology::plan(&args, global).await,
         ClusterCommand::Apply(args) => topology::apply(&args, global).await,
+        ClusterCommand::Migrate(args) => migrate::run(&args, global).await,
+        ClusterCommand::Budget(args) => upkeep::budget(&args, global).await,
+        ClusterCommand::Verified(args) => upkeep::verified(&args, global).await,
         ClusterCommand::WhatIf(args) => what_if::run(&args, global).await,
         ClusterCommand::Audit(args) => audit::run(&args, global).await,
         ClusterCommand::Export => recovery::export(global).await,
@@ -153,9 +165,16 @@ async fn scrub(args: &ScrubArgs, global: &Global) -> Result<u8, Exit> {
             }
         }
     }
+    let topology = client.topology().await.map_err(Exit::from)?;
     if global.json {
+        let named = |found: &NamedShard| {
+            json!({
+                "node": topology.name_of(found.node), "stripe": found.shard.stripe.to_string(),
+                "shard": found.shard.index, "fault": if found.missing { "missing" } else { "bad" },
+            })
+        };
         let line = json!({
-            "message_type": "summary", "shards_checked": result.checked, "bad": result.bad, "missing": result.missing, "repaired": repaired,
+            "message_type": "summary", "shards": result.named.iter().map(named).collect::<Vec<_>>(), "shards_checked": result.checked, "bad": result.bad, "missing": result.missing, "repaired": repaired,
         });
         println!("{line}");
     } else {
@@ -163,6 +182,14 @@ async fn scrub(args: &ScrubArgs, global: &Global) -> Result<u8, Exit> {
             "{} shards checked, {} bad, {} missing, {repaired} rebuilt",
             result.checked, result.bad, result.missing
         );
+        for found in result.named.iter().take(SHARDS_SHOWN_MAX) {
+            let what = if found.missing { "missing" } else { "bad" };
+            let (stripe, node) = (found.shard.stripe.short(), topology.name_of(found.node));
+            println!("  {what}: shard {} of stripe {stripe} on {node}", found.shard.index);
+        }
+        if result.named.len() > SHARDS_SHOWN_MAX {
+            println!("  … and more; --json lists them");
+        }
     }
     let open = (result.bad + result.missing).saturating_sub(repaired);
     Ok(if args.wait && open > 0 { exit::CHECK_FAILED } else { exit::OK })

@@ -2,6 +2,7 @@
 //! type next. `docs/operations.md` lists the same.
 
 use crate::health::Severity;
+use crate::migrate::shards_left;
 use farshore_client::api::ClusterStatus;
 use farshore_core::topology::NodeState;
 use serde_json::{Value, json};
@@ -20,6 +21,10 @@ pub enum Code {
     ClockSkew,
     NodeLies,
     RepairFailing,
+    WritesFrozen,
+    ScrubPaused,
+    BudgetHeld,
+    NodeFull,
 }
 
 /// What does not change about a code.
@@ -38,7 +43,7 @@ pub struct About {
 
 impl Code {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Code; 11] = [
+    pub const ALL: [Code; 15] = [
         Code::NoQuorum,
         Code::DataUnreadable,
         Code::NoSpare,
@@ -50,6 +55,10 @@ impl Code {
         Code::ClockSkew,
         Code::NodeLies,
         Code::RepairFailing,
+        Code::WritesFrozen,
+        Code::ScrubPaused,
+        Code::BudgetHeld,
+        Code::NodeFull,
     ];
 
     /// The code of this name, in whatever case.
@@ -151,6 +160,37 @@ impl Code {
                 &["repair.failed", "repair.last_error", "repair.queued", "repair.running"],
                 "farshore cluster repair",
             ),
+            Code::WritesFrozen => about(
+                "WRITES_FROZEN",
+                Severity::Warn,
+                "A cold migration is under way: clients can restore and cannot back up until it has ended or was cancelled.",
+                &["migrations[].cold", "migrations[].shards_left"],
+                "farshore cluster migrate",
+            ),
+            Code::ScrubPaused => about(
+                "SCRUB_PAUSED",
+                Severity::Warn,
+                "An operator has paused the scrub: no node reads its shards by itself, so that rot is found only by whoever \
+                 needs the shard.",
+                &["scrub.paused"],
+                "farshore cluster scrub --resume",
+            ),
+            Code::BudgetHeld => about(
+                "BUDGET_HELD",
+                Severity::Warn,
+                "Packs are not at full strength and repair waits because a budget is used up: a rate for the moment, bytes or \
+                 money for the day.",
+                &["repair.held", "repair.spent_micros", "safety.under_target"],
+                "farshore cluster budget",
+            ),
+            Code::NodeFull => about(
+                "NODE_FULL",
+                Severity::Warn,
+                "A node has no room for more shards, by its configuration or on its disk. Backups use other nodes as long as \
+                 those can meet the policy; repair cannot put anything there.",
+                &["nodes[].used", "nodes[].free", "nodes[].capacity"],
+                "farshore cluster nodes",
+            ),
         }
     }
 
@@ -171,6 +211,13 @@ impl Code {
             "repair.liars" => Some(json!(status.repair.liars.len())),
             "repair.last_error" => Some(json!(status.repair.last_error)),
             "export.unexported_ms" => Some(json!(status.unexported_ms)),
+            "repair.held" => Some(json!(status.repair.held)),
+            "repair.spent_micros" => Some(json!(status.repair.spent_micros)),
+            "scrub.paused" => Some(json!(status.scrub_paused)),
+            "migrations[].cold" => Some(json!(status.migrations.iter().filter(|m| m.cold).count())),
+            "migrations[].shards_left" => {
+                Some(json!(status.migrations.iter().map(|m| shards_left(m, status)).collect::<Vec<_>>()))
+            }
             "export.error" => Some(json!(status.export_error)),
             "time" => Some(json!(farshore_core::units::rfc3339(status.catalogue_ms))),
             _ => None,
@@ -188,6 +235,9 @@ impl Code {
                     "nodes[].silent_ms" => json!(node.silent_ms),
                     "nodes[].grace_left_ms" => json!(node.grace_left_ms),
                     "nodes[].shards" => json!(node.shards),
+                    "nodes[].used" => json!(node.used),
+                    "nodes[].free" => json!(node.free),
+                    "nodes[].capacity" => json!(node.node.capacity),
                     "nodes[].clock_offset_ms" => json!(node.clock_offset_ms),
                     _ => continue,
                 };

@@ -1,9 +1,11 @@
 //! Turns what a cluster says about itself into what a person needs: severity first, what it means, what to type next.
 
 use crate::codes::Code;
+use crate::migrate;
 use crate::repair;
 use farshore_client::api::{ClusterStatus, NodeStatus};
 use farshore_core::id::NodeId;
+use farshore_core::limits::{DISK_RESERVE_BYTES, SHARD_BYTES_MAX};
 use farshore_core::topology::NodeState;
 use farshore_core::units::{Bytes, clock, rfc3339};
 use serde_json::{Value, json};
@@ -134,8 +136,12 @@ pub fn report(status: ClusterStatus) -> Report {
     if status.under_target > 0 {
         let text = format!("{} of {} packs are not at full strength", status.under_target, status.packs);
         let working = status.repair.queued + status.repair.running > 0;
-        let next = if working || status.nodes.iter().all(|n| n.node.state.answers()) {
+        let all_answer =
+            status.nodes.iter().all(|n| n.node.state.answers() || n.node.state == NodeState::Retired);
+        let next = if working || (all_answer && !status.nodes.iter().any(is_full)) {
             "nothing: repair is on it; farshore cluster status --wait 10m waits for it"
+        } else if all_answer {
+            "free room on the nodes that are full, or add nodes: repair has nowhere to put what is missing"
         } else {
             "bring the silent nodes back, or add nodes: repair has done what it can with the rest"
         };
@@ -163,6 +169,24 @@ pub fn report(status: ClusterStatus) -> Report {
             "see the logs of the node that leads; nodes that are full or silent take no part of it",
         );
     }
+    if let Some(cold) = status.migrations.iter().find(|migration| migration.cold) {
+        let text = format!("nothing is written while region {} moves to {}", cold.from, cold.to);
+        let next = format!("farshore cluster migrate --from {} --wait 1h, or --cancel", cold.from);
+        find(Code::WritesFrozen, text, &next);
+    }
+    if status.scrub_paused {
+        let text = "no node reads its shards by itself, so rot is found only by who restores".into();
+        find(Code::ScrubPaused, text, "farshore cluster scrub --resume");
+    }
+    if !status.repair.held.is_empty() && status.under_target > 0 {
+        let text = format!("repair waits for its budget: {}", status.repair.held);
+        find(Code::BudgetHeld, text, "farshore cluster budget shows the limits and sets others");
+    }
+    let full: Vec<_> = status.nodes.iter().filter(|n| is_full(n)).map(|n| n.node.name.to_string()).collect();
+    if !full.is_empty() {
+        let text = format!("no room left on {}", full.join(", "));
+        find(Code::NodeFull, text, "free room (farshore prune, retention), raise capacity, or add nodes");
+    }
     let trying = status.repair.queued + status.repair.running > 0;
     if trying && status.repair.failed > 0 && !status.repair.last_error.is_empty() {
         let text = format!("{} repairs failed, the last: {}", status.repair.failed, status.repair.last_error);
@@ -175,6 +199,16 @@ pub fn report(status: ClusterStatus) -> Report {
     }
     findings.sort_by_key(|f| std::cmp::Reverse(f.severity()));
     Report { status, findings }
+}
+
+/// A node with less room than this is called full: one large shard and it is.
+const FULL_BELOW_BYTES: u64 = SHARD_BYTES_MAX as u64;
+
+/// It has no room for some large shards more: neither as it is configured nor on its disk.
+fn is_full(n: &NodeStatus) -> bool {
+    let offered = n.node.capacity.saturating_sub(n.used);
+    let room = offered.min(n.free.saturating_sub(DISK_RESERVE_BYTES));
+    n.node.state.answers() && n.node.capacity > 0 && room < FULL_BELOW_BYTES
 }
 
 /// The name of a node, or its id if it is not listed.
@@ -272,7 +306,8 @@ impl Report {
             "export": {
                 "unexported_ms": s.unexported_ms, "error": s.export_error, "every_ms": s.export_every_ms,
             },
-            "scrub": { "bad_found": s.repair.bad_found },
+            "scrub": { "bad_found": s.repair.bad_found, "paused": s.scrub_paused },
+            "migrations": s.migrations.iter().map(|m| migrate::as_json(m, s)).collect::<Vec<_>>(),
         })
     }
 
@@ -342,6 +377,13 @@ impl Report {
                 let _ = writeln!(out, "    {from} -> {to}   {}", Bytes(*bytes));
             }
         }
+        if !r.held.is_empty() {
+            let _ = writeln!(out, "  waiting: {}", r.held);
+        }
+        if !s.migrations.is_empty() {
+            let _ = writeln!(out, "\nmigrations");
+            s.migrations.iter().for_each(|m| _ = writeln!(out, "  {}", migrate::line(m, s)));
+        }
         let next = self.findings.first().map_or("farshore backup PATH", |f| f.next.as_str());
         let _ = writeln!(out, "\nnext: {next}");
         out
@@ -381,7 +423,8 @@ impl Report {
 #[cfg(test)]
 pub fn sample() -> ClusterStatus {
     use farshore_client::api::RepairStatus;
-    use farshore_core::id::{ClusterId, NodeId};
+    use farshore_core::catalogue::Migration;
+    use farshore_core::id::ClusterId;
     use farshore_core::topology::NodeRecord;
     let node = |(id, state): (u64, NodeState)| NodeStatus {
         node: NodeRecord {
@@ -395,7 +438,7 @@ pub fn sample() -> ClusterStatus {
         },
         voter: id <= 3,
         used: 10,
-        free: 20,
+        free: 1 << 40,
         shards: 2,
         silent_ms: if state == NodeState::Up { 10 } else { 90_000 },
         grace_left_ms: if state == NodeState::Down { 60_000 } else { 0 },
@@ -424,5 +467,13 @@ pub fn sample() -> ClusterStatus {
         unexported_ms: 0,
         export_error: String::new(),
         export_every_ms: 10_000,
+        migrations: vec![Migration {
+            from: "p/r1".parse().unwrap(),
+            to: "p/r2".parse().unwrap(),
+            cold: true,
+            since_ms: 500,
+            nodes: [NodeId(1), NodeId(4)].into(),
+        }],
+        scrub_paused: false,
     }
 }

@@ -73,7 +73,8 @@ pub fn json(status: &ClusterStatus) -> Value {
         "more_than_queued": repair.queue_full, "recent_shards": repair.recent_shards,
         "recent_bytes": repair.recent_bytes, "recent_ms": repair.recent_ms,
         "bytes_per_second": rate(repair).unwrap_or(0), "eta_seconds": eta(repair), "urgent": urgent,
-        "links": links(&repair.links), "singly_bytes": repair.singly_bytes,
+        "links": links(&repair.links), "singly_bytes": repair.singly_bytes, "held": repair.held,
+        "spent_micros": repair.spent_micros,
         "liars": repair.liars.iter().map(|id| name_of(status, *id)).collect::<Vec<_>>(),
     })
 }
@@ -120,6 +121,9 @@ fn text(status: &ClusterStatus) -> String {
             |seconds| format!("at least {} at this rate", clock(seconds)),
         );
         let _ = writeln!(out, "left       at least {}; {time}", Bytes(repair.queued_bytes));
+    }
+    if !repair.held.is_empty() {
+        let _ = writeln!(out, "held       {} (farshore cluster budget)", repair.held);
     }
     if !repair.last_error.is_empty() {
         let _ = writeln!(out, "last error {}: {}", print::ago(repair.failed_ago_ms), repair.last_error);

@@ -5,6 +5,7 @@ use crate::args::{ApplyArgs, DrainArgs, Global, PlanArgs, RemoveArgs};
 use crate::exit::{self, Exit};
 use crate::health::links;
 use crate::profile::connect;
+use crate::upkeep::money;
 use farshore_client::Client;
 use farshore_client::api::Topology;
 use farshore_client::session::TopologyPlan;
@@ -202,6 +203,7 @@ fn as_json(plan: &TopologyPlan, topology: &Topology) -> Value {
         "message_type": "topology_plan", "epoch": plan.epoch, "changes": changes, "packs": plan.packs,
         "moves": plan.moves, "moved_bytes": plan.moved_bytes, "links": links, "nodes": nodes, "policies": policies,
         "before": strength(&plan.before), "after": strength(&plan.after), "refused": plan.refused,
+        "price_micros": plan.price_micros,
     })
 }
 
@@ -218,6 +220,9 @@ fn as_text(plan: &TopologyPlan, topology: &Topology) -> String {
     let _ = writeln!(out, "\nmoves\n  {} shards, {moved}, of {} packs looked at", plan.moves, plan.packs);
     for (from, to, bytes) in &plan.links {
         let _ = writeln!(out, "  {from} -> {to}   {}", Bytes(*bytes));
+    }
+    if plan.price_micros > 0 {
+        let _ = writeln!(out, "  price {}", money(plan.price_micros));
     }
     let _ = writeln!(out, "\nroom{:>24} {:>12} {:>12}", "before", "after", "offered");
     for (node, before, after) in &plan.nodes {

@@ -5,7 +5,7 @@ use crate::error::Result;
 use async_trait::async_trait;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotMarks, SnapshotRecord,
+    Migration, PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotMarks, SnapshotRecord,
 };
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId, StripeId,
@@ -137,6 +137,10 @@ pub struct RepairStatus {
     pub singly_bytes: u64,
     /// Nodes that sent sums which are not those of their shards.
     pub liars: Vec<NodeId>,
+    /// Which budget keeps what waits; empty if none does.
+    pub held: String,
+    /// What moving shards has cost in this day, by this leader, in millionths of the currency unit.
+    pub spent_micros: u64,
     /// Bytes of the shards waiting and running.
     pub queued_bytes: u64,
     /// More would wait if there were room.
@@ -213,6 +217,10 @@ pub struct ClusterStatus {
     pub export_error: String,
     /// Shortest time between exports, in milliseconds; 0 if they are turned off.
     pub export_every_ms: u64,
+    /// Regions that are being emptied into others.
+    pub migrations: Vec<Migration>,
+    /// No node re-reads its shards by itself.
+    pub scrub_paused: bool,
 }
 
 /// What garbage there is in a repository. Packs, and their bytes before coding.

@@ -8,6 +8,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::listen::{Listening, listen};
 use crate::maintain::build::Builder;
 use crate::maintain::collect;
+use crate::maintain::foreground::Foreground;
 use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
 use crate::maintain::near::Near;
@@ -171,8 +172,10 @@ impl Node {
         let shards = Arc::new(Near::new(id, store.clone(), reports.clone(), orders.clone()));
         let place = (id, own.region.clone());
         let compute = host.compute.clone();
+        let foreground = Arc::new(Foreground::default());
+        let (io, sums) = (shards.clone(), orders.clone());
         let builder =
-            Builder::new(config.cluster, place, store.clone(), shards.clone(), orders.clone(), compute);
+            Builder::new(config.cluster, place, store.clone(), io, sums, compute, foreground.clone());
 
         let shared = Arc::new(Shared {
             cluster: config.cluster,
@@ -183,6 +186,7 @@ impl Node {
             store,
             shards,
             builder,
+            foreground,
             orders,
             peers,
             seeds: config.peers.clone(),

@@ -2,6 +2,7 @@
 
 use super::topology::Operator;
 use crate::error::{Error, Result};
+use farshore_core::catalogue::Upkeep;
 use farshore_core::id::NodeId;
 use farshore_core::limits::ASKED_SILENCE_MS;
 use farshore_proto::channel::admin;
@@ -42,6 +43,50 @@ impl Operator {
             async move { admin(channel).explain_stripe(request).await }
         });
         Ok(reply.await?)
+    }
+}
+
+impl Operator {
+    /// Limits of the cluster's own work.
+    pub async fn upkeep(&self) -> Result<Upkeep> {
+        let reply = self
+            .conversation
+            .call(|channel| async move { admin(channel).get_upkeep(wire::GetUpkeepRequest {}).await });
+        Upkeep::try_from(reply.await?).map_err(|e| Error::Protocol(e.to_string()))
+    }
+
+    /// Sets all limits of the cluster's own work.
+    pub async fn set_upkeep(&self, upkeep: Upkeep) -> Result<Upkeep> {
+        let request = wire::Upkeep::from(upkeep);
+        let reply = self.conversation.call(move |channel| {
+            let request = request.clone();
+            async move { admin(channel).set_upkeep(request).await }
+        });
+        Upkeep::try_from(reply.await?).map_err(|e| Error::Protocol(e.to_string()))
+    }
+
+    /// Records of what was read again after it was moved, the oldest first.
+    pub async fn verifications(&self) -> Result<wire::ListVerificationsReply> {
+        let reply = self.conversation.call(|channel| async move {
+            admin(channel).list_verifications(wire::ListVerificationsRequest {}).await
+        });
+        Ok(reply.await?)
+    }
+
+    /// What has become of the stripes of one record; with `read`, after every shard of theirs was read once more. `told`
+    /// hears how many were looked at, and of how many.
+    pub async fn check_verification(
+        &self,
+        number: u64,
+        read: bool,
+        mut told: impl FnMut(u64, u64),
+    ) -> Result<wire::VerificationCheck> {
+        let request = wire::CheckVerificationRequest { number, read };
+        let answers = self
+            .conversation
+            .call(move |channel| async move { admin(channel).check_verification(request).await });
+        let last = last(answers.await?, |so_far| told(so_far.looked, so_far.total)).await?;
+        last.found.ok_or_else(cut_short)
     }
 }
 

@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::catalogue::command::PackCommitted;
 use farshore_core::catalogue::{
-    PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotRecord,
+    Migration, PackCommit, PackRecord, RepoChange, RepoRecord, RepoSettings, SnapshotRecord,
 };
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, Ordinal, PackNo, RepoId, SessionId, SnapshotId, StripeId,
 };
-use farshore_core::limits::{COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX};
+use farshore_core::limits::{
+    COMMIT_PACKS_MAX, LOOKUP_CHUNKS_MAX, MIGRATIONS_MAX, NODES_LISTED_MAX, PAGE_ROWS_MAX,
+};
 use farshore_core::topology::{Name, NodeRecord};
 use farshore_proto::channel::{admin, catalogue};
 use farshore_proto::convert::{common, list, required};
@@ -340,6 +342,8 @@ fn status_of(reply: wire::StatusReply) -> Result<ClusterStatus, ApiError> {
         unexported_ms: reply.unexported_ms,
         export_error: reply.export_error,
         export_every_ms: reply.export_every_ms,
+        migrations: list(reply.migrations, MIGRATIONS_MAX, "migrations", Migration::try_from)?,
+        scrub_paused: reply.scrub_paused,
     })
 }
 
@@ -371,6 +375,8 @@ fn repair_of(repair: wire::RepairStatus) -> Result<RepairStatus, ApiError> {
         links: list(repair.links, NODES_LISTED_MAX * NODES_LISTED_MAX, "links", super::topology::link_of)?,
         singly_bytes: repair.singly_bytes,
         liars: list(repair.liars, NODES_LISTED_MAX, "nodes", |id| Ok(NodeId(id)))?,
+        held: repair.held,
+        spent_micros: repair.spent_micros,
     })
 }
 

@@ -12,5 +12,5 @@ pub mod topology;
 
 pub use grpc::GrpcCatalogue;
 pub use recovery::Recovery;
-pub use scrub::ScrubResult;
+pub use scrub::{NamedShard, ScrubResult};
 pub use topology::{Operator, TopologyPlan};

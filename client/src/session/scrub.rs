@@ -1,7 +1,7 @@
 //! Asking nodes to re-read all their shards. Each node does its own; the sums are made here.
 
-use farshore_core::id::NodeId;
-use farshore_core::limits::{CATALOGUE_CALL_MS, SCRUB_SILENCE_MS};
+use farshore_core::id::{NodeId, ShardId, StripeId};
+use farshore_core::limits::{CATALOGUE_CALL_MS, SCRUB_NAMED_MAX, SCRUB_SILENCE_MS};
 use farshore_proto::channel::admin;
 use farshore_proto::peers::Peers;
 use farshore_proto::status::ApiError;
@@ -20,8 +20,21 @@ pub struct ScrubResult {
     pub bad: u64,
     /// Shards that should be there and are not.
     pub missing: u64,
+    /// The first of those on each node.
+    pub named: Vec<NamedShard>,
     /// Nodes that did not finish, and why.
     pub failed: BTreeMap<NodeId, String>,
+}
+
+/// A shard that a scrub found bad or missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamedShard {
+    /// Whose it is.
+    pub node: NodeId,
+    /// Which.
+    pub shard: ShardId,
+    /// Recorded there and not held; else held and not whole.
+    pub missing: bool,
 }
 
 /// Has every one of these nodes scrub itself, all at a time, and waits for all of them.
@@ -35,6 +48,8 @@ pub async fn scrub(peers: &Peers, nodes: &[NodeId]) -> ScrubResult {
                 sum.total += last.total;
                 sum.bad += last.bad;
                 sum.missing += last.missing;
+                let names = last.named.into_iter().take(SCRUB_NAMED_MAX);
+                sum.named.extend(names.filter_map(|named| named_of(node, &named)));
             }
             Err(error) => {
                 sum.failed.insert(node, error);
@@ -42,6 +57,11 @@ pub async fn scrub(peers: &Peers, nodes: &[NodeId]) -> ScrubResult {
         }
     }
     sum
+}
+
+fn named_of(node: NodeId, named: &wire::NamedShard) -> Option<NamedShard> {
+    let (stripe, index) = (StripeId::from_slice(&named.stripe).ok()?, u8::try_from(named.index).ok()?);
+    Some(NamedShard { node, shard: ShardId { stripe, index }, missing: named.missing })
 }
 
 /// How far each of these nodes is with re-reading its shards by itself, or why it does not say.

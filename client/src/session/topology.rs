@@ -7,7 +7,7 @@ use bytes::Bytes;
 use farshore_core::erasure::Scheme;
 use farshore_core::host::{Entropy, random};
 use farshore_core::limits::{NODES_LISTED_MAX, TOPOLOGY_CHANGES_MAX};
-use farshore_core::topology::{Change, NodeRecord};
+use farshore_core::topology::{Change, NodeRecord, Region};
 use farshore_proto::channel::admin;
 use farshore_proto::convert::list;
 use farshore_proto::status::ApiError;
@@ -39,6 +39,8 @@ pub struct TopologyPlan {
     pub after: PackStrength,
     /// Why it would be refused; empty if it would not.
     pub refused: Vec<String>,
+    /// What the moves would cost by the budgets' prices, in millionths of the currency unit.
+    pub price_micros: u64,
 }
 
 /// How safe all packs are together.
@@ -90,11 +92,20 @@ impl Operator {
 
     /// What changes would do, besides those that are staged, or `alone`. `added` are thought of as there.
     pub async fn plan(&self, changes: &[Change], alone: bool, added: &[NodeRecord]) -> Result<TopologyPlan> {
-        let request = wire::PlanTopologyRequest {
-            changes: to_wire(changes)?,
-            alone,
-            added: added.iter().cloned().map(Into::into).collect(),
-        };
+        let added = added.iter().cloned().map(Into::into).collect();
+        let changes = to_wire(changes)?;
+        self.planned(wire::PlanTopologyRequest { changes, alone, added, ..Default::default() }).await
+    }
+
+    /// What emptying one region into another would do, and nothing else.
+    pub async fn plan_migration(&self, from: &Region, to: &Region) -> Result<TopologyPlan> {
+        let (migrate_from, migrate_to) = (from.to_string(), to.to_string());
+        let request =
+            wire::PlanTopologyRequest { alone: true, migrate_from, migrate_to, ..Default::default() };
+        self.planned(request).await
+    }
+
+    async fn planned(&self, request: wire::PlanTopologyRequest) -> Result<TopologyPlan> {
         let reply = self.conversation.call(move |channel| {
             let request = request.clone();
             async move { admin(channel).plan_topology(request).await }
@@ -123,6 +134,28 @@ impl Operator {
         let reply = self.conversation.call(move |channel| {
             let request = request.clone();
             async move { admin(channel).apply_topology(request).await }
+        });
+        Ok(reply.await?.epoch)
+    }
+
+    /// Empties a region into another; while a `cold` migration is under way nothing is written. The answer is the new
+    /// epoch.
+    pub async fn migrate(&self, epoch: u64, from: &Region, to: &Region, cold: bool) -> Result<u64> {
+        let (from, to) = (from.to_string(), to.to_string());
+        let request = wire::MigrateRequest { request: self.token(), epoch, from, to, cold };
+        let reply = self.conversation.call(move |channel| {
+            let request = request.clone();
+            async move { admin(channel).migrate(request).await }
+        });
+        Ok(reply.await?.epoch)
+    }
+
+    /// Ends the migration of a region: what has moved stays where it is, and so does what has not.
+    pub async fn cancel_migration(&self, epoch: u64, from: &Region) -> Result<u64> {
+        let request = wire::CancelMigrationRequest { request: self.token(), epoch, from: from.to_string() };
+        let reply = self.conversation.call(move |channel| {
+            let request = request.clone();
+            async move { admin(channel).cancel_migration(request).await }
         });
         Ok(reply.await?.epoch)
     }
@@ -157,6 +190,7 @@ fn plan_of(reply: wire::PlanTopologyReply) -> std::result::Result<TopologyPlan, 
         before: strength_of(reply.before),
         after: strength_of(reply.after),
         refused: reply.refused,
+        price_micros: reply.price_micros,
     })
 }
 

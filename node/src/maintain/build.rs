@@ -3,6 +3,7 @@
 //! builder checks the whole: nobody vouches for a sum. If the whole is wrong the shards are read one by one, which shows who
 //! lied; if a source fails, any k others do.
 
+use super::foreground::Foreground;
 use crate::store::{ShardStore, StoreError};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use futures_util::stream::{self, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Where a node is, if it is known.
 pub type RegionOf<'a> = &'a (dyn Fn(NodeId) -> Option<Region> + Send + Sync);
@@ -47,6 +49,7 @@ pub struct Builder {
     io: Arc<dyn ShardIo>,
     sums: Arc<dyn SumIo>,
     compute: Arc<dyn Compute>,
+    foreground: Arc<Foreground>,
     /// Which sources failed a moment ago.
     health: NodeHealth,
     builds: Semaphore,
@@ -79,10 +82,11 @@ impl Builder {
         io: Arc<dyn ShardIo>,
         sums: Arc<dyn SumIo>,
         compute: Arc<dyn Compute>,
+        foreground: Arc<Foreground>,
     ) -> Self {
         let (builds, relayed) = (Semaphore::new(BUILDS_IN_FLIGHT_MAX), Semaphore::new(BUILDS_IN_FLIGHT_MAX));
         let (health, relayed) = (NodeHealth::new(), Arc::new(relayed));
-        Builder { cluster, own, home, store, io, sums, compute, health, builds, relayed }
+        Builder { cluster, own, home, store, io, sums, compute, foreground, health, builds, relayed }
     }
 
     /// The sum of these shards, for a builder elsewhere. They are equally long.
@@ -158,6 +162,7 @@ impl Builder {
         let mut put = self.store.begin_put(header.clone(), None).await?;
         let mut told: Vec<SumBuilder> = streams.iter().map(|_| SumBuilder::new()).collect();
         for range in pieces_of(header.payload_len) {
+            let begun = Instant::now();
             let next = streams.iter_mut().zip(&order.sums).map(async |(stream, sum)| {
                 let who = sum.relay.unwrap_or(self.own);
                 let short = || ShardError::Corrupt(who, header.id, "a sum that is too short".into());
@@ -169,6 +174,7 @@ impl Builder {
             told = seen;
             put.write(total).await?;
             made(range.offset + range.len);
+            self.foreground.give_way(begun.elapsed()).await;
         }
         let told = told.into_iter().map(SumBuilder::finish).collect();
         match put.finish().await {

@@ -163,7 +163,7 @@ impl Bench {
         let (order, payload, world) = (world.order(), world.payloads[0].clone(), Arc::new(world));
         let own = (NodeId(99), region(node(0)).unwrap());
         let relays = Arc::new(Relays(world.clone()));
-        let builder = Builder::new(CLUSTER, own, store.clone(), world, relays, host.compute);
+        let builder = Builder::new(CLUSTER, own, store.clone(), world, relays, host.compute, Arc::default());
         Bench { _dir: dir, builder, store, order, payload }
     }
     async fn build(&self) -> Result<Built, BuildFailed> {

@@ -4,6 +4,7 @@
 //! Copy before condemn: until the record changes the old state stands, and a failure anywhere leaves it standing.
 
 use super::Shared;
+use super::budget::Load;
 use crate::plan::Rebuild;
 use crate::worker::WorkFailed;
 use farshore_core::catalogue::{Command, PackRecord};
@@ -27,6 +28,24 @@ pub struct Moved {
     pub singly: u64,
     /// Relays that lied.
     pub liars: Vec<NodeId>,
+}
+
+impl Moved {
+    /// What it takes out of budgets.
+    pub fn load(&self, task: &Rebuild) -> Load {
+        let link = |(from, bytes): (&Region, &u64)| ((from.clone(), self.to.clone()), *bytes);
+        Load { to: task.to, bytes: task.bytes, links: self.crossed.iter().map(link).collect() }
+    }
+}
+
+/// What a task is expected to move: one shard from each other region that it needs.
+pub fn expected(shared: &Shared, task: &Rebuild) -> Result<Load, WorkFailed> {
+    let nothing = || Load { to: task.to, bytes: task.bytes, links: BTreeMap::new() };
+    // Void by now; whoever carries it out will say so.
+    let Some(pack) = shared.view()?.pack(task.pack)? else { return Ok(nothing()) };
+    let Ok((order, home, _)) = order(shared, &pack, task) else { return Ok(nothing()) };
+    let far = order.sums.into_iter().map(|sum| sum.region).filter(|region| *region != home);
+    Ok(Load { links: far.map(|region| ((region, home.clone()), task.bytes)).collect(), ..nothing() })
 }
 
 /// Carries out one task. Any error leaves everything as it was, but for a copy that nobody knows.

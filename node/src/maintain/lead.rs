@@ -2,9 +2,12 @@
 //! a few of them running. All it remembers may be forgotten: the next leader plans again from what is recorded.
 
 use super::Shared;
+use super::budget::{Budgets, Held, Load as Moving};
 use super::execute::{self, Moved};
+use super::health::Load;
 use super::speed::Speed;
-use crate::plan::{Priority, Rebuild, RepairScan, Task, plan_repair};
+use crate::plan::rebalance::{Fills, plan_rebalance};
+use crate::plan::{Priority, Rebuild, RepairScan, Task, packs_of, plan_repair};
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Command;
@@ -14,7 +17,7 @@ use farshore_core::limits::{
     REPAIR_REPLAN_MS, REPAIRS_SHOWN_MAX,
 };
 use farshore_core::mutant::{Mutant, mutant};
-use farshore_core::topology::Region;
+use farshore_core::topology::{NodeRecord, NodeState, Region};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +54,10 @@ pub struct RepairState {
     pub urgent: Vec<Urgent>,
     /// How fast it has been.
     pub speed: Speed,
+    /// Why what is queued waits; empty if it does not.
+    pub held: String,
+    /// Millionths of the currency unit that the shards moved in this day have cost.
+    pub spent_micros: u64,
 }
 
 impl RepairState {
@@ -112,6 +119,13 @@ fn urgency(task: &Rebuild) -> (Priority, PackNo, u8) {
 
 type Outcome = (Rebuild, Result<Moved, WorkFailed>);
 
+/// Queued tasks that are asked whether their budgets allow them, each time that there is room for one.
+const ASKED_MAX: usize = 64;
+/// Shards that move to an emptier node before it is asked again how full they are.
+const LEVELLED_AT_ONCE_MAX: usize = 64;
+/// Pause while a rate is exceeded.
+const RATE_PAUSE: Duration = Duration::from_millis(100);
+
 /// The worker.
 pub struct Repair {
     shared: Arc<Shared>,
@@ -124,7 +138,10 @@ pub struct Repair {
     queue: VecDeque<Rebuild>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
     /// Running tasks by their pack: a second task of a pack would find another generation.
-    busy: BTreeMap<PackNo, Rebuild>,
+    busy: BTreeMap<PackNo, (Rebuild, Moving)>,
+    budgets: Budgets,
+    /// Why the first task that could not begin had to wait.
+    held: Option<Held>,
     /// The last look has found more than the queue takes.
     queue_full: bool,
     /// Tasks that failed lately: not before, and how long the next pause is. Bounded by the queue.
@@ -142,6 +159,8 @@ impl Repair {
             queue: VecDeque::new(),
             running: FuturesUnordered::new(),
             busy: BTreeMap::new(),
+            budgets: Budgets::new(Instant::now()),
+            held: None,
             queue_full: false,
             resting: BTreeMap::new(),
         }
@@ -157,25 +176,47 @@ impl Repair {
         term.is_some()
     }
 
-    /// Begins what there is room for.
-    fn fill(&mut self) {
+    /// Begins what there is room for and budgets allow, most urgent first.
+    fn fill(&mut self) -> Result<(), WorkFailed> {
+        self.budgets.limit(self.shared.view()?.upkeep()?);
+        self.held = None;
         while self.running.len() < REBUILDS_IN_FLIGHT_MAX {
-            let Some(at) = self.queue.iter().position(|task| !self.busy.contains_key(&task.pack)) else {
-                return;
-            };
-            let task = self.queue.remove(at).expect("the position was found a line ago");
-            self.busy.insert(task.pack, task.clone());
+            let Some((at, load)) = self.next()? else { return Ok(()) };
+            let task = self.queue.remove(at).expect("the place is one of the queue");
+            self.budgets.charge(&load);
+            self.busy.insert(task.pack, (task.clone(), load));
             let shared = self.shared.clone();
             self.running.push(Box::pin(async move {
                 let outcome = execute::rebuild(&shared, &task).await;
                 (task, outcome)
             }));
         }
+        Ok(())
+    }
+
+    /// Place of the first queued task that may begin, and what it is expected to move.
+    fn next(&mut self) -> Result<Option<(usize, Moving)>, WorkFailed> {
+        let free = |(_, task): &(usize, &Rebuild)| !self.busy.contains_key(&task.pack);
+        let asked: Vec<_> = self.queue.iter().enumerate().filter(free).take(ASKED_MAX).collect();
+        for (at, task) in asked {
+            let load = execute::expected(&self.shared, task)?;
+            match self.budgets.may_begin(&load, Instant::now()) {
+                Ok(()) => return Ok(Some((at, load))),
+                Err(held) => self.held = self.held.take().or(Some(held)),
+            }
+        }
+        Ok(None)
     }
 
     fn settle(&mut self, (task, outcome): Outcome) {
-        if outcome.is_ok() || !mutant(Mutant::RepairGivesUp) {
-            self.busy.remove(&task.pack);
+        let begun = match outcome.is_ok() || !mutant(Mutant::RepairGivesUp) {
+            true => self.busy.remove(&task.pack),
+            false => None,
+        };
+        if let Some((_, expected)) = begun {
+            let moved = outcome.as_ref().map(|moved| moved.load(&task));
+            let nothing = |_: &WorkFailed| Moving { to: task.to, bytes: 0, links: BTreeMap::new() };
+            self.budgets.correct(&expected, &moved.unwrap_or_else(nothing));
         }
         let key = (task.pack, task.index);
         let mut state = self.shared.repairs.state();
@@ -225,10 +266,40 @@ impl Repair {
             tasks.truncate(REBUILDS_QUEUED_MAX);
             tokio::task::yield_now().await;
         }
+        if tasks.is_empty() && self.running.is_empty() {
+            tasks = self.level_out(began).await?;
+        }
         (self.queue, self.queue_full) = (tasks.into(), queue_full);
         self.replan_at = Instant::now() + Duration::from_millis(REPAIR_REPLAN_MS);
         self.next_look = Instant::now() + began.elapsed() * LOOK_PAUSE_FACTOR;
         Ok(())
+    }
+
+    /// While nothing is to be repaired: moves from a full node to an empty one of its region.
+    async fn level_out(&mut self, began: Instant) -> Result<Vec<Rebuild>, WorkFailed> {
+        let view = self.shared.view()?;
+        let nodes = view.nodes()?;
+        // Copies that were given up still fill their nodes until they are swept.
+        if view.counts().condemned > 0 || nodes.iter().any(|node| node.state == NodeState::Draining) {
+            return Ok(Vec::new());
+        }
+        // Who has not said anything to this leader yet is not empty.
+        let used = |node: &NodeRecord| {
+            let load = self.shared.health.of(node.id, node.state, began).load;
+            (load != Load::default()).then_some((node.id, load.used))
+        };
+        let mut fills = Fills(nodes.iter().filter(|node| node.takes_shards()).filter_map(used).collect());
+        let Some(slope) = fills.steepest(&nodes) else { return Ok(Vec::new()) };
+        let (mut tasks, mut from) = (Vec::new(), Some(PackNo(0)));
+        while let Some(start) = from.filter(|_| tasks.len() < LEVELLED_AT_ONCE_MAX) {
+            let (page, next) = packs_of(&view, slope.from, start, PACKS_PER_LOOK)?;
+            let room = LEVELLED_AT_ONCE_MAX - tasks.len();
+            let steps = plan_rebalance(&page, &slope, &mut fills, room);
+            tasks.extend(steps.into_iter().filter(|task| self.may_begin(task, began)));
+            from = next;
+            tokio::task::yield_now().await;
+        }
+        Ok(tasks)
     }
 
     fn may_begin(&self, task: &Rebuild, now: Instant) -> bool {
@@ -240,9 +311,12 @@ impl Repair {
         let mut state = self.shared.repairs.state();
         state.queued = self.queue.len() as u64;
         state.running = self.running.len() as u64;
-        state.bytes = self.busy.values().chain(&self.queue).map(|task| task.bytes).sum();
+        state.bytes =
+            self.busy.values().map(|(task, _)| task).chain(&self.queue).map(|task| task.bytes).sum();
+        state.held = self.held.as_ref().map(ToString::to_string).unwrap_or_default();
+        state.spent_micros = self.budgets.spent_micros();
         state.queue_full = self.queue_full;
-        let running = self.busy.values().map(|task| Urgent::of(task, true));
+        let running = self.busy.values().map(|(task, _)| Urgent::of(task, true));
         let queued = self.queue.iter().map(|task| Urgent::of(task, false));
         state.urgent = running.chain(queued).take(REPAIRS_SHOWN_MAX).collect();
         match self.running.is_empty() {
@@ -267,9 +341,21 @@ impl Worker for Repair {
         if self.queue.is_empty() || Instant::now() >= self.replan_at {
             self.look().await?;
         }
-        self.fill();
+        self.fill()?;
         self.publish();
-        let Some(outcome) = self.running.next().await else { return Ok(Pace::Idle) };
+        // A rate allows more in a moment; until then what runs goes on.
+        let soon = self.held.as_ref().is_some_and(Held::is_short);
+        let next = self.running.next();
+        let outcome = match soon {
+            true => tokio::time::timeout(RATE_PAUSE, next).await,
+            false => Ok(next.await),
+        };
+        let outcome = match outcome {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) if soon => return Ok(Pace::Throttled(RATE_PAUSE)),
+            Ok(None) => return Ok(Pace::Idle),
+            Err(_) => return Ok(Pace::Busy),
+        };
         self.settle(outcome);
         self.publish();
         Ok(Pace::Busy)

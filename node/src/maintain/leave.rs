@@ -1,10 +1,10 @@
-//! The end of a drain: a node that an operator wanted emptied, and that is empty, is retired. The leader's work, by
+//! The end of a drain or a migration: a node that an operator wanted emptied, and that is empty, is retired. The leader's work, by
 //! compare-and-set on the epoch of the topology it has looked at.
 
 use super::Shared;
 use crate::catalogue::{CatalogueError, View};
 use crate::worker::WorkFailed;
-use farshore_core::catalogue::{Command, Reply};
+use farshore_core::catalogue::{Command, Reply, Subject};
 use farshore_core::host::random;
 use farshore_core::id::{NodeId, PackNo};
 use farshore_core::topology::{Change, Intent, NodeState};
@@ -29,9 +29,33 @@ pub async fn retire_empty(shared: &Shared, view: &View, intent: &Intent) -> Resu
     Ok(())
 }
 
+/// Ends one migration whose nodes have all gone.
+pub async fn end_migrations(shared: &Shared, view: &View, intent: &Intent) -> Result<(), WorkFailed> {
+    for migration in view.migrations()? {
+        let mut gone = true;
+        for node in &migration.nodes {
+            gone &= view.node(*node)?.is_none_or(|node| node.state == NodeState::Retired);
+        }
+        if !gone {
+            continue;
+        }
+        let (request, epoch) = (random(shared.host.entropy.as_ref()), intent.epoch);
+        let (from, keep) = (migration.from.clone(), false);
+        let command = Command::EndMigration { request, epoch, from, keep };
+        match shared.consensus.propose_leading(command).await? {
+            Reply::Refused(refusal) => tracing::debug!(from = %migration.from, %refusal, "end a migration"),
+            _ => tracing::info!(from = %migration.from, to = %migration.to, "migrated"),
+        }
+        return Ok(());
+    }
+    Ok(())
+}
+
 fn is_empty(view: &View, node: NodeId) -> Result<bool, CatalogueError> {
     let draining = view.node(node)?.is_some_and(|node| node.state == NodeState::Draining);
+    // What was moved off it is read again first: its copies are gone by then, but not the node that had them.
     Ok(draining
+        && view.moved(Subject::Node(node), None, 1)?.is_empty()
         && view.packs_held_by(node, PackNo(0), 1)?.rows.is_empty()
         && view.condemned(node, None, 1)?.rows.is_empty())
 }

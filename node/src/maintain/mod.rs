@@ -9,6 +9,10 @@ pub mod survey;
 
 pub mod lead;
 
+pub mod budget;
+
+pub mod verify;
+
 pub mod collect;
 
 pub mod compact;
@@ -42,6 +46,8 @@ pub mod health;
 pub mod near;
 
 pub mod build;
+
+pub mod foreground;
 
 pub mod report;
 
@@ -86,6 +92,8 @@ pub struct Shared {
     pub shards: Arc<dyn ShardIo>,
     /// Makes shards for this node, and sums for others.
     pub builder: build::Builder,
+    /// Clients that are being served.
+    pub foreground: Arc<foreground::Foreground>,
     /// Has other nodes make shards.
     pub orders: Arc<GrpcShards>,
     /// Which other nodes failed a moment ago.
@@ -111,6 +119,12 @@ impl Shared {
     pub fn rests_after_recovery(&self) -> bool {
         let era = self.consensus.era().unwrap_or(0);
         is_recent(era, self.host.clock.now_ms(), RECOVERY_REST_MS)
+    }
+
+    /// Every shard is re-read within this time.
+    pub fn scrub_period(&self) -> Result<std::time::Duration, CatalogueError> {
+        let every_ms = self.view()?.upkeep()?.scrub_every_ms;
+        Ok(every_ms.map_or(self.timing.scrub_period, std::time::Duration::from_millis))
     }
 
     /// What this replica has applied so far.
@@ -152,6 +166,7 @@ impl Shared {
         workers.start(pulse::Pulse::new(self.clone()));
         workers.start(lease::EndStale::new(self.clone()));
         workers.start(lead::Repair::new(self.clone()));
+        workers.start(verify::VerifyMoved::new(self.clone()));
         workers.start(collect::Collect::new(self.clone()));
         workers.start(orphans::Orphans::new(self.clone()));
         workers.start(scrub::Report::new(self.clone()));

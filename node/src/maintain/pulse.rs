@@ -3,7 +3,7 @@
 
 use super::Shared;
 use super::health::{Known, Load};
-use super::leave::retire_empty;
+use super::leave::{end_migrations, retire_empty};
 use super::raise::raise_level;
 use crate::catalogue::{CatalogueError, View};
 use crate::raft::membership::MembershipError;
@@ -88,6 +88,7 @@ impl Pulse {
             }
         }
         retire_empty(&self.shared, view, &intent).await?;
+        end_migrations(&self.shared, view, &intent).await?;
         raise_level(&self.shared).await?;
         // A newcomer gets its replica, a lost voter's vote goes to another. One step a heartbeat is soon enough.
         match self.shared.consensus.reconcile(&self.shared.view()?.nodes()?).await {

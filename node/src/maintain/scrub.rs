@@ -9,7 +9,7 @@ use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, EXPORT_REPO, PackRecord};
 use farshore_core::id::{NodeId, PackNo, ShardHash, ShardId};
-use farshore_core::limits::PAGE_ROWS_MAX;
+use farshore_core::limits::{PAGE_ROWS_MAX, SCRUB_NAMED_MAX};
 use farshore_core::mutant::{Mutant, mutant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Shards of one pass.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
     /// Looked at so far.
     pub checked: u64,
@@ -31,6 +31,25 @@ pub struct Progress {
     pub bytes: u64,
     /// The pass is over.
     pub done: bool,
+    /// The first of those that are bad or missing.
+    pub named: Vec<(ShardId, Fault)>,
+}
+
+/// What is wrong with a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Held and not whole.
+    Bad,
+    /// Recorded here and not held.
+    Missing,
+}
+
+impl Progress {
+    fn name(&mut self, shard: ShardId, fault: Fault) {
+        if self.named.len() < SCRUB_NAMED_MAX {
+            self.named.push((shard, fault));
+        }
+    }
 }
 
 /// One full pass as fast as the disk allows, for an operator. `tell` hears of each page.
@@ -44,15 +63,18 @@ pub async fn pass(shared: &Shared, mut tell: impl FnMut(Progress)) -> Result<Pro
             progress.bytes += entry.file_len;
             let whole = look(shared, *shard, entry.hash).await?;
             // Nobody rebuilds single shards of an export: it has many to spare, and is made anew each day.
-            progress.bad += u64::from(!whole && entry.repo != EXPORT_REPO);
+            if !whole && entry.repo != EXPORT_REPO {
+                progress.bad += 1;
+                progress.name(*shard, Fault::Bad);
+            }
             if progress.checked.is_multiple_of(TELL_EVERY) {
-                tell(progress);
+                tell(Progress { named: Vec::new(), ..progress });
             }
         }
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
     }
-    progress.missing = find_missing(shared).await?;
+    progress.missing = find_missing(shared, |shard| progress.name(shard, Fault::Missing)).await?;
     progress.done = true;
     Ok(progress)
 }
@@ -72,9 +94,9 @@ async fn look(shared: &Shared, shard: ShardId, hash: ShardHash) -> Result<bool, 
     }
 }
 
-/// Compares the catalogue with the index: whatever is recorded here and not here becomes a suspect. An index that was
+/// Compares the catalogue with the index: whatever is recorded here and not here becomes a suspect, and `tell` hears of it. An index that was
 /// lost or rebuilt short is found this way, never by reading.
-pub async fn find_missing(shared: &Shared) -> Result<u64, WorkFailed> {
+pub async fn find_missing(shared: &Shared, mut tell: impl FnMut(ShardId)) -> Result<u64, WorkFailed> {
     let mut missing = 0;
     let mut from = PackNo(0);
     loop {
@@ -87,6 +109,7 @@ pub async fn find_missing(shared: &Shared) -> Result<u64, WorkFailed> {
             for (shard, hash) in recorded_at(&pack, shared.own.id) {
                 if shared.store.entry(shard)?.is_none_or(|entry| entry.hash != hash) {
                     missing += 1;
+                    tell(shard);
                     shared.reports.suspect(shard);
                 }
             }
@@ -142,7 +165,7 @@ impl Standing {
 
 /// Looks at the index alone; no shard is read. It outlives a restart, as the index does.
 pub async fn standing(shared: &Shared) -> Result<Standing, WorkFailed> {
-    let period_ms = shared.timing.scrub_period.as_millis() as u64;
+    let period_ms = shared.scrub_period()?.as_millis() as u64;
     let since_ms = shared.host.clock.now_ms().saturating_sub(period_ms);
     let (mut standing, mut after) = (Standing::default(), None);
     loop {
@@ -154,11 +177,22 @@ pub async fn standing(shared: &Shared) -> Result<Standing, WorkFailed> {
     }
 }
 
-/// The paced worker: one shard a unit, so that a whole pass takes about the period.
+/// The paced worker: one shard a unit. A pass takes half of the period, and passes over what was checked within the other
+/// half: so nothing stays unread for longer than the period, and after a restart it goes on where it was.
 pub struct Scrub {
     shared: Arc<Shared>,
     after: Option<ShardId>,
     compared: bool,
+}
+
+/// The first shard behind `after` that was not checked since then, and the last one that was looked at.
+type NextDue = (Option<(ShardId, Entry)>, Option<ShardId>);
+
+fn next_due(page: Vec<(ShardId, Entry)>, since_ms: u64) -> NextDue {
+    let last = page.last().map(|(shard, _)| *shard);
+    let due = page.into_iter().find(|(_, entry)| entry.last_verified_ms < since_ms.max(1));
+    let last = due.as_ref().map(|(shard, _)| *shard).or(last);
+    (due, last)
 }
 
 impl Scrub {
@@ -180,27 +214,34 @@ impl Worker for Scrub {
     }
 
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
+        if self.shared.view()?.upkeep()?.scrub_paused {
+            return Ok(Pace::Throttled(self.shared.timing.maintain_every));
+        }
         if !self.compared {
             if self.shared.view()?.cluster().is_none() {
                 return Ok(Pace::Throttled(self.shared.timing.heartbeat));
             }
-            let missing = find_missing(&self.shared).await?;
+            let missing = find_missing(&self.shared, |_| {}).await?;
             if missing > 0 {
                 tracing::warn!(missing, "shards are recorded here and not here");
             }
             self.compared = true;
         }
-        let page = self.shared.store.list(self.after, 1)?;
-        let Some((shard, entry)) = page.into_iter().next() else {
+        let period = self.shared.scrub_period()?;
+        let half_ms = period.as_millis() as u64 / 2;
+        let page = self.shared.store.list(self.after, PAGE_ROWS_MAX)?;
+        let (due, last) = next_due(page, self.shared.host.clock.now_ms().saturating_sub(half_ms));
+        let Some(last) = last else {
             *self = Scrub::new(self.shared.clone());
-            return Ok(Pace::Throttled(PAUSE_MAX.min(self.shared.timing.scrub_period)));
+            return Ok(Pace::Throttled(PAUSE_MAX.min(period / 8)));
         };
-        self.after = Some(shard);
+        self.after = Some(last);
+        let Some((shard, entry)) = due else { return Ok(Pace::Busy) };
         if !look(&self.shared, shard, entry.hash).await? {
             tracing::warn!(%shard, "scrub found a bad shard");
         }
         let shards = self.shared.store.stats().shards.clamp(1, u64::from(u32::MAX)) as u32;
-        Ok(Pace::Throttled((self.shared.timing.scrub_period / shards).clamp(PAUSE_MIN, PAUSE_MAX)))
+        Ok(Pace::Throttled((period / 2 / shards).clamp(PAUSE_MIN, PAUSE_MAX)))
     }
 
     async fn wait(&mut self) {
@@ -316,6 +357,23 @@ mod tests {
     use farshore_core::catalogue::{PackKind, ShardRecord, StripeRecord};
     use farshore_core::erasure::Scheme;
     use farshore_core::id::{Ordinal, PackId, RepoId, StripeId};
+
+    #[test]
+    fn what_was_checked_lately_is_passed_over_and_the_pass_goes_on_behind_it() {
+        let shard = |index| ShardId { stripe: StripeId([1; 16]), index };
+        let page = |times: &[u64]| -> Vec<(ShardId, Entry)> {
+            let entry = |at| Entry { last_verified_ms: at, ..Entry::unreadable(1) };
+            (0u8..).zip(times).map(|(index, at)| (shard(index), entry(*at))).collect()
+        };
+        let due = |times: &[u64], since| {
+            let (due, last) = next_due(page(times), since);
+            (due.map(|(shard, _)| shard.index), last.map(|shard| shard.index))
+        };
+        assert_eq!(due(&[100, 90, 100], 95), (Some(1), Some(1)));
+        assert_eq!(due(&[100, 100], 95), (None, Some(1)));
+        assert_eq!(due(&[], 95), (None, None));
+        assert_eq!(due(&[5, 0], 0), (Some(1), Some(1)), "never checked is always due");
+    }
 
     #[test]
     fn only_own_shards_are_compared() {

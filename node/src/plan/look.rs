@@ -1,6 +1,7 @@
 //! What the repair planner looks at, read from the catalogue page by page: packs listed as under target, and packs of
 //! nodes that were lost or are being emptied. The only part of planning that reads anything.
 
+use super::Routes;
 use super::repair::PlanView;
 use crate::catalogue::{CatalogueError, View};
 use farshore_core::catalogue::{Condemned, PackRecord};
@@ -54,7 +55,8 @@ impl RepairScan {
         }
         let condemned = condemned_of(view, &nodes, &packs)?;
         let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
-        Ok(Some(PlanView { nodes, packs, listed, condemned }))
+        let routes = Routes::of(&view.migrations()?);
+        Ok(Some(PlanView { nodes, packs, listed, condemned, routes }))
     }
 
     fn read_packs(
@@ -104,6 +106,27 @@ fn leaves(node: &NodeRecord) -> bool {
     !node.state.counts() || node.state == NodeState::Draining
 }
 
+/// Some packs that a node holds, from number `from` on, as the planner sees them; and where to go on.
+pub fn packs_of(
+    view: &View,
+    node: NodeId,
+    from: PackNo,
+    limit: usize,
+) -> Result<(PlanView, Option<PackNo>), CatalogueError> {
+    let (nodes, page) = (view.nodes()?, view.packs_held_by(node, from, limit)?);
+    let (mut packs, mut listed) = (Vec::new(), BTreeSet::new());
+    for (no, _) in page.rows {
+        if view.is_under_target(no)? {
+            listed.insert(no);
+        }
+        packs.extend(view.pack(no)?);
+    }
+    let condemned = condemned_of(view, &nodes, &packs)?;
+    let routes = Routes::of(&view.migrations()?);
+    let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
+    Ok((PlanView { nodes, packs, listed, condemned, routes }, page.next))
+}
+
 /// One pack as the planner sees it, with every copy of its shards that is still to be swept, whoever holds it.
 pub fn look_at(view: &View, pack: PackRecord) -> Result<PlanView, CatalogueError> {
     let nodes = view.nodes()?;
@@ -113,7 +136,8 @@ pub fn look_at(view: &View, pack: PackRecord) -> Result<PlanView, CatalogueError
     }
     let listed = view.is_under_target(pack.no)?.then_some(pack.no).into_iter().collect();
     let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
-    Ok(PlanView { nodes, packs: vec![pack], listed, condemned })
+    let routes = Routes::of(&view.migrations()?);
+    Ok(PlanView { nodes, packs: vec![pack], listed, condemned, routes })
 }
 
 /// Copies of these packs' shards that are still to be swept from nodes that take shards.

@@ -11,6 +11,8 @@ pub mod look;
 
 pub mod repair;
 
+pub mod rebalance;
+
 pub mod export;
 
 pub mod garbage;
@@ -18,7 +20,7 @@ pub mod garbage;
 pub mod retention;
 
 pub use garbage::{GarbagePlan, Totals, plan_garbage};
-pub use look::{RepairScan, condemned_of, look_at};
+pub use look::{RepairScan, condemned_of, look_at, packs_of};
 pub use repair::{PlanView, RepairPlan, plan_repair};
 pub use retention::{candidate, plan_retention};
 
@@ -28,7 +30,10 @@ mod plan_test;
 #[cfg(test)]
 mod look_test;
 
+use farshore_core::catalogue::Migration;
 use farshore_core::id::{NodeId, PackNo, StripeId};
+use farshore_core::placement::Level;
+use farshore_core::topology::{NodeRecord, NodeState, Region};
 use std::collections::BTreeMap;
 
 /// Something to be done.
@@ -63,6 +68,42 @@ impl Rebuild {
     /// Its place among all tasks.
     pub fn urgency(&self) -> Urgency {
         (self.priority, self.pack, self.index)
+    }
+}
+
+/// Which region takes what another holds, while that one is emptied.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Routes(BTreeMap<Region, Region>);
+
+impl Routes {
+    /// Those of these migrations.
+    pub fn of<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> Self {
+        Routes(migrations.into_iter().map(|m| (m.from.clone(), m.to.clone())).collect())
+    }
+
+    /// These, and one more that is thought of.
+    #[must_use]
+    pub fn with(mut self, more: Option<&(Region, Region)>) -> Self {
+        self.0.extend(more.cloned());
+        self
+    }
+
+    /// What `place` finds under the routes, unless that is weaker than what it finds without: a route is a wish, what
+    /// must be survived is not, and nobody who stays makes room for it. `place` is told whether to keep to them; `cost` is
+    /// the level, whether a shard has no place, and how many move that could stay.
+    fn prefer<T>(&self, cost: impl Fn(&T) -> (Level, bool, usize), place: impl Fn(bool) -> T) -> T {
+        if self.0.is_empty() {
+            return place(false);
+        }
+        let (routed, free) = (place(true), place(false));
+        if cost(&routed) <= cost(&free) { routed } else { free }
+    }
+
+    /// Whether a node is not where the shards of a node that is emptied shall go.
+    fn leads_elsewhere(&self, from: &NodeRecord, to: Option<&NodeRecord>) -> bool {
+        let leaves = matches!(from.state, NodeState::Draining | NodeState::Retired);
+        let route = self.0.get(&from.region).filter(|_| leaves);
+        route.is_some_and(|region| to.is_none_or(|to| to.region != *region))
     }
 }
 

@@ -2,10 +2,11 @@
 //! safe packs would be before and after. Pure: nodes and packs in, numbers out. It looks at every pack once and holds
 //! no more than the sums.
 
+use super::Routes;
 use farshore_core::catalogue::PackRecord;
 use farshore_core::erasure::Scheme;
 use farshore_core::id::NodeId;
-use farshore_core::placement::{Candidate, Level, assign, level_of};
+use farshore_core::placement::{Assignment, Candidate, Level, assign, level_of};
 use farshore_core::policy::{Policy, PolicyError, compile};
 use farshore_core::reliability::{Grid, Rates, RegionModel};
 use farshore_core::topology::{Change, NodeRecord, NodeState, Region};
@@ -31,7 +32,7 @@ pub struct Preview {
     pub moves: u64,
     /// Their bytes.
     pub moved_bytes: u64,
-    /// Bytes by link between two regions. A shard goes by way of the node that leads, which does the work.
+    /// Bytes by link between two regions. A shard goes from the node that gives it up straight to the one that takes it.
     pub links: BTreeMap<(Region, Region), u64>,
     /// Bytes of shards on each node, before and after.
     pub stored: BTreeMap<NodeId, (u64, u64)>,
@@ -59,21 +60,20 @@ pub fn nodes_after(nodes: &[NodeRecord], changes: &[Change], added: &[NodeRecord
 pub struct PreviewScan {
     before: BTreeMap<NodeId, NodeRecord>,
     after: BTreeMap<NodeId, NodeRecord>,
-    /// Where the leader is.
-    relay: Option<Region>,
+    routes: Routes,
     preview: Preview,
 }
 
 impl PreviewScan {
-    /// From the nodes as they are to the nodes as they would be.
-    pub fn begin(before: &[NodeRecord], after: &[NodeRecord], relay: Option<Region>) -> Self {
+    /// From the nodes as they are to the nodes as they would be, where emptied regions go as `routes` say.
+    pub fn begin(before: &[NodeRecord], after: &[NodeRecord], routes: Routes) -> Self {
         let by_id = |nodes: &[NodeRecord]| -> BTreeMap<NodeId, NodeRecord> {
             nodes.iter().map(|node| (node.id, node.clone())).collect()
         };
         let (before, after) = (by_id(before), by_id(after));
         let lives = after.values().filter(|node| node.state.counts() && !node.is_witness());
         let stored = lives.map(|node| (node.id, (0, 0))).collect();
-        PreviewScan { before, after, relay, preview: Preview { stored, ..Preview::default() } }
+        PreviewScan { before, after, routes, preview: Preview { stored, ..Preview::default() } }
     }
 
     /// Looks at one pack.
@@ -87,10 +87,24 @@ impl PreviewScan {
         let stays: Vec<_> = held.iter().map(|node| node.filter(|id| counts(&self.after, *id))).collect();
         let mut then = stays.clone();
         if held != stays {
-            let found = assign(stripe.id, stripe.scheme, &self.candidates(&stays), &stays, &|node, index| {
-                let keeps = stays.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));
-                !keeps && !self.after.get(&node).is_some_and(NodeRecord::takes_shards)
-            });
+            let candidates = self.candidates(&stays);
+            let place = |routed: bool| {
+                let strays = |node, index: u8| {
+                    let from = held[usize::from(index)].and_then(|id| self.after.get(&id));
+                    from.is_some_and(|from| self.routes.leads_elsewhere(from, self.after.get(&node)))
+                };
+                assign(stripe.id, stripe.scheme, &candidates, &stays, &|node, index| {
+                    let keeps = stays.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));
+                    let takes = self.after.get(&node).is_some_and(NodeRecord::takes_shards);
+                    !keeps && (!takes || (routed && strays(node, index)))
+                })
+            };
+            let cost = |found: &Assignment| {
+                let moves =
+                    found.nodes.iter().zip(&stays).filter(|(to, stays)| stays.is_some() && to != stays);
+                (found.level, found.nodes.iter().any(Option::is_none), moves.count())
+            };
+            let found = self.routes.prefer(cost, place);
             let was = level_of(stripe.scheme, held.iter().flatten().copied(), |id| {
                 self.before.get(&id).map(|node| &node.region)
             });
@@ -154,11 +168,8 @@ impl PreviewScan {
         let region =
             |nodes: &BTreeMap<NodeId, NodeRecord>, id| nodes.get(&id).map(|node| node.region.clone());
         let (Some(from), Some(to)) = (region(&self.before, from), region(&self.after, to)) else { return };
-        let relay = self.relay.clone().unwrap_or_else(|| from.clone());
-        for link in [(from, relay.clone()), (relay, to)] {
-            if link.0 != link.1 {
-                *self.preview.links.entry(link).or_default() += bytes;
-            }
+        if from != to {
+            *self.preview.links.entry((from, to)).or_default() += bytes;
         }
     }
 

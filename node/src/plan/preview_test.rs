@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::plan::{PlanView, Task, plan_repair};
-use farshore_core::catalogue::{PackKind, ShardRecord, StripeRecord};
+use farshore_core::catalogue::{Migration, PackKind, ShardRecord, StripeRecord};
 use farshore_core::id::{Ordinal, PackId, PackNo, RepoId, ShardHash, StripeId};
 use proptest::prelude::*;
 
@@ -39,8 +39,8 @@ fn pack(no: u64, scheme: Scheme, holders: &[u64]) -> PackRecord {
     }
 }
 
-fn preview(nodes: &[NodeRecord], changes: &[Change], packs: &[PackRecord], relay: Option<Region>) -> Preview {
-    let mut scan = PreviewScan::begin(nodes, &nodes_after(nodes, changes, &[]), relay);
+fn preview(nodes: &[NodeRecord], changes: &[Change], packs: &[PackRecord], routes: &Routes) -> Preview {
+    let mut scan = PreviewScan::begin(nodes, &nodes_after(nodes, changes, &[]), routes.clone());
     packs.iter().for_each(|pack| scan.feed(pack));
     scan.end()
 }
@@ -50,14 +50,11 @@ fn a_drained_node_gives_its_shards_to_its_region() {
     let nodes: Vec<_> = (1..=9).map(|id| node(id, 3)).collect();
     let scheme = Scheme::new(4, 2, 2).unwrap();
     let packs = [pack(1, scheme, &[1, 2, 3, 4, 5, 6]), pack(2, scheme, &[4, 5, 6, 7, 8, 9])];
-    let seen = preview(&nodes, &[Change::Drain(NodeId(1))], &packs, Some(nodes[1].region.clone()));
+    let seen = preview(&nodes, &[Change::Drain(NodeId(1))], &packs, &Routes::default());
     assert_eq!((seen.packs, seen.moves, seen.moved_bytes), (2, 1, 1_000));
     assert_eq!(seen.stored[&NodeId(1)], (1_000, 0));
     assert_eq!(seen.stored[&NodeId(7)], (1_000, 2_000), "its region has one other node with room");
-    // By way of the leader's region and back.
-    let (home, relay) = (nodes[0].region.clone(), nodes[1].region.clone());
-    let links = BTreeMap::from([((home.clone(), relay.clone()), 1_000), ((relay, home), 1_000)]);
-    assert_eq!(seen.links, links);
+    assert!(seen.links.is_empty(), "{:?}", seen.links);
     assert_eq!(seen.before, seen.after);
     assert_eq!(seen.before, Strength { at_target: 2, spare: Some(2), spare_after_region: Some(0) });
     assert!(seen.stuck.is_empty());
@@ -67,9 +64,58 @@ fn a_drained_node_gives_its_shards_to_its_region() {
 fn shards_that_no_other_node_can_take_are_named() {
     let nodes: Vec<_> = (1..=6).map(|id| node(id, 3)).collect();
     let scheme = Scheme::new(4, 2, 2).unwrap();
-    let seen = preview(&nodes, &[Change::Drain(NodeId(1))], &[pack(1, scheme, &[1, 2, 3, 4, 5, 6])], None);
+    let seen = preview(
+        &nodes,
+        &[Change::Drain(NodeId(1))],
+        &[pack(1, scheme, &[1, 2, 3, 4, 5, 6])],
+        &Routes::default(),
+    );
     assert_eq!((seen.moves, seen.stuck), (0, BTreeMap::from([(scheme.to_string(), 1)])));
     assert_eq!(seen.after.at_target, 1, "it keeps what it cannot give away");
+}
+
+/// Regions 0 to 2 hold everything; all of 0 goes to the new region 3, and over no other link.
+#[test]
+fn a_region_that_moves_goes_where_it_shall_and_the_planner_agrees() {
+    let mut nodes: Vec<_> = (1..=9).map(|id| node(id, 3)).collect();
+    nodes.extend([20, 21].map(|id| NodeRecord { region: "q/new".parse().unwrap(), ..node(id, 3) }));
+    let scheme = Scheme::new(4, 2, 2).unwrap();
+    let packs = [pack(1, scheme, &[1, 2, 3, 4, 5, 6]), pack(2, scheme, &[4, 5, 6, 7, 8, 9])];
+    let (from, to) = (nodes[2].region.clone(), nodes[9].region.clone());
+    let leaves: Vec<_> = nodes.iter().filter(|n| n.region == from).map(|n| n.id).collect();
+    let changes: Vec<_> = leaves.iter().map(|id| Change::Drain(*id)).collect();
+    let nodes_moved = leaves.iter().copied().collect();
+    let migration =
+        Migration { from: from.clone(), to: to.clone(), cold: false, since_ms: 1, nodes: nodes_moved };
+    let routes = Routes::of([&migration]);
+    let seen = preview(&nodes, &changes, &packs, &routes);
+    assert_eq!((seen.moves, seen.stuck.len()), (4, 0));
+    assert_eq!(seen.links, BTreeMap::from([((from, to.clone()), 4_000)]));
+    assert_eq!(seen.before, seen.after);
+
+    nodes.iter_mut().filter(|n| leaves.contains(&n.id)).for_each(|n| n.state = NodeState::Draining);
+    let by_id = |nodes: &[NodeRecord]| nodes.iter().map(|n| (n.id, n.clone())).collect();
+    let mut view = PlanView { nodes: by_id(&nodes), packs: packs.to_vec(), routes, ..PlanView::default() };
+    let mut moves = 0;
+    while let Some(Task::Rebuild(task)) = plan_repair(&view, 9).tasks.first() {
+        assert_eq!(view.nodes[&task.to].region, to);
+        let pack = view.packs.iter_mut().find(|pack| pack.no == task.pack).unwrap();
+        pack.stripe.shards[usize::from(task.index)].node = Some(task.to);
+        moves += 1;
+    }
+    assert_eq!(moves, 4);
+
+    // With one node only there, it takes one shard of each stripe, and the others stay: everywhere else they would lie closer
+    // together than before.
+    nodes.pop();
+    let mut view = PlanView { nodes: by_id(&nodes), packs: packs.to_vec(), ..view };
+    let mut homes = Vec::new();
+    while let Some(Task::Rebuild(task)) = plan_repair(&view, 9).tasks.first() {
+        homes.push(view.nodes[&task.to].region == to);
+        let pack = view.packs.iter_mut().find(|pack| pack.no == task.pack).unwrap();
+        pack.stripe.shards[usize::from(task.index)].node = Some(task.to);
+    }
+    assert_eq!(homes, [true, true]);
 }
 
 #[test]
@@ -77,7 +123,12 @@ fn a_lost_node_is_removed_without_a_move() {
     let mut nodes: Vec<_> = (1..=9).map(|id| node(id, 3)).collect();
     nodes[0].state = NodeState::Lost;
     let scheme = Scheme::new(4, 2, 2).unwrap();
-    let seen = preview(&nodes, &[Change::Remove(NodeId(1))], &[pack(1, scheme, &[1, 2, 3, 4, 5, 6])], None);
+    let seen = preview(
+        &nodes,
+        &[Change::Remove(NodeId(1))],
+        &[pack(1, scheme, &[1, 2, 3, 4, 5, 6])],
+        &Routes::default(),
+    );
     assert_eq!((seen.moves, seen.before.spare, seen.before), (0, Some(1), seen.after));
 }
 
@@ -110,7 +161,7 @@ proptest! {
         let holders: Vec<u64> = [0, 0, 0, 1, 1, 1].iter().zip([0, 1, 2].repeat(2)).map(|(row, col)| at(*row) + col).collect();
         let gone = NodeId(gone.min(3 * each));
         let first = pack(u64::from(seed), scheme, &holders);
-        let seen = preview(&nodes, &[Change::Drain(gone)], std::slice::from_ref(&first), None);
+        let seen = preview(&nodes, &[Change::Drain(gone)], std::slice::from_ref(&first), &Routes::default());
         nodes.iter_mut().filter(|n| n.id == gone).for_each(|n| n.state = NodeState::Draining);
         let mut view = PlanView {
             nodes: nodes.iter().map(|n| (n.id, n.clone())).collect(),

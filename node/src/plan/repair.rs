@@ -3,7 +3,7 @@
 //! Every task must make its stripe strictly better by itself (see `Standing`). So a stripe that is as good as it can be
 //! gives no task, however far from its target it is, and carrying tasks out always comes to an end.
 
-use super::{Priority, Rebuild, Task};
+use super::{Priority, Rebuild, Routes, Task};
 use farshore_core::catalogue::{Condemned, PackRecord};
 use farshore_core::id::{NodeId, PackNo, ShardId};
 use farshore_core::placement::{Candidate, Choice, Level, explain};
@@ -21,6 +21,8 @@ pub struct PlanView {
     pub listed: BTreeSet<PackNo>,
     /// Copies of their shards that are still to be swept: no node gets back what it has to delete.
     pub condemned: BTreeSet<Condemned>,
+    /// Where regions that are emptied shall go.
+    pub routes: Routes,
 }
 
 /// What should be done about the packs of a [`PlanView`].
@@ -110,8 +112,23 @@ impl PlanView {
     /// Where every shard of a pack should be, and why: what its good holders have stays if it may.
     pub fn place(&self, pack: &PackRecord, good: &[(u8, NodeId)]) -> (Level, Vec<Choice>) {
         let held = held_of(pack, good);
-        let barred = |node, index| self.is_barred(pack, &held, node, index);
-        explain(pack.stripe.id, pack.stripe.scheme, &self.candidates(good), &held, &barred)
+        let candidates = self.candidates(good);
+        let place = |routed: bool| {
+            let strays = |node, index: u8| {
+                let from = held[usize::from(index)].and_then(|id| self.nodes.get(&id));
+                from.is_some_and(|from| self.routes.leads_elsewhere(from, self.nodes.get(&node)))
+            };
+            let barred =
+                |node, index| self.is_barred(pack, &held, node, index) || (routed && strays(node, index));
+            explain(pack.stripe.id, pack.stripe.scheme, &candidates, &held, &barred)
+        };
+        let stays = |id: NodeId| candidates.iter().any(|candidate| candidate.id == id);
+        let cost = |(level, choices): &(Level, Vec<Choice>)| {
+            let moves = choices.iter().zip(&held).filter(|(choice, held)| choice.node != **held);
+            let moves = moves.filter(|(_, held)| held.is_some_and(stays)).count();
+            (*level, choices.iter().any(|choice| choice.node.is_none()), moves)
+        };
+        self.routes.prefer(cost, place)
     }
 
     fn is_barred(&self, pack: &PackRecord, held: &[Option<NodeId>], node: NodeId, index: u8) -> bool {

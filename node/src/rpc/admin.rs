@@ -4,13 +4,13 @@
 use super::ask::{self, Answers};
 use super::auth::{self, Right};
 use super::topology::link_bytes;
-use super::{answer, explain, internal, topology, what_if};
+use super::{answer, explain, internal, topology, upkeep, what_if};
 use crate::catalogue::Safety;
 use crate::maintain::Shared;
 use crate::maintain::lead::Urgent;
 use crate::maintain::{collect, exporter, scrub};
 use bytes::Bytes;
-use farshore_core::id::{NodeId, RepoId};
+use farshore_core::id::{NodeId, RepoId, ShardId};
 use farshore_core::level::LEVEL_FIRST;
 use farshore_core::limits::{CATALOGUE_CALL_MS, PAGE_ROWS_MAX, STATUS_CONFIRM_MS};
 use farshore_core::topology::NodeRecord;
@@ -20,11 +20,13 @@ use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::admin_client::AdminClient;
 use farshore_proto::wire::{
-    ApplyTopologyRequest, AuditRow, CollectGarbageRequest, ExplainNodeProgress, ExplainNodeRequest,
+    ApplyTopologyRequest, AuditRow, CancelMigrationRequest, CheckVerificationProgress,
+    CheckVerificationRequest, CollectGarbageRequest, ExplainNodeProgress, ExplainNodeRequest,
     ExplainStripeReply, ExplainStripeRequest, ExportCatalogueReply, ExportCatalogueRequest, GarbageReport,
-    ListAuditReply, ListAuditRequest, NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus,
+    GetUpkeepRequest, ListAuditReply, ListAuditRequest, ListVerificationsReply, ListVerificationsRequest,
+    MigrateRequest, NamedShard, NodeStatus, PlanTopologyReply, PlanTopologyRequest, RepairStatus,
     ScrubProgress, ScrubRequest, ScrubStatusReply, ScrubStatusRequest, StageTopologyRequest, StatusReply,
-    StatusRequest, TopologyReply, UrgentRepair, WhatIfProgress, WhatIfRequest, admin_server,
+    StatusRequest, TopologyReply, Upkeep, UrgentRepair, WhatIfProgress, WhatIfRequest, admin_server,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +115,8 @@ impl AdminService {
             export_error: exports.failed.unwrap_or_default(),
             export_every_ms: shared.timing.export_every.as_millis() as u64,
             feature_level: view.level(),
+            migrations: view.migrations().map_err(internal)?.into_iter().map(Into::into).collect(),
+            scrub_paused: view.upkeep().map_err(internal)?.scrub_paused,
         })
     }
 
@@ -150,6 +154,8 @@ impl AdminService {
             links: state.links.into_iter().map(link_bytes).collect(),
             singly_bytes: state.singly,
             liars: state.liars.into_iter().map(|node| node.0).collect(),
+            held: state.held,
+            spent_micros: state.spent_micros,
             queued_bytes: state.bytes,
             queue_full: state.queue_full,
             recent_shards: recent.shards,
@@ -301,7 +307,7 @@ impl AdminService {
             bad: standing.bad,
             bad_found: shared.reports.bad_found(),
             waiting: shared.reports.len() as u64,
-            period_ms: shared.timing.scrub_period.as_millis() as u64,
+            period_ms: shared.scrub_period().map_err(internal)?.as_millis() as u64,
         })
     }
 
@@ -402,7 +408,13 @@ fn to_wire(progress: scrub::Progress) -> ScrubProgress {
         missing: progress.missing,
         done: progress.done,
         bytes: progress.bytes,
+        named: progress.named.into_iter().map(named).collect(),
     }
+}
+
+fn named((shard, fault): (ShardId, scrub::Fault)) -> NamedShard {
+    let stripe = Bytes::copy_from_slice(shard.stripe.as_bytes());
+    NamedShard { stripe, index: shard.index.into(), missing: fault == scrub::Fault::Missing }
 }
 
 #[tonic::async_trait]
@@ -502,5 +514,47 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<TopologyReply>, Status> {
         let caller = auth::allow(&request, Right::Operate)?;
         answer(topology::apply(&self.shared, caller, request.into_inner()).await)
+    }
+
+    async fn migrate(&self, request: Request<MigrateRequest>) -> Result<Response<TopologyReply>, Status> {
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(topology::migrate(&self.shared, caller, request.into_inner()).await)
+    }
+
+    async fn cancel_migration(
+        &self,
+        request: Request<CancelMigrationRequest>,
+    ) -> Result<Response<TopologyReply>, Status> {
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(topology::cancel_migration(&self.shared, caller, request.into_inner()).await)
+    }
+
+    async fn get_upkeep(&self, request: Request<GetUpkeepRequest>) -> Result<Response<Upkeep>, Status> {
+        auth::allow(&request, Right::Status)?;
+        answer(upkeep::get(&self.shared).await)
+    }
+
+    async fn set_upkeep(&self, request: Request<Upkeep>) -> Result<Response<Upkeep>, Status> {
+        let caller = auth::allow(&request, Right::Operate)?;
+        answer(upkeep::set(&self.shared, caller, request.into_inner()).await)
+    }
+
+    async fn list_verifications(
+        &self,
+        request: Request<ListVerificationsRequest>,
+    ) -> Result<Response<ListVerificationsReply>, Status> {
+        auth::allow(&request, Right::Status)?;
+        answer(upkeep::list(&self.shared).await)
+    }
+
+    type CheckVerificationStream = Answers<CheckVerificationProgress>;
+
+    async fn check_verification(
+        &self,
+        request: Request<CheckVerificationRequest>,
+    ) -> Result<Response<Self::CheckVerificationStream>, Status> {
+        auth::allow(&request, Right::Scrub)?;
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        Ok(Response::new(ask::answers(|told| async move { upkeep::check(&shared, request, told).await })))
     }
 }

@@ -7,7 +7,7 @@ use super::what_if::{confirm, spare};
 use crate::catalogue::View;
 use crate::maintain::Shared;
 use crate::plan::explain::{NodeScan, ShardState, ShardStory, StripeStory, explain_stripe};
-use crate::plan::{PlanView, Rebuild, condemned_of, look_at};
+use crate::plan::{PlanView, Rebuild, Routes, condemned_of, look_at};
 use bytes::Bytes;
 use farshore_core::catalogue::{Act, AuditRecord, PackKind, PackRecord};
 use farshore_core::host::compute;
@@ -39,6 +39,7 @@ pub async fn node(
     let confirmed = confirm(shared).await;
     let view = shared.view().map_err(internal)?;
     let nodes = view.nodes().map_err(internal)?;
+    let routes = Routes::of(&view.migrations().map_err(internal)?);
     let (mut scan, mut looked, mut from) = (NodeScan::begin(id), 0, Some(PackNo(0)));
     while let Some(start) = from {
         let page = view.packs_held_by(id, start, ASKED_PACKS_AT_ONCE).map_err(internal)?;
@@ -50,7 +51,8 @@ pub async fn node(
         told.progress(ExplainNodeProgress { looked, found: None });
         let condemned = condemned_of(&view, &nodes, &packs).map_err(internal)?;
         let by_id = nodes.iter().map(|node| (node.id, node.clone())).collect();
-        let seen = PlanView { nodes: by_id, packs, condemned, ..PlanView::default() };
+        let routes = routes.clone();
+        let seen = PlanView { nodes: by_id, packs, condemned, routes, ..PlanView::default() };
         scan = compute(shared.host.compute.as_ref(), move || {
             scan.feed(&seen);
             scan

@@ -4,7 +4,9 @@ pub mod admin;
 
 pub mod topology;
 
-pub mod what_if;
+pub mod upkeep;
+
+mod what_if;
 
 pub mod explain;
 

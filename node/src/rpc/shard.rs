@@ -6,6 +6,7 @@ use super::auth::{self, Right};
 use super::{answer, internal};
 use crate::maintain::Shared;
 use crate::maintain::build::BuildFailed;
+use crate::maintain::foreground::Served;
 use crate::maintain::report::Reports;
 use crate::store::{Reader, ShardStore, StoreError};
 use bytes::Bytes;
@@ -63,6 +64,7 @@ impl ShardService {
             return Err(ApiError::Invalid("an upload begins with the shard's header".into()));
         };
         let (header, session) = self.admit(&caller, &open)?;
+        let _served = self.served(&caller);
         let deadline = Instant::now() + time_for(header.payload_len);
         let late = |_| ApiError::Unreachable("the upload is too slow to wait for".into());
         let stored = tokio::time::timeout_at(deadline, self.store_frames(parts, header, session));
@@ -111,6 +113,12 @@ impl ShardService {
         Ok((header, session))
     }
 
+    /// While it is kept, a client is being served.
+    fn served(&self, caller: &Caller) -> Option<Served> {
+        let shared = self.shared.as_ref().filter(|_| matches!(caller, Caller::Client(_)))?;
+        Some(shared.foreground.serve())
+    }
+
     /// What is needed to take shards in.
     fn at_work(&self) -> Result<&Arc<Shared>, ApiError> {
         let frozen = || ApiError::Denied("this node is under recovery and takes no shards".into());
@@ -137,13 +145,20 @@ impl ShardService {
 
     /// Opens a shard and answers with its sums first, then with the checked blocks. Blocks are read as the network takes
     /// them, so a slow reader holds one piece and no more.
-    async fn send(&self, shard: ShardRef, ranges: &[ShardRange]) -> Result<Replies, ApiError> {
+    async fn send(
+        &self,
+        caller: &Caller,
+        shard: ShardRef,
+        ranges: &[ShardRange],
+    ) -> Result<Replies, ApiError> {
         let reader = self.store.read(shard.id, shard.hash, ranges).await;
         let reader = reader.map_err(|e| noted(&self.reports, shard.id, e))?;
         let sums = get_reply::Part::Sums(reader.sums().encode().into());
         let first = GetReply { part: Some(sums) };
         let reports = self.reports.clone();
+        let served = self.served(caller);
         let rest = stream::try_unfold(reader, move |reader| next_blocks(reader, shard.id, reports.clone()));
+        let rest = rest.inspect(move |_| _ = &served);
         Ok(Box::pin(stream::iter([Ok(first)]).chain(rest)))
     }
 
@@ -233,9 +248,9 @@ impl shards_server::Shards for ShardService {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Replies>, Status> {
-        auth::allow(&request, Right::ReadShard)?;
+        let caller = auth::allow(&request, Right::ReadShard)?;
         let (shard, ranges) = from_get_request(request.into_inner())?;
-        answer(self.send(shard, &ranges).await)
+        answer(self.send(&caller, shard, &ranges).await)
     }
 
     type SumStream = Sums;

@@ -5,6 +5,7 @@ use super::auth::actor;
 use super::internal;
 use crate::catalogue::View;
 use crate::maintain::Shared;
+use crate::plan::Routes;
 use crate::plan::preview::{Coded, Outlook, Preview, PreviewScan, Strength, nodes_after, outlook};
 use crate::raft::voters::can_spare;
 use farshore_core::catalogue::{Command, Refusal, Reply};
@@ -13,12 +14,14 @@ use farshore_core::id::PackNo;
 use farshore_core::limits::{PAGE_ROWS_MAX, TOPOLOGY_CHANGES_MAX};
 use farshore_core::policy::{Policy, PolicyError};
 use farshore_core::topology::{Change, NodeRecord, NodeState, Region};
+use farshore_core::units::Bytes;
 use farshore_proto::convert::list;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire::{
-    ApplyTopologyRequest, LinkBytes, NodeBytes, PackStrength, PlanTopologyReply, PlanTopologyRequest,
-    PolicyCode, PolicyOutlook, StageTopologyRequest, TopologyChange, TopologyReply,
+    ApplyTopologyRequest, CancelMigrationRequest, LinkBytes, MigrateRequest, NodeBytes, PackStrength,
+    PlanTopologyReply, PlanTopologyRequest, PolicyCode, PolicyOutlook, StageTopologyRequest, TopologyChange,
+    TopologyReply,
 };
 use std::collections::BTreeMap;
 
@@ -32,7 +35,13 @@ pub async fn plan(shared: &Shared, request: PlanTopologyRequest) -> Result<PlanT
     let mut changes = if request.alone { Vec::new() } else { intent.staged };
     changes.retain(|staged| asked.iter().all(|change| change.node() != staged.node()));
     changes.extend(asked);
-    let found = look(shared, &view, &changes, &added).await?;
+    let moved = moved_of(&request.migrate_from, &request.migrate_to)?;
+    if let Some((from, _)) = &moved {
+        let leaving = leaving(&view, from)?;
+        changes.retain(|change| leaving.iter().all(|leaves| leaves.node() != change.node()));
+        changes.extend(leaving);
+    }
+    let found = look(shared, &view, &changes, &added, moved.as_ref()).await?;
     Ok(found.into_wire(intent.epoch, changes))
 }
 
@@ -68,12 +77,95 @@ pub async fn apply(
                 "nothing is staged; `farshore cluster plan` stages changes".into(),
             ));
         }
-        let found = look(shared, &view, &changes, &[]).await?;
+        let found = look(shared, &view, &changes, &[], None).await?;
         if !found.refused.is_empty() {
             return Err(ApiError::Invalid(found.refused.join("; ")));
         }
     }
     done(shared, caller, epoch, Command::ChangeTopology { request: token, epoch, changes }).await
+}
+
+/// Empties a region into another, if nothing speaks against it.
+pub async fn migrate(
+    shared: &Shared,
+    caller: Caller,
+    request: MigrateRequest,
+) -> Result<TopologyReply, ApiError> {
+    let (token, epoch, cold) = (token(&request.request)?, request.epoch, request.cold);
+    let moved = moved_of(&request.from, &request.to)?;
+    let moved = moved.ok_or_else(|| ApiError::Invalid("a migration has two regions".into()))?;
+    let view = confirmed(shared).await?;
+    let intent = view.intent().map_err(internal)?;
+    let again = intent.epoch.checked_sub(1) == Some(epoch) && intent.request == token;
+    if !again {
+        let changes = leaving(&view, &moved.0)?;
+        let found = look(shared, &view, &changes, &[], Some(&moved)).await?;
+        if !found.refused.is_empty() {
+            return Err(ApiError::Invalid(found.refused.join("; ")));
+        }
+    }
+    let (from, to) = moved;
+    done(shared, caller, epoch, Command::Migrate { request: token, epoch, from, to, cold }).await
+}
+
+/// Ends a migration; what has moved stays where it is.
+pub async fn cancel_migration(
+    shared: &Shared,
+    caller: Caller,
+    request: CancelMigrationRequest,
+) -> Result<TopologyReply, ApiError> {
+    let (token, epoch, from) = (token(&request.request)?, request.epoch, request.from.parse()?);
+    done(shared, caller, epoch, Command::EndMigration { request: token, epoch, from, keep: true }).await
+}
+
+/// The two regions, if a migration is meant.
+fn moved_of(from: &str, to: &str) -> Result<Option<(Region, Region)>, ApiError> {
+    match (from, to) {
+        ("", "") => Ok(None),
+        (from, to) => Ok(Some((from.parse()?, to.parse()?))),
+    }
+}
+
+/// Every node of a region that can be emptied.
+fn leaving(view: &View, from: &Region) -> Result<Vec<Change>, ApiError> {
+    let nodes = view.nodes().map_err(internal)?.into_iter();
+    let here = nodes.filter(|node| node.region == *from);
+    Ok(here.filter(|node| node.state.counts()).map(|node| Change::Drain(node.id)).collect())
+}
+
+/// What speaks against emptying one region into another, besides what speaks against each drain.
+fn no_way(nodes: &[NodeRecord], preview: &Preview, (from, to): &(Region, Region)) -> Vec<String> {
+    let mut refused = Vec::new();
+    if !nodes.iter().any(|node| node.region == *from && node.state.counts()) {
+        refused.push(format!("region {from} has no node that could be emptied"));
+    }
+    let takers: Vec<_> = nodes.iter().filter(|node| node.region == *to && node.takes_shards()).collect();
+    if takers.is_empty() || from == to {
+        refused.push(format!(
+            "region {to} has no node that could take what is in {from}; add nodes there first"
+        ));
+    }
+    let astray = preview.links.iter().filter(|((begin, end), _)| begin == from && end != to);
+    let astray = astray.map(|(_, bytes)| bytes).sum::<u64>();
+    if astray > 0 && refused.is_empty() {
+        refused.push(format!(
+            "not all of it fits into {to} without weakening packs: {} would go elsewhere; add nodes there, or drain the nodes \
+             of {from} (farshore cluster plan --drain)",
+            Bytes(astray)
+        ));
+    }
+    for node in takers {
+        let (_, after) = preview.stored.get(&node.id).copied().unwrap_or_default();
+        if after > node.capacity {
+            refused.push(format!(
+                "node {} would hold {} and offers {}; add nodes in {to} first",
+                node.name,
+                Bytes(after),
+                Bytes(node.capacity)
+            ));
+        }
+    }
+    refused
 }
 
 async fn done(
@@ -112,6 +204,7 @@ struct Found {
     preview: Preview,
     policies: BTreeMap<Policy, (u64, Outlook)>,
     refused: Vec<String>,
+    price_micros: u64,
 }
 
 async fn look(
@@ -119,12 +212,12 @@ async fn look(
     view: &View,
     changes: &[Change],
     added: &[NodeRecord],
+    moved: Option<&(Region, Region)>,
 ) -> Result<Found, ApiError> {
     let nodes = view.nodes().map_err(internal)?;
     let after = nodes_after(&nodes, changes, added);
-    let leader = shared.consensus.leader();
-    let relay = nodes.iter().find(|node| Some(node.id) == leader).map(|node| node.region.clone());
-    let mut scan = PreviewScan::begin(&nodes, &after, relay);
+    let routes = Routes::of(&view.migrations().map_err(internal)?).with(moved);
+    let mut scan = PreviewScan::begin(&nodes, &after, routes);
     let mut from = Some(PackNo(0));
     while let Some(start) = from {
         let page = view.all_packs(start, PAGE_ROWS_MAX).map_err(internal)?;
@@ -156,6 +249,7 @@ async fn look(
     }
     let mut refused = why_not(&nodes, changes, &preview);
     refused.extend(broken(&looked, &names));
+    refused.extend(moved.into_iter().flat_map(|moved| no_way(&nodes, &preview, moved)));
     let voters = shared.consensus.standing().voters;
     let mut rest = nodes_after(&nodes, &[], added);
     for change in changes.iter().filter(|change| !matches!(change, Change::Keep(_))) {
@@ -166,7 +260,10 @@ async fn look(
         }
         rest.retain(|node| node.id != id);
     }
-    Ok(Found { nodes, preview, policies: looked, refused })
+    let upkeep = view.upkeep().map_err(internal)?;
+    let price = |(link, bytes): (&(Region, Region), &u64)| upkeep.price_micros(&link.0, &link.1, *bytes);
+    let price_micros = preview.links.iter().map(price).sum();
+    Ok(Found { nodes, preview, policies: looked, refused, price_micros })
 }
 
 fn name_of(nodes: &[NodeRecord], change: Change) -> String {
@@ -222,7 +319,7 @@ fn broken(policies: &BTreeMap<Policy, (u64, Outlook)>, names: &BTreeMap<Policy, 
 
 impl Found {
     fn into_wire(self, epoch: u64, changes: Vec<Change>) -> PlanTopologyReply {
-        let Found { nodes, preview, policies, refused } = self;
+        let Found { nodes, preview, policies, refused, price_micros } = self;
         let stored = nodes.into_iter().filter_map(|node| {
             let (before, after) = preview.stored.get(&node.id).copied()?;
             Some(NodeBytes { node: Some(node.into()), before, after })
@@ -246,6 +343,7 @@ impl Found {
             before: Some(strength(preview.before)),
             after: Some(strength(preview.after)),
             refused,
+            price_micros,
         }
     }
 }

@@ -51,7 +51,7 @@ impl Entry {
         }
     }
     /// The entry of a file that cannot even say what it is.
-    pub(super) fn unreadable(file_len: u64) -> Self {
+    pub(crate) fn unreadable(file_len: u64) -> Self {
         Entry {
             hash: ShardHash([0; 32]),
             payload_len: 0,

@@ -7,6 +7,8 @@ pub mod catalogue;
 
 pub mod retention;
 
+pub mod upkeep;
+
 pub mod raft;
 
 pub mod shard;
