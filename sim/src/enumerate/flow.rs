@@ -7,7 +7,7 @@ use crate::calls::Label;
 use crate::cluster::Violation;
 use crate::event;
 use crate::world::World;
-use farshore_core::catalogue::{Command, RepoChange};
+use farshore_core::catalogue::{Command, RepoChange, Subject, Verification};
 use farshore_core::erasure::Scheme;
 use farshore_core::id::{NodeId, ShardId};
 use farshore_core::policy::{self, Policy};
@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 const LOOK: Duration = Duration::from_millis(50);
 /// Pause before a flow that was interrupted is set going again, as a person or a scheduler would.
 const AGAIN: Duration = Duration::from_secs(2);
+/// The one machine of its region, and the region that takes what it holds.
+const ALONE: usize = 2;
+const NEW_REGION: usize = 3;
 /// How long a machine stays without power.
 const DARK: Duration = Duration::from_secs(1);
 /// The flow comes to its end by then, whatever happens to one machine or client.
@@ -87,7 +90,7 @@ fn spans(world: &World, before: &BTreeMap<Label, u64>) -> Vec<Span> {
 impl Run {
     /// Everything up to the moment at which the flow begins.
     async fn prepare(stage: Stage, flow: Flow, power: bool) -> Result<Self, Violation> {
-        let prey = stage.prey()?;
+        let prey = if flow == Flow::Migrate { ALONE } else { stage.prey()? };
         let id = stage.cluster.machines[prey].id;
         let shard = stage.packs()?.iter().find_map(|pack| {
             let held = (0u8..).zip(&pack.stripe.shards).find(|(_, shard)| shard.node == Some(id));
@@ -105,6 +108,7 @@ impl Run {
                 rotten.ok_or_else(|| format!("p{prey} has no file {name}"))?;
             }
             Flow::Drain | Flow::Recode => {}
+            Flow::Migrate => run.stage.add(NEW_REGION).await?,
             Flow::Gc => run.lose_and_rebuild(id).await?,
         }
         Ok(run)
@@ -173,6 +177,7 @@ impl Run {
             }
             Flow::Drain => self.order_drain(),
             Flow::Recode => self.order_recode(),
+            Flow::Migrate => self.order_migrate(),
             Flow::Gc => {
                 if !self.stage.cluster.running(self.prey) {
                     self.stage.cluster.start(self.prey);
@@ -188,6 +193,37 @@ impl Run {
         let Some(from) = state.filter(|state| *state != NodeState::Draining) else { return Ok(None) };
         let command = Command::SetNodeState { node: prey, from, to: NodeState::Draining };
         Ok(self.order(command))
+    }
+
+    /// All that the prey's region holds shall go to the new one. Cold: there is no client beside it.
+    fn order_migrate(&mut self) -> Result<Option<Attempt>, Violation> {
+        let (view, prey) = (self.stage.view()?, self.stage.cluster.machines[self.prey].id);
+        let node = view.node(prey).map_err(|e| e.to_string())?.ok_or("the machine is not known")?;
+        if matches!(node.state, NodeState::Draining | NodeState::Retired) {
+            return Ok(None);
+        }
+        let (from, to) =
+            (node.region, self.stage.cluster.machines.last().ok_or("no machine")?.region.clone());
+        let (request, epoch) = ([self.attempts as u8; 16], view.intent().map_err(|e| e.to_string())?.epoch);
+        Ok(self.order(Command::Migrate { request, epoch, from, to, cold: true }))
+    }
+
+    /// The region is empty, its node has gone, and the record of what was read again is closed and says that all is there.
+    fn has_migrated(&mut self) -> Result<bool, Violation> {
+        let (view, prey) = (self.stage.view()?, self.stage.cluster.machines[self.prey].id);
+        let known = view.node(prey).map_err(|e| e.to_string())?;
+        if known.is_none_or(|node| node.state != NodeState::Retired) {
+            return Ok(false);
+        }
+        self.stage.cluster.decommission(self.prey);
+        let rows = view.verifications().map_err(|e| e.to_string())?;
+        let of_prey = |row: &&Verification| row.subject == Subject::Node(prey);
+        let row = rows.iter().map(|(_, row)| row).find(of_prey).ok_or("heals: retired without a record")?;
+        if row.ended_ms.is_some() && (row.short > 0 || row.stripes == 0) {
+            return Err(format!("heals: what was moved is recorded as {row:?}"));
+        }
+        let open = !view.migrations().map_err(|e| e.to_string())?.is_empty();
+        Ok(!open && row.ended_ms.is_some() && self.at_rest()?)
     }
 
     /// The packs shall be coded for a policy that the first backup knew nothing of.
@@ -231,6 +267,7 @@ impl Run {
                 let wanted = self.wanted()?;
                 Ok(self.stage.packs()?.iter().all(|pack| pack.stripe.scheme == wanted) && self.at_rest()?)
             }
+            Flow::Migrate => self.has_migrated(),
             // Nothing of it is left on its disk, and everybody knows.
             Flow::Drain | Flow::Gc => {
                 let running = self.stage.cluster.running(self.prey);
@@ -244,7 +281,8 @@ impl Run {
     }
 
     fn drained(&self) -> Option<NodeId> {
-        (self.flow == Flow::Drain).then(|| self.stage.cluster.machines[self.prey].id)
+        let emptied = matches!(self.flow, Flow::Drain | Flow::Migrate);
+        emptied.then(|| self.stage.cluster.machines[self.prey].id)
     }
 
     /// The process ends at the chosen call; a little later it is started again.
@@ -260,6 +298,7 @@ impl Run {
         }
         sleep(DARK).await;
         match at {
+            Some(at) if self.stage.cluster.retired(at) => {}
             Some(at) => self.stage.cluster.start(at),
             None => self.stage.agent = Agent::succeed(&mut self.stage.cluster).await?,
         }
@@ -282,7 +321,7 @@ impl Run {
         event!(stage.world, 0, "{} copies forgotten, {orphans} never recorded", forgotten.len());
         match forgotten.first() {
             // A rebuild that was cut short may have put a copy where one was before (docs/invariants.md, Orphans).
-            Some(file) if matches!(self.flow, Flow::Drain | Flow::Gc) => {
+            Some(file) if matches!(self.flow, Flow::Drain | Flow::Gc | Flow::Migrate) => {
                 Err(format!("heals: {file} was given up and is still there"))
             }
             _ => Ok(()),

@@ -28,11 +28,14 @@ pub enum Flow {
     Gc,
     /// The policy of the repository is changed: its packs are coded anew, and the old ones deleted
     Recode,
+    /// A region moves to a new one: its node is emptied, what was moved is read again, and the node is retired
+    Migrate,
 }
 
 impl Flow {
     /// All of them.
-    pub const ALL: [Flow; 5] = [Flow::EncodeAndCommit, Flow::Repair, Flow::Drain, Flow::Gc, Flow::Recode];
+    pub const ALL: [Flow; 6] =
+        [Flow::EncodeAndCommit, Flow::Repair, Flow::Drain, Flow::Gc, Flow::Recode, Flow::Migrate];
 
     /// As typed.
     pub fn word(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Flow {
             Flow::Drain => "drain",
             Flow::Gc => "gc",
             Flow::Recode => "recode",
+            Flow::Migrate => "migrate",
         }
     }
 }

@@ -99,6 +99,20 @@ impl Stage {
         }
     }
 
+    /// One machine more, in this region, and the cluster at rest with it.
+    pub(super) async fn add(&mut self, region: usize) -> Result<(), Violation> {
+        let at = self.cluster.add(region)?;
+        self.cluster.start(at);
+        let (id, deadline) = (self.cluster.machines[at].id, Instant::now() + READY);
+        while self.view()?.node(id).map_err(|e| e.to_string())?.is_none() {
+            if Instant::now() > deadline {
+                return Err("live: a new machine does not become known".into());
+            }
+            sleep(LOOK).await;
+        }
+        self.at_rest(None).await
+    }
+
     /// A backup that nothing hinders.
     pub(super) async fn must_back_up(&mut self) -> Result<(), Violation> {
         let promise = self.agent.begin_back_up(&self.tree).acknowledged().await?;
@@ -129,7 +143,7 @@ impl Stage {
 
     /// What is not yet as it should be. The outer error is what must never be.
     pub(super) fn unrest(&self, drained: Option<NodeId>) -> Result<Result<(), String>, Violation> {
-        if let Some(at) = (0..self.cluster.machines.len()).find(|at| self.cluster.node(*at).is_none()) {
+        if let Some(at) = self.cluster.one_not_running() {
             return Ok(Err(format!("p{} does not run", self.cluster.machines[at].label)));
         }
         if let Err(why) = at_rest(&self.view()?, drained).map_err(|e| e.to_string())? {
@@ -275,8 +289,11 @@ fn packs(view: &View) -> Catalogued<Vec<PackRecord>> {
 fn at_rest(view: &View, drained: Option<NodeId>) -> Catalogued<Result<(), String>> {
     let nodes = view.nodes()?;
     for node in &nodes {
-        let wanted = if drained == Some(node.id) { NodeState::Draining } else { NodeState::Up };
-        if node.state != wanted {
+        let as_wanted = match drained == Some(node.id) {
+            true => matches!(node.state, NodeState::Draining | NodeState::Retired),
+            false => node.state == NodeState::Up,
+        };
+        if !as_wanted {
             return Ok(Err(format!("node {} is {:?}", node.name, node.state)));
         }
         if !view.condemned(node.id, None, 1)?.rows.is_empty() {
