@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-const CODES: [&str; 10] = [
+const CODES: [&str; 14] = [
     "NO_QUORUM",
     "DATA_UNREADABLE",
     "NO_SPARE",
@@ -22,6 +22,10 @@ const CODES: [&str; 10] = [
     "EXPORT_LATE",
     "CLOCK_SKEW",
     "REPAIR_FAILING",
+    "WRITES_FROZEN",
+    "SCRUB_PAUSED",
+    "BUDGET_HELD",
+    "NODE_FULL",
 ];
 
 fn ask(dev: &Dev, args: &[&str], message: &str) -> Value {

@@ -4,6 +4,9 @@
 #[path = "support/harness.rs"]
 mod harness;
 
+#[path = "support/matrix.rs"]
+mod matrix;
+
 #[path = "support/membership.rs"]
 mod membership;
 

@@ -137,6 +137,18 @@ impl Dev {
             let _ = child.wait();
         }
     }
+    /// The nodes offer no more than this from their next start on.
+    pub fn offer(&self, names: &[&str], capacity: &str) {
+        for name in names {
+            let path = self.dir.join("nodes").join(name).join("node.toml");
+            let text = fs::read_to_string(&path).unwrap();
+            let lines = text.lines().map(|line| match line.starts_with("capacity") {
+                true => format!("capacity = \"{capacity}\"\n"),
+                false => format!("{line}\n"),
+            });
+            fs::write(&path, lines.collect::<String>()).unwrap();
+        }
+    }
     /// Name of the node that leads.
     pub fn leader(&self) -> Option<String> {
         let status: Value = serde_json::from_str(&self.ok(&["cluster", "status", "--json"])).unwrap();
