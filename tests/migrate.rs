@@ -134,7 +134,7 @@ fn a_region_moves_while_it_is_in_use_and_cold_writes_wait() {
     cluster(&dev, &[&both[..], &["--cold"]].concat(), "migration");
     let seen = wait_for(&dev, |status| status["repair"]["held"] != "" && status["repair"]["rebuilt"] != 0);
     assert!(codes(&seen).contains("WRITES_FROZEN"), "{seen}");
-    dev.fails(&["backup", work.source.to_str().unwrap()], 11, "nothing is written while region");
+    dev.fails(&["backup", work.source.to_str().unwrap()], 16, "nothing is written while region");
     work.restores(&dev);
     cluster(&dev, &["migrate", "--from", from, "--cancel"], "migration");
     let seen = wait_for(&dev, |status| all_in(status, from, "up"));
