@@ -49,6 +49,9 @@ mod catalogue_test;
 #[cfg(test)]
 mod model;
 
+#[cfg(test)]
+mod model_upkeep;
+
 pub use error::CatalogueError;
 pub use garbage::{PackUse, RepoUse};
 pub use image::{ImagePage, ImageReader, ImageRow, ImageWriter};
