@@ -139,12 +139,13 @@ fn a_region_moves_while_it_is_in_use_and_cold_writes_wait() {
     cluster(&dev, &["migrate", "--from", from, "--cancel"], "migration");
     let seen = wait_for(&dev, |status| all_in(status, from, "up"));
     assert!(!codes(&seen).contains("WRITES_FROZEN") && seen["migrations"] == json!([]), "{seen}");
-    work.backup(&dev, 500_000);
+    // Nothing new: it would be coded over all four regions, and could not do with three.
+    dev.ok(&["backup", work.source.to_str().unwrap()]);
 
     // Hot: a backup runs beside it.
     cluster(&dev, &["budget", "--node-rate", "none"], "budget");
-    let beside = work.begin(&dev, 3_000_000);
     cluster(&dev, &both, "migration");
+    let beside = work.begin(&dev, 3_000_000);
     work.end(beside);
     let done = cluster(&dev, &["migrate", "--from", from, "--wait", "2m"], "migration");
     assert_eq!(done["state"], "done");
@@ -257,10 +258,9 @@ fn a_node_that_is_added_takes_its_share_of_its_region() {
     wait_for(&dev, |status| {
         let used = [0, 1, 2].map(|at| used(status, name(at)));
         let idle = status["repair"]["queued"] == 0 && status["repair"]["running"] == 0;
-        idle && used.iter().max().unwrap() - used.iter().min().unwrap() < 10 << 20
+        idle && used[2] > 5 << 20 && used.iter().max().unwrap() - used[2] < 10 << 20
     });
     let seen = status(&dev);
-    assert!(used(&seen, name(2)) > 5 << 20, "{seen}");
     assert_eq!(seen["repair"]["links"], json!([]), "nothing goes over a line between regions for it");
     work.restores(&dev);
     dev.stop();
