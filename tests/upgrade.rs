@@ -13,6 +13,8 @@ use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// What this program can do.
+const NEWEST: u32 = farshore_core::level::FEATURE_LEVEL;
 
 /// Three nodes in three regions, each a process of its own.
 struct Cluster {
@@ -153,18 +155,18 @@ fn a_cluster_rises_with_its_last_node_and_nobody_stays_behind() {
         cluster.hold(name, false);
         cluster.spawn(at);
         cluster.wait_up();
-        let able = |n: &Value| n["name"] == *name && n["feature_level"] == 3;
+        let able = |n: &Value| n["name"] == *name && n["feature_level"] == NEWEST;
         cluster.wait_for("its level", |status| status["nodes"].as_array().unwrap().iter().any(able));
         if at == 0 {
             let said = cluster.ok(&["cluster", "status"]);
             assert!(
-                ["b, c", "c, b"].iter().any(|who| said.contains(&format!("level 3 waits for {who}"))),
+                ["b, c", "c, b"].iter().any(|who| said.contains(&format!("level {NEWEST} waits for {who}"))),
                 "{said}"
             );
         }
         cluster.work(&source, 20 + at);
     }
-    cluster.wait_for("the rise", |status| status["feature_level"] == 3);
+    cluster.wait_for("the rise", |status| status["feature_level"] == NEWEST);
 
     // From here on it is recorded what is done, and the rise came first.
     cluster.ok(&["forget", "latest"]);
@@ -181,7 +183,10 @@ fn a_cluster_rises_with_its_last_node_and_nobody_stays_behind() {
     let output = run.args(["node", "run", "--config"]).arg(cluster.config("c")).output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("the cluster is at feature level 3 and this node can do 1"), "{err}");
+    assert!(
+        err.contains(&format!("the cluster is at feature level {NEWEST} and this node can do 1")),
+        "{err}"
+    );
     cluster.hold("c", false);
     cluster.spawn(2);
     cluster.wait_up();
