@@ -164,6 +164,7 @@ impl Node {
         fill_book(&peers, &config, &catalogue.view()?, &own)?;
         let passport = Passport::new(claim, host.disk.clone());
         passport.learn(&catalogue.view()?)?;
+        passport.leave_if_retired();
         let raft = config.raft.clone();
         let consensus = Consensus::start(&host, id, catalogue, state, peers.clone(), passport, raft).await?;
         tracing::info!(known = peers.known().len(), "consensus takes part");

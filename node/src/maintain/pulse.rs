@@ -185,6 +185,7 @@ fn update_book(shared: &Shared, view: &View, doubted: &Doubted) -> Result<(), Ca
         let seed = shared.seeds.iter().find(|seed| is_doubted && seed.id == node.id);
         shared.peers.set(node.id, seed.map_or(&node.addr, |seed| &seed.addr));
     }
+    shared.consensus.passport().leave_if_retired();
     Ok(())
 }
 

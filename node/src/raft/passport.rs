@@ -112,10 +112,16 @@ impl Passport {
         if incarnations.get(&owner.node).is_some_and(|known| *known != incarnation) {
             self.oust(EMPTIED.into());
         }
-        if retired.contains(&owner.node) {
+        *self.book() = Book { incarnations, retired };
+    }
+    /// Ends this node's part if the catalogue says that it is retired. Not with the command that retires it: whoever waits
+    /// for its answer is given a moment.
+    pub fn leave_if_retired(&self) {
+        let own = self.claim().owner.node;
+        let retired = self.book().retired.contains(&own);
+        if retired {
             self.retire();
         }
-        *self.book() = Book { incarnations, retired };
     }
 
     /// Takes up a founding, durably, if none was taken up before.

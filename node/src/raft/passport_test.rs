@@ -56,6 +56,7 @@ async fn the_retired_are_refused_and_end() {
     a.note(BTreeMap::new(), BTreeSet::from([NodeId(2)]));
     b.note(BTreeMap::new(), BTreeSet::from([NodeId(2)]));
     assert!(refused(asked(&a, &b, Purpose::Lead).await));
+    b.leave_if_retired();
     assert!(b.ousted().await.contains("retired"));
 }
 
