@@ -79,8 +79,9 @@ async fn build(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Mov
     }
 }
 
-/// The order, the region of the new holder, and how many bytes would cross regions if each shard were sent as it is. Nodes that are silent or failed us a
-/// moment ago are left out if enough others are left: a sum waits for each of its shards.
+/// The order, the region of the new holder, and how many bytes would cross regions if each shard were sent as it is.
+/// Nodes that are silent or failed us a moment ago are left out if enough others are left: a sum waits for each of its
+/// shards.
 fn order(
     shared: &Shared,
     pack: &PackRecord,
@@ -99,8 +100,6 @@ fn order(
     }
     let home =
         view.node(task.to)?.ok_or_else(|| WorkFailed(format!("node {} is not known", task.to)))?.region;
-    let well: Vec<_> =
-        holders.iter().filter(|(_, node, _)| shared.reached.readable(*node)).cloned().collect();
     let plan = |holders: &[_]| plan_sums(&pack.stripe, pack.repo, task.index, holders, &home);
     let sums = plan(&well).or_else(|| plan(&holders));
     let sums = sums.ok_or_else(|| WorkFailed("too few shards are left, or the record is wrong".into()))?;
