@@ -3,7 +3,7 @@
 //! and the record closes when nothing more is to be moved or read.
 
 use super::Shared;
-use crate::catalogue::View;
+use crate::catalogue::{CatalogueError, View};
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::{Command, PackRecord, StripeRead, Subject};
@@ -51,7 +51,7 @@ impl VerifyMoved {
                 stripes.push(StripeRead { pack: no, generation: 0, good: 0 });
                 continue;
             };
-            let good = self.look(view, &pack).await?;
+            let good = good_shards(&self.shared, view, &pack).await?;
             let all = u32::MAX >> (32 - pack.stripe.shards.len() as u32);
             let (looks, until) = self.short.entry((subject, no)).or_insert((0, now));
             (*looks, *until) = (*looks + 1, Instant::now() + self.shared.timing.maintain_every * 2);
@@ -64,30 +64,6 @@ impl VerifyMoved {
             self.shared.propose_leading(Command::RecordVerified { subject, stripes, end: false }).await?;
         }
         Ok(true)
-    }
-
-    /// Has each holder read its shard whole; a bit for each that is good. What is not is a suspect of its holder by now.
-    async fn look(&self, view: &View, pack: &PackRecord) -> Result<u32, WorkFailed> {
-        let mut looks = Vec::new();
-        for (index, shard) in (0u8..).zip(&pack.stripe.shards) {
-            let Some(node) = shard.node else { continue };
-            let answers = view.node(node)?.is_some_and(|node| node.state.answers());
-            if let Some(wanted) = pack.stripe.shard(pack.repo, index).filter(|_| answers) {
-                looks.push(async move {
-                    let look = self.shared.shards.verify(node, wanted);
-                    let read = tokio::time::timeout(Duration::from_millis(READ_AGAIN_MS), look).await;
-                    match read {
-                        Ok(Ok(())) => 1 << index,
-                        Ok(Err(error)) => {
-                            tracing::warn!(pack = pack.no.0, index, %node, %error, "verify what was moved");
-                            0
-                        }
-                        Err(_) => 0,
-                    }
-                });
-            }
-        }
-        Ok(join_all(looks).await.into_iter().fold(0, |good, bit: u32| good | bit))
     }
 
     /// Closes a record whose subject has nothing left to move or read.
@@ -117,6 +93,33 @@ impl VerifyMoved {
         }
         Ok(false)
     }
+}
+
+/// Has each holder that answers read its shard whole; a bit for each that is good. What is not is a suspect of its holder by
+/// now.
+pub async fn good_shards(shared: &Shared, view: &View, pack: &PackRecord) -> Result<u32, CatalogueError> {
+    let mut looks = Vec::new();
+    for (index, shard) in (0u8..).zip(&pack.stripe.shards) {
+        let Some(node) = shard.node else { continue };
+        let answers = view.node(node)?.is_some_and(|node| node.state.answers());
+        if let Some(wanted) = pack.stripe.shard(pack.repo, index).filter(|_| answers) {
+            looks.push(async move {
+                let look = shared.shards.verify(node, wanted);
+                match tokio::time::timeout(Duration::from_millis(READ_AGAIN_MS), look).await {
+                    Ok(Ok(())) => 1 << index,
+                    Ok(Err(error)) => {
+                        tracing::warn!(pack = pack.no.0, index, %node, %error, "read a shard again");
+                        0
+                    }
+                    Err(_) => {
+                        tracing::warn!(pack = pack.no.0, index, %node, "a shard is not read again in time");
+                        0
+                    }
+                }
+            });
+        }
+    }
+    Ok(join_all(looks).await.into_iter().fold(0, |good, bit: u32| good | bit))
 }
 
 #[async_trait]

@@ -3,15 +3,14 @@
 use super::ask::Told;
 use super::auth::actor;
 use super::internal;
-use crate::catalogue::View;
+use crate::catalogue::{CatalogueError, View};
 use crate::maintain::Shared;
+use crate::maintain::verify::good_shards;
 use farshore_core::catalogue::{Command, PackRecord, Reply, Subject, Verification};
-use farshore_core::limits::{PAGE_ROWS_MAX, READ_AGAIN_MS};
+use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::Caller;
 use farshore_proto::wire;
-use futures_util::future::join_all;
-use std::time::Duration;
 
 /// The limits that stand.
 pub async fn get(shared: &Shared) -> Result<wire::Upkeep, ApiError> {
@@ -99,7 +98,7 @@ pub async fn check(
                 true => found.unchanged += 1,
                 false => found.changed += 1,
             }
-            let good = good_shards(shared, &view, &pack, request.read).await?;
+            let good = good(shared, &view, &pack, request.read).await.map_err(internal)?;
             let spare = good as i32 - pack.stripe.scheme.k() as i32;
             found.good += good;
             found.short += pack.stripe.shards.len() as u64 - good;
@@ -116,21 +115,14 @@ pub async fn check(
 /// Stripes of a record looked at between two views.
 const STRIPES_PER_PAGE: usize = 64;
 
-async fn good_shards(shared: &Shared, view: &View, pack: &PackRecord, read: bool) -> Result<u64, ApiError> {
-    let mut looks = Vec::new();
-    for (index, shard) in (0u8..).zip(&pack.stripe.shards) {
-        let Some(node) = shard.node else { continue };
-        let known = view.node(node).map_err(internal)?;
-        let counts = known.is_some_and(|node| if read { node.state.answers() } else { node.state.counts() });
-        let Some(wanted) = pack.stripe.shard(pack.repo, index).filter(|_| counts) else { continue };
-        looks.push(async move {
-            if !read {
-                return 1;
-            }
-            let look = shared.shards.verify(node, wanted);
-            let look = tokio::time::timeout(Duration::from_millis(READ_AGAIN_MS), look).await;
-            u64::from(matches!(look, Ok(Ok(()))))
-        });
+/// Shards that were just read whole, or that lie on nodes that count.
+async fn good(shared: &Shared, view: &View, pack: &PackRecord, read: bool) -> Result<u64, CatalogueError> {
+    if read {
+        return Ok(good_shards(shared, view, pack).await?.count_ones().into());
     }
-    Ok(join_all(looks).await.into_iter().sum())
+    let mut good = 0;
+    for node in pack.stripe.shards.iter().filter_map(|shard| shard.node) {
+        good += u64::from(view.node(node)?.is_some_and(|node| node.state.counts()));
+    }
+    Ok(good)
 }
