@@ -99,11 +99,17 @@ impl Routes {
         if cost(&routed) <= cost(&free) { routed } else { free }
     }
 
-    /// Whether a node is not where the shards of a node that is emptied shall go.
-    fn leads_elsewhere(&self, from: &NodeRecord, to: Option<&NodeRecord>) -> bool {
-        let leaves = matches!(from.state, NodeState::Draining | NodeState::Retired);
-        let route = self.0.get(&from.region).filter(|_| leaves);
-        route.is_some_and(|region| to.is_none_or(|to| to.region != *region))
+    /// Whether `to` is not where the shards of a node that is emptied shall go; `from` holds the shard.
+    fn leads_elsewhere(
+        &self,
+        nodes: &BTreeMap<NodeId, NodeRecord>,
+        from: Option<NodeId>,
+        to: NodeId,
+    ) -> bool {
+        let leaves = |node: &&NodeRecord| matches!(node.state, NodeState::Draining | NodeState::Retired);
+        let from = from.and_then(|id| nodes.get(&id)).filter(leaves);
+        let route = from.and_then(|from| self.0.get(&from.region));
+        route.is_some_and(|region| nodes.get(&to).is_none_or(|to| to.region != *region))
     }
 }
 

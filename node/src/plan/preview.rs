@@ -90,8 +90,7 @@ impl PreviewScan {
             let candidates = self.candidates(&stays);
             let place = |routed: bool| {
                 let strays = |node, index: u8| {
-                    let from = held[usize::from(index)].and_then(|id| self.after.get(&id));
-                    from.is_some_and(|from| self.routes.leads_elsewhere(from, self.after.get(&node)))
+                    self.routes.leads_elsewhere(&self.after, held[usize::from(index)], node)
                 };
                 assign(stripe.id, stripe.scheme, &candidates, &stays, &|node, index| {
                     let keeps = stays.get(usize::from(index)).is_some_and(|holder| *holder == Some(node));

@@ -114,10 +114,8 @@ impl PlanView {
         let held = held_of(pack, good);
         let candidates = self.candidates(good);
         let place = |routed: bool| {
-            let strays = |node, index: u8| {
-                let from = held[usize::from(index)].and_then(|id| self.nodes.get(&id));
-                from.is_some_and(|from| self.routes.leads_elsewhere(from, self.nodes.get(&node)))
-            };
+            let strays =
+                |node, index: u8| self.routes.leads_elsewhere(&self.nodes, held[usize::from(index)], node);
             let barred =
                 |node, index| self.is_barred(pack, &held, node, index) || (routed && strays(node, index));
             explain(pack.stripe.id, pack.stripe.scheme, &candidates, &held, &barred)
