@@ -177,8 +177,9 @@ pub async fn standing(shared: &Shared) -> Result<Standing, WorkFailed> {
     }
 }
 
-/// The paced worker: one shard a unit. A pass takes half of the period, and passes over what was checked within the other
-/// half: so nothing stays unread for longer than the period, and after a restart it goes on where it was.
+/// The paced worker: one shard a unit. A pass passes over what was checked within the last half of the period, takes three
+/// eighths of it and is followed by a rest of one eighth at most: so nothing stays unread for longer than the period, and
+/// after a restart it goes on where it was.
 pub struct Scrub {
     shared: Arc<Shared>,
     after: Option<ShardId>,
@@ -241,7 +242,7 @@ impl Worker for Scrub {
             tracing::warn!(%shard, "scrub found a bad shard");
         }
         let shards = self.shared.store.stats().shards.clamp(1, u64::from(u32::MAX)) as u32;
-        Ok(Pace::Throttled((period / 2 / shards).clamp(PAUSE_MIN, PAUSE_MAX)))
+        Ok(Pace::Throttled((period * 3 / 8 / shards).clamp(PAUSE_MIN, PAUSE_MAX)))
     }
 
     async fn wait(&mut self) {
