@@ -95,9 +95,7 @@ impl Budgets {
 
     /// Holds to these limits from now on.
     pub fn limit(&mut self, limits: Upkeep) {
-        if self.limits != limits {
-            self.limits = limits;
-        }
+        self.limits = limits;
     }
 
     /// Millionths of the currency unit spent since the day began.

@@ -94,7 +94,14 @@ impl Builder {
         let place = self.relayed.clone().acquire_owned().await;
         let place = place.expect("nobody closes this semaphore");
         let pieces = pieces(self.io.clone(), self.compute.clone(), terms);
-        pieces.inspect(move |_| _ = &place).boxed()
+        let paced = (pieces, self.foreground.clone(), place);
+        let paced = stream::unfold(paced, |(mut pieces, foreground, place)| async move {
+            let begun = Instant::now();
+            let piece = pieces.next().await?;
+            foreground.give_way(begun.elapsed()).await;
+            Some((piece, (pieces, foreground, place)))
+        });
+        paced.boxed()
     }
 
     /// Makes the shard and keeps it, durable when this returns. `made` is told how many bytes are there. Cancel-safe.

@@ -1,5 +1,5 @@
-//! Clients come first: while a node serves some, what it makes for the cluster rests as long as it works, so that at least half
-//! of the node's disk and line is theirs.
+//! Clients come first: while a node serves some, each piece of a shard that it makes for the cluster, or adds up for another
+//! node that does, is followed by a rest as long as it took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
