@@ -173,31 +173,41 @@ fn a_region_moves_while_it_is_in_use_and_cold_writes_wait() {
     dev.stop();
 }
 
+/// Three regions of three nodes, of which one each is given up before anything is stored: the spare of its region, should it
+/// come back. `offered` is what the nodes of the first region offer.
+fn with_spares_away(dir: &Path, offered: Option<&str>) -> (Dev, Vec<String>) {
+    let args = ["--regions", "3", "--nodes-per-region", "3", "--grace", "6s"];
+    let mut dev = Dev::start_with(&dir.join("dev"), &args);
+    let names: Vec<String> = dev.nodes().iter().map(|node| node["name"].as_str().unwrap().into()).collect();
+    let named = |places: [usize; 3]| places.map(|at| names[at].as_str());
+    if let Some(offered) = offered {
+        dev.offer(&named([0, 1, 2]), offered);
+        dev.restart();
+    }
+    let spares = named([2, 5, 8]);
+    dev.kill_nodes(&spares);
+    wait_for(&dev, |status| spares.iter().all(|name| state_of(status, name) == "lost"));
+    dev.ok(&["init", "--survive", "1 region"]);
+    (dev, names)
+}
+
 #[test]
 fn a_drain_is_cancelled_at_half_and_taken_up_again_under_load() {
     let dir = tempfile::tempdir().unwrap();
     let mut work = Work::new(dir.path());
-    let args = ["--regions", "3", "--nodes-per-region", "3", "--grace", "6s"];
-    let mut dev = Dev::start_with(&dir.path().join("dev"), &args);
-    let nodes = dev.nodes();
-    let name = |at: usize| nodes[at]["name"].as_str().unwrap();
-    // One of each region is given up before anything is stored, and one of them comes back: the spare of its region.
-    let spare = [name(2), name(5), name(8)];
-    dev.kill_nodes(&spare);
-    wait_for(&dev, |status| spare.iter().all(|name| state_of(status, name) == "lost"));
-    dev.ok(&["init", "--survive", "1 region"]);
+    let (mut dev, names) = with_spares_away(dir.path(), None);
     for _ in 0..4 {
         work.backup(&dev, 1_500_000);
     }
-    dev.start_node(spare[0]);
-    wait_for(&dev, |status| state_of(status, spare[0]) == "up");
+    dev.start_node(&names[2]);
+    wait_for(&dev, |status| state_of(status, &names[2]) == "up");
     dev.ok(&["cluster", "status", "--wait", "1m"]);
     let seen = status(&dev);
     // Not the leader, whose counts go when it does.
     let plain = seen["nodes"].as_array().unwrap().iter().filter(|node| node["leader"] == false);
     let victim = plain
         .map(|node| node["name"].as_str().unwrap())
-        .find(|n| [name(0), name(1)].contains(n))
+        .find(|n| names[..2].iter().any(|name| name == n))
         .unwrap()
         .to_owned();
     let before = shard_files(&dev, &victim);
@@ -236,25 +246,16 @@ fn a_drain_is_cancelled_at_half_and_taken_up_again_under_load() {
 fn a_node_that_is_added_takes_its_share_of_its_region() {
     let dir = tempfile::tempdir().unwrap();
     let mut work = Work::new(dir.path());
-    let args = ["--regions", "3", "--nodes-per-region", "3", "--grace", "6s"];
-    let mut dev = Dev::start_with(&dir.path().join("dev"), &args);
-    let nodes = dev.nodes();
-    let name = |at: usize| nodes[at]["name"].as_str().unwrap();
     // So small that what follows fills a fifth of them.
-    dev.offer(&[name(0), name(1), name(2)], "96M");
-    dev.restart();
-    let away = [name(2), name(5), name(8)];
-    dev.kill_nodes(&away);
-    wait_for(&dev, |status| away.iter().all(|name| state_of(status, name) == "lost"));
-    dev.ok(&["init", "--survive", "1 region"]);
+    let (mut dev, names) = with_spares_away(dir.path(), Some("96M"));
     work.backup(&dev, 80_000_000);
-    dev.start_node(away[0]);
+    dev.start_node(&names[2]);
     let used = |status: &Value, name: &str| {
         let nodes = status["nodes"].as_array().unwrap();
         nodes.iter().find(|node| node["name"] == *name).unwrap()["used"].as_u64().unwrap()
     };
     wait_for(&dev, |status| {
-        let used = [0, 1, 2].map(|at| used(status, name(at)));
+        let used = [0, 1, 2].map(|at| used(status, &names[at]));
         let idle = status["repair"]["queued"] == 0 && status["repair"]["running"] == 0;
         // A shard is 8 MB: it stops when one more would only turn the tables.
         idle && used[2] > 5 << 20
