@@ -7,7 +7,8 @@ use crate::exit::{self, Exit};
 use crate::setup::{self, NewNode, Placing, node_dir};
 use farshore_client::Client;
 use farshore_client::api::ClusterStatus;
-use farshore_core::host::real;
+use farshore_core::host::random;
+use farshore_core::host::real::{self, OsEntropy};
 use farshore_core::topology::{Name, NodeState};
 use farshore_proto::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -228,13 +229,25 @@ const REGIONS: [&str; 9] = [
     "cloud-i/delta",
 ];
 
+/// Ports that nodes listen on. Below those that systems give to outgoing connections, of which one might take the port of
+/// a node that is not running at the moment.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+/// Ports tried before any port will do.
+const PORTS_TRIED: usize = 200;
+
+fn free_port() -> Result<TcpListener, Exit> {
+    let drawn = || PORTS.start + u16::from_le_bytes(random(&OsEntropy)) % (PORTS.end - PORTS.start);
+    let free = (0..PORTS_TRIED).find_map(|_| TcpListener::bind(("127.0.0.1", drawn())).ok());
+    free.map_or_else(|| TcpListener::bind("127.0.0.1:0").map_err(Exit::failure), Ok)
+}
+
 fn create(dir: &Path, shape: &Shape) -> Result<(), Exit> {
     let mut nodes = Vec::new();
     // Held until all are drawn, so that none is drawn twice.
     let mut ports = Vec::new();
     for region in REGIONS.iter().take(usize::from(shape.regions)) {
         for number in 1..=shape.nodes_per_region {
-            let listener = TcpListener::bind("127.0.0.1:0").map_err(Exit::failure)?;
+            let listener = free_port()?;
             let addr = listener.local_addr().map_err(Exit::failure)?.to_string();
             let letter = region.split(['-', '/']).nth(1).unwrap_or("x");
             nodes.push(NewNode {
