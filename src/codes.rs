@@ -1,7 +1,7 @@
 //! The health codes: stable names that scripts and people go by, what each means, which numbers it is drawn from, and what to
 //! type next. `docs/operations.md` lists the same.
 
-use crate::health::Severity;
+use crate::health::{Severity, ms};
 use crate::migrate::shards_left;
 use farshore_client::api::ClusterStatus;
 use farshore_core::topology::NodeState;
@@ -25,6 +25,8 @@ pub enum Code {
     ScrubPaused,
     BudgetHeld,
     NodeFull,
+    NodeSlow,
+    NodeFlapping,
 }
 
 /// What does not change about a code.
@@ -43,7 +45,7 @@ pub struct About {
 
 impl Code {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Code; 15] = [
+    pub const ALL: [Code; 17] = [
         Code::NoQuorum,
         Code::DataUnreadable,
         Code::NoSpare,
@@ -59,6 +61,8 @@ impl Code {
         Code::ScrubPaused,
         Code::BudgetHeld,
         Code::NodeFull,
+        Code::NodeSlow,
+        Code::NodeFlapping,
     ];
 
     /// The code of this name, in whatever case.
@@ -191,6 +195,23 @@ impl Code {
                 &["nodes[].used", "nodes[].free", "nodes[].capacity"],
                 "farshore cluster nodes",
             ),
+            Code::NodeSlow => about(
+                "NODE_SLOW",
+                Severity::Warn,
+                "A node answers and is ten times as slow as others of its region, or takes more than a second, by its line or by \
+                 its disk. It is read from last, by clients and by repair, and gets new shards only where no others can take them. \
+                 A disk about to die often begins so.",
+                &["nodes[].slow", "nodes[].rtt_ms", "nodes[].disk_ms"],
+                "farshore cluster explain NODE",
+            ),
+            Code::NodeFlapping => about(
+                "NODE_FLAPPING",
+                Severity::Warn,
+                "A node fell silent and came back three times or more within ten minutes. Each time it has to be heard for longer \
+                 before it counts as up again; its shards count as there meanwhile. Look at its machine and its line.",
+                &["nodes[].flaps", "nodes[].held_ms", "nodes[].state"],
+                "farshore cluster explain NODE",
+            ),
         }
     }
 
@@ -238,6 +259,11 @@ impl Code {
                     "nodes[].used" => json!(node.used),
                     "nodes[].free" => json!(node.free),
                     "nodes[].capacity" => json!(node.node.capacity),
+                    "nodes[].slow" => json!(node.slow),
+                    "nodes[].rtt_ms" => ms(node.rtt_us),
+                    "nodes[].disk_ms" => ms(node.disk_us),
+                    "nodes[].flaps" => json!(node.flaps),
+                    "nodes[].held_ms" => json!(node.held_ms),
                     "nodes[].clock_offset_ms" => json!(node.clock_offset_ms),
                     _ => continue,
                 };

@@ -3,12 +3,13 @@
 use crate::args::{ExplainArgs, Global};
 use crate::codes::Code;
 use crate::exit::{self, Exit};
-use crate::health::{self, Report};
+use crate::health::{self, Report, ms};
 use crate::print;
 use crate::profile::connect;
 use crate::topology;
 use farshore_client::Client;
 use farshore_core::id::{NodeId, hex};
+use farshore_core::limits::FLAP_WINDOW_MS;
 use farshore_core::topology::NodeState;
 use farshore_core::units::{Bytes, clock, rfc3339};
 use farshore_proto::wire::{Node, NodeExplained, NodeStatus, ShardExplained, SpareCount, StripeExplained};
@@ -133,7 +134,8 @@ fn node_json(found: &NodeExplained) -> Value {
             "if_lost_bytes": found.lost_bytes, "text": node_repair(found),
         },
         "feature_level": status.feature_level, "cluster_feature_level": found.cluster_level,
-        "clock_offset_ms": status.clock_offset_ms, "why": node_why(found), "next": node_next(found),
+        "clock_offset_ms": status.clock_offset_ms, "slow": status.slow, "rtt_ms": ms(status.rtt_us),
+        "disk_ms": ms(status.disk_us), "flaps": status.flaps, "held_ms": status.held_ms, "why": node_why(found), "next": node_next(found),
     })
 }
 
@@ -210,6 +212,17 @@ fn node_text(found: &NodeExplained) -> String {
         off => format!("{}.{:03} s behind catalogue time", -off / 1_000, -off % 1_000),
     };
     wrapped(&mut out, "clock", &clock);
+    let pace = |us: u64| ms(us).as_f64().map_or("not known yet".into(), |ms| format!("{ms:.1} ms"));
+    wrapped(
+        &mut out,
+        "pace",
+        &format!(
+            "a heartbeat there and back: {}; its disk, for a MiB: {}{}",
+            pace(status.rtt_us),
+            pace(status.disk_us),
+            if status.slow { "; slow beside others of its region, so it is read from last" } else { "" }
+        ),
+    );
     wrapped(&mut out, "next", &node_next(found));
     out
 }
@@ -224,6 +237,12 @@ fn node_why(found: &NodeExplained) -> String {
     let (suspect, down) = (found.suspect_after_ms / 1_000, found.down_after_ms / 1_000);
     let grace = clock(found.grace_ms / 1_000);
     match state_of(&node) {
+        Some(NodeState::Suspect | NodeState::Down | NodeState::Lost) if status.held_ms > 0 => format!(
+            "it is heard again and fell silent {} times within {}: it counts as up again if it stays for {} more",
+            status.flaps,
+            clock(FLAP_WINDOW_MS / 1_000),
+            clock(status.held_ms.div_ceil(1_000))
+        ),
         Some(NodeState::Up) => format!("it was heard {silent} ago"),
         Some(NodeState::Suspect) => {
             format!("silent for {silent}, more than {suspect} s; after {down} s it is called down")

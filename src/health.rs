@@ -5,7 +5,7 @@ use crate::migrate;
 use crate::repair;
 use farshore_client::api::{ClusterStatus, NodeStatus};
 use farshore_core::id::NodeId;
-use farshore_core::limits::{DISK_RESERVE_BYTES, SHARD_BYTES_MAX};
+use farshore_core::limits::{DISK_RESERVE_BYTES, FLAP_WINDOW_MS, FLAPS_FREE, SHARD_BYTES_MAX};
 use farshore_core::topology::NodeState;
 use farshore_core::units::{Bytes, clock, rfc3339};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ pub fn report(status: ClusterStatus) -> Report {
     for node in &status.nodes {
         let name = &node.node.name;
         match node.node.state {
-            NodeState::Suspect | NodeState::Down => {
+            NodeState::Suspect | NodeState::Down if node.held_ms == 0 => {
                 let grace = node.grace_left_ms / 1000;
                 let text = format!(
                     "node {name} in {} is silent for {}; its shards are rebuilt elsewhere in {}",
@@ -107,7 +107,7 @@ pub fn report(status: ClusterStatus) -> Report {
                 );
                 find(Code::NodeDown, text, "start it again before its grace ends, and nothing has to move");
             }
-            NodeState::Lost => {
+            NodeState::Lost if node.held_ms == 0 => {
                 let text = format!(
                     "node {name} in {} is lost; its shards are being rebuilt elsewhere",
                     node.node.region
@@ -118,6 +118,21 @@ pub fn report(status: ClusterStatus) -> Report {
                 find(Code::NodeLost, text, &next);
             }
             _ => {}
+        }
+        if node.slow {
+            let text = format!("node {name} in {} is slow: {}", node.node.region, paces(node));
+            let next = "look at its disk and its line; farshore cluster drain it if it stays so";
+            find(Code::NodeSlow, text, next);
+        }
+        if node.flaps as usize > FLAPS_FREE && node.node.state != NodeState::Retired {
+            let text = format!(
+                "node {name} in {} fell silent and came back {} times within {}{}",
+                node.node.region,
+                node.flaps,
+                clock(FLAP_WINDOW_MS / 1_000),
+                held(node)
+            );
+            find(Code::NodeFlapping, text, "look at its machine and its line; what it holds counts as there");
         }
         let skew = node.clock_offset_ms;
         if node.node.state.answers() && skew.unsigned_abs() > SKEW_MS {
@@ -211,6 +226,28 @@ fn is_full(n: &NodeStatus) -> bool {
     n.node.state.answers() && n.node.capacity > 0 && room < FULL_BELOW_BYTES
 }
 
+/// How long its heartbeats and its disk take, as far as that is known.
+pub fn paces(n: &NodeStatus) -> String {
+    let time = |us: u64| match us {
+        0 => "an unknown time".to_string(),
+        us => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
+    };
+    format!("a heartbeat takes {} there and back, its disk {} for a MiB", time(n.rtt_us), time(n.disk_us))
+}
+
+/// What is held against a node that is heard again, as a clause.
+pub fn held(n: &NodeStatus) -> String {
+    match n.held_ms {
+        0 => String::new(),
+        ms => format!("; it counts as up again if it stays for {} more", clock(ms.div_ceil(1_000))),
+    }
+}
+
+/// Milliseconds from microseconds that may not be known.
+pub fn ms(us: u64) -> Value {
+    if us == 0 { Value::Null } else { json!(us as f64 / 1_000.0) }
+}
+
 /// The name of a node, or its id if it is not listed.
 pub fn name_of(status: &ClusterStatus, id: NodeId) -> String {
     let node = status.nodes.iter().find(|n| n.node.id == id);
@@ -271,6 +308,8 @@ impl Report {
                     "silent_ms": n.silent_ms, "grace_left_ms": n.grace_left_ms,
                     "clock_offset_ms": n.clock_offset_ms,
                     "feature_level": n.feature_level,
+                    "slow": n.slow, "rtt_ms": ms(n.rtt_us), "disk_ms": ms(n.disk_us),
+                    "flaps": n.flaps, "held_ms": n.held_ms,
                 })
             })
             .collect();
@@ -402,13 +441,17 @@ impl Report {
                 (false, true) => "voter",
                 (false, false) => "-",
             };
+            let state = match n.slow {
+                true => format!("{}, slow", n.node.state.word()),
+                false => n.node.state.word().into(),
+            };
             let _ = writeln!(
                 out,
                 "{:<12} {} {:<20} {:<9} {:<7} {:>12} {:>8}  {}",
                 n.node.name.as_str(),
                 n.node.id,
                 n.node.region.as_str(),
-                n.node.state.word(),
+                state,
                 role,
                 Bytes(n.used).to_string(),
                 n.shards,
@@ -444,6 +487,11 @@ pub fn sample() -> ClusterStatus {
         grace_left_ms: if state == NodeState::Down { 60_000 } else { 0 },
         clock_offset_ms: 0,
         feature_level: 1,
+        rtt_us: 200,
+        disk_us: 0,
+        slow: id == 4,
+        flaps: id as u32,
+        held_ms: 0,
     };
     let states = [NodeState::Up, NodeState::Down, NodeState::Lost, NodeState::Up, NodeState::Retired];
     ClusterStatus {

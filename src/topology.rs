@@ -296,7 +296,8 @@ mod tests {
             node(4, "c", NodeState::Up),
             node(5, "c", NodeState::Up),
         ];
-        let topology = Topology { cluster: ClusterId([1; 16]), nodes, leader: None, applied: 0 };
+        let topology =
+            Topology { cluster: ClusterId([1; 16]), nodes, leader: None, applied: 0, slow: vec![] };
         let id = |text: &str| find(&topology, text).map(|node| node.id.0).ok();
         assert_eq!([id("a"), id("b"), id("c"), id("d")], [Some(2), Some(3), None, None]);
         assert_eq!(id(&NodeId(1).to_string()), Some(1));

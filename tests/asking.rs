@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-const CODES: [&str; 14] = [
+const CODES: [&str; 16] = [
     "NO_QUORUM",
     "DATA_UNREADABLE",
     "NO_SPARE",
@@ -26,6 +26,8 @@ const CODES: [&str; 14] = [
     "SCRUB_PAUSED",
     "BUDGET_HELD",
     "NODE_FULL",
+    "NODE_SLOW",
+    "NODE_FLAPPING",
 ];
 
 fn ask(dev: &Dev, args: &[&str], message: &str) -> Value {

@@ -24,6 +24,8 @@ pub struct Topology {
     pub leader: Option<NodeId>,
     /// Log index of the answering replica.
     pub applied: u64,
+    /// Nodes that answer and are so slow that others are better asked first.
+    pub slow: Vec<NodeId>,
 }
 
 impl Topology {
@@ -114,6 +116,16 @@ pub struct NodeStatus {
     pub clock_offset_ms: i64,
     /// Feature level that its program can do.
     pub feature_level: u32,
+    /// Microseconds that its heartbeats take, there and back, the quickest of the last ones; 0 if not known.
+    pub rtt_us: u64,
+    /// Microseconds that its disk takes for a MiB, or for a call about less; 0 if not known.
+    pub disk_us: u64,
+    /// Too slow beside others of its region, so that it is read from last.
+    pub slow: bool,
+    /// How often it fell silent and came back lately.
+    pub flaps: u32,
+    /// It is heard again and counts as up only if it stays for so many milliseconds; 0 if nothing is held against it.
+    pub held_ms: u64,
 }
 
 /// What repair is doing.

@@ -164,7 +164,13 @@ impl State {
 impl CatalogueApi for MemoryCluster {
     async fn topology(&self) -> Result<Topology> {
         let leader = self.nodes.first().map(|n| n.id);
-        Ok(Topology { cluster: ClusterId([9; 16]), nodes: self.nodes.clone(), leader, applied: 1 })
+        Ok(Topology {
+            cluster: ClusterId([9; 16]),
+            nodes: self.nodes.clone(),
+            leader,
+            applied: 1,
+            slow: Vec::new(),
+        })
     }
     async fn create_repository(&self, repo: RepoRecord) -> Result<RepoRecord> {
         let mut state = self.state();

@@ -4,8 +4,8 @@
 
 use crate::id::NodeId;
 use crate::limits::{
-    HEDGE_BYTES_PER_MS, HEDGE_BYTES_PER_MS_FIRST, HEDGE_MS, NODE_SHUN_MS, NODE_SLOW_MS, PACE_BYTES_MIN,
-    PACES_KEPT,
+    HEDGE_BYTES_PER_MS, HEDGE_BYTES_PER_MS_FIRST, HEDGE_MS, NODE_SHUN_MS, NODE_SLOW_MS, NODE_SLOW_TOLD_MS,
+    PACE_BYTES_MIN, PACES_KEPT,
 };
 use crate::peer::ShardError;
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +26,8 @@ struct Shunned {
     unreachable_until: Option<Instant>,
     full_until: Option<Instant>,
     slow_until: Option<Instant>,
+    /// The cluster says so, and not only one wait.
+    told_slow_until: Option<Instant>,
 }
 
 impl NodeHealth {
@@ -62,9 +64,22 @@ impl NodeHealth {
         }
     }
 
+    /// The cluster finds these nodes slow: they are read from last, and written to if it takes them to place a stripe well.
+    pub fn told_slow(&self, slow: impl IntoIterator<Item = NodeId>) {
+        let until = Some(Instant::now() + Duration::from_millis(NODE_SLOW_TOLD_MS));
+        let mut nodes = self.nodes();
+        slow.into_iter().for_each(|node| nodes.entry(node).or_default().told_slow_until = until);
+    }
+
+    /// The cluster found the node slow a moment ago.
+    pub fn is_slow(&self, node: NodeId) -> bool {
+        self.nodes().get(&node).is_some_and(|s| !over(s.told_slow_until))
+    }
+
     /// Nothing speaks against reading from the node.
     pub fn readable(&self, node: NodeId) -> bool {
-        self.nodes().get(&node).is_none_or(|s| over(s.unreachable_until) && over(s.slow_until))
+        let well = |s: &Shunned| over(s.unreachable_until) && over(s.slow_until) && over(s.told_slow_until);
+        self.nodes().get(&node).is_none_or(well)
     }
 
     /// Nothing speaks against storing on the node.
@@ -134,6 +149,18 @@ mod tests {
         assert_eq!(nodes.iter().filter(|node| !health.readable(**node)).count(), 3);
         tokio::time::sleep(Duration::from_millis(NODE_SLOW_MS)).await;
         assert!(nodes.iter().all(|node| health.readable(*node)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_the_cluster_calls_slow_is_spared_for_a_while() {
+        let (health, nodes) = (NodeHealth::new(), [1, 2].map(NodeId));
+        health.told_slow([nodes[0]]);
+        assert!(!health.readable(nodes[0]) && health.is_slow(nodes[0]) && health.writable(nodes[0]));
+        assert!(health.readable(nodes[1]) && !health.is_slow(nodes[1]));
+        health.answered(nodes[0]);
+        assert!(!health.readable(nodes[0]), "that it answers is not news");
+        tokio::time::sleep(Duration::from_millis(NODE_SLOW_TOLD_MS)).await;
+        assert!(health.readable(nodes[0]) && !health.is_slow(nodes[0]));
     }
 
     #[test]

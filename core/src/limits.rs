@@ -159,6 +159,32 @@ pub const PACE_BYTES_MIN: u64 = 1 << 20;
 pub const PACES_KEPT: usize = 16;
 /// A node that kept a reader waiting is not asked first for this long.
 pub const NODE_SLOW_MS: u64 = 5_000;
+/// A node that the cluster calls slow is not asked first for this long.
+pub const NODE_SLOW_TOLD_MS: u64 = 30_000;
+/// Heartbeats of which the quickest counts, in judging how fast a node is.
+pub const RTTS_KEPT: usize = 10;
+/// Calls to a disk of which the one in the middle counts.
+pub const DISK_PACES_KEPT: usize = 16;
+/// Fewer say nothing.
+pub const DISK_PACES_MIN: usize = 8;
+/// Older ones are forgotten.
+pub const DISK_PACE_MS: u64 = 60_000;
+/// A node is slow if it takes so many times as long as others of its region...
+pub const SLOW_TIMES: u32 = 10;
+/// ...and at least this long for a heartbeat, there and back...
+pub const RTT_SLOW_MS: u64 = 50;
+/// ...or this long for a call to its disk, for a MiB or less;
+pub const DISK_SLOW_MS: u64 = 250;
+/// or if either takes this long, whatever others take.
+pub const SLOW_ALWAYS_MS: u64 = 1_000;
+/// A node that fell silent and came back more often than this, within [`FLAP_WINDOW_MS`], is not trusted at once.
+pub const FLAPS_FREE: usize = 2;
+/// Of how long silences are counted.
+pub const FLAP_WINDOW_MS: u64 = 600_000;
+/// How many of them are.
+pub const FLAPS_KEPT: usize = 16;
+/// Nobody is mistrusted for longer than this.
+pub const FLAP_HOLD_MAX_MS: u64 = 300_000;
 /// Deadline of one request to a bucket, its body included.
 pub const BUCKET_REQUEST_MS: u64 = 20_000;
 /// Deadline to open a connection to a bucket's server.

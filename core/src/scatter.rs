@@ -96,7 +96,7 @@ struct Work<'a> {
     stripe: StripeId,
     scheme: Scheme,
     candidates: &'a [Candidate],
-    /// Candidates that failed lately: used only when the others cannot keep the stripe safe.
+    /// Candidates that failed lately or are slow: used only when the others cannot keep the stripe safe.
     reserve: BTreeSet<NodeId>,
     /// Nodes that failed in this call.
     out: BTreeSet<NodeId>,
@@ -120,13 +120,21 @@ impl<'a> Work<'a> {
         assert!(in_order && puts.len() == scheme.n(), "the n shards of a stripe, in order");
         assert!(puts.iter().all(|put| put.header.id.stripe == stripe), "the shards of one stripe");
         let shunned = candidates.iter().map(|c| c.id).filter(|id| !health.writable(*id));
+        let mut reserve: BTreeSet<NodeId> = shunned.collect();
+        // A slow node is passed over where others are enough for a stripe as it should be: waiting is better than owing.
+        let with_slow = candidates.iter().filter(|c| !reserve.contains(&c.id));
+        let (slow, quick): (Vec<_>, Vec<_>) = with_slow.cloned().partition(|c| health.is_slow(c.id));
+        let none = vec![None; puts.len()];
+        if !slow.is_empty() && assign(stripe, scheme, &quick, &none, &|_, _| false).level == Level::Full {
+            reserve.extend(slow.iter().map(|c| c.id));
+        }
         Work {
             health,
             puts,
             stripe,
             scheme,
             candidates,
-            reserve: shunned.collect(),
+            reserve,
             out: BTreeSet::new(),
             bars: BTreeSet::new(),
             retried: BTreeSet::new(),
@@ -273,6 +281,18 @@ mod tests {
             check(&io, &found, &puts);
             assert_eq!(found.level, Level::Doubled);
             assert!(floor_holds(&found.shards, scheme(), 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_node_is_passed_over_where_others_are_enough() {
+        let (health, puts) = (NodeHealth::new(), puts_of(scheme(), PACK));
+        health.told_slow([NodeId(1)]);
+        for (sizes, asked) in [([3, 3, 3], 0), ([2, 2, 2], 1)] {
+            let io = FakeIo::new();
+            let found = scatter(&io, &health, &candidates(&sizes), &puts).await;
+            check(&io, &found, &puts);
+            assert_eq!((found.level, io.calls(NodeId(1))), (Level::Full, asked), "{sizes:?}");
         }
     }
 

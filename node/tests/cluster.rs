@@ -10,10 +10,13 @@ mod matrix;
 #[path = "support/membership.rs"]
 mod membership;
 
+#[path = "support/slow.rs"]
+mod slow;
+
 use farshore_core::catalogue::{SnapshotKind, SnapshotLabel, SnapshotRecord};
 use farshore_core::id::{RepoId, SessionId, SnapshotId};
 use farshore_core::peer::{ShardError, ShardIo, ShardPut};
-use farshore_core::shard::{PackInfo, hash_shard};
+use farshore_core::shard::{PackInfo, ShardRange, hash_shard};
 use farshore_core::topology::NodeState;
 use farshore_node::StartError;
 use farshore_node::identity::IdentityError;
@@ -285,4 +288,45 @@ async fn a_spoilt_shard_that_nobody_recorded_is_cleared_away_and_a_good_one_stay
     let again = client.scrub().await;
     assert_eq!((again.checked, again.bad), (0, 0));
     assert_eq!(cluster.node(2).store().stats().shards, 1, "a good one may yet be recorded");
+}
+
+/// A disk that takes more than a second for every call: no reader waits for it any more, and it is tried again later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_dead_disk_is_found_and_told_to_everybody() {
+    let cluster = formed().await;
+    let mut client = cluster.client("operator", 1);
+    let repo = backed_up(&cluster, &mut client, 1).await;
+    let pack = client.locate(repo, 1).await.unwrap();
+    let (sick, shard) = (cluster.id(0), pack.stripe.shard(repo, 0).unwrap());
+    assert_eq!(pack.stripe.shards[0].node, Some(sick));
+    let whole = [ShardRange { offset: 0, len: pack.stripe.shard_len }];
+    let read_often = async || {
+        let reads = (0..8).map(|_| client.shards.get(sick, shard, &whole));
+        futures_util::future::try_join_all(reads).await.unwrap();
+    };
+    let told = async |slow: bool| {
+        let wanted: Vec<u64> = if slow { vec![sick.0] } else { vec![] };
+        eventually(15, "the leader tells everybody who is slow", || async {
+            let status = client.admin.clone().status(wire::StatusRequest {}).await.unwrap().into_inner();
+            let right =
+                |node: &wire::NodeStatus| node.slow == (slow && node.node.as_ref().unwrap().id == sick.0);
+            let mut catalogues = [1, 2, 3].map(|at| cluster.client("reader", at).catalogue).into_iter();
+            let mut all_know = status.nodes.iter().all(right);
+            while let (true, Some(mut catalogue)) = (all_know, catalogues.next()) {
+                let topology =
+                    catalogue.get_topology(wire::GetTopologyRequest {}).await.unwrap().into_inner();
+                all_know = topology.slow == wanted;
+            }
+            all_know
+        })
+        .await;
+    };
+    read_often().await;
+    told(false).await;
+    cluster.slots[0].delay.set(1_100);
+    read_often().await;
+    told(true).await;
+    cluster.slots[0].delay.set(0);
+    read_often().await;
+    told(false).await;
 }

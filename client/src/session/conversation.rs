@@ -300,7 +300,8 @@ mod tests {
             node(2, "gone:1", NodeState::Retired),
             node(3, "new:1", NodeState::Down),
         ];
-        let topology = Topology { cluster: ClusterId([1; 16]), nodes, leader: None, applied: 1 };
+        let topology =
+            Topology { cluster: ClusterId([1; 16]), nodes, leader: None, applied: 1, slow: vec![] };
         c.learn(&topology);
         c.learn(&topology);
         let only_new = |addr: &str| if addr == "new:1" { Ok(3) } else { Err(Status::unavailable("dead")) };

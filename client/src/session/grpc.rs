@@ -299,6 +299,7 @@ fn topology_of(reply: wire::Topology) -> Result<Topology, ApiError> {
         nodes: list(reply.nodes, NODES_LISTED_MAX, "nodes", NodeRecord::try_from)?,
         leader: common::opt_node_id(reply.leader),
         applied: reply.applied,
+        slow: list(reply.slow, NODES_LISTED_MAX, "nodes", |id| Ok(NodeId(id)))?,
     })
 }
 
@@ -391,5 +392,10 @@ fn node_status_of(status: wire::NodeStatus) -> Result<NodeStatus, ApiError> {
         grace_left_ms: status.grace_left_ms,
         clock_offset_ms: status.clock_offset_ms,
         feature_level: status.feature_level,
+        rtt_us: status.rtt_us,
+        disk_us: status.disk_us,
+        slow: status.slow,
+        flaps: status.flaps,
+        held_ms: status.held_ms,
     })
 }

@@ -1,12 +1,13 @@
 //! Who is up, silent, gone. Every node tells the leader each second that it lives; the leader alone judges, on its
 //! monotonic clock, and every judgement becomes a command. The judging is pure: times in, commands out.
 
+use super::slow::{Pace, slow_ones};
 use crate::config::Timing;
 use farshore_core::catalogue::Command;
 use farshore_core::id::NodeId;
-use farshore_core::limits::NODES_MAX;
+use farshore_core::limits::{FLAP_HOLD_MAX_MS, FLAP_WINDOW_MS, FLAPS_FREE, FLAPS_KEPT, NODES_MAX};
 use farshore_core::topology::{NodeRecord, NodeState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ pub struct Load {
     pub shards: u64,
     /// Shards it has found missing or corrupt since it started.
     pub bad_found: u64,
+    /// How fast it is.
+    pub pace: Pace,
 }
 
 /// What the leader knows of a node besides its record.
@@ -33,6 +36,10 @@ pub struct NodeHealth {
     pub silent: Duration,
     /// Until it is declared lost; zero if it is up, lost or gone.
     pub grace_left: Duration,
+    /// How often it fell silent and came back lately.
+    pub flaps: u32,
+    /// It is heard again and has to stay for so long before it counts as up; zero if nothing is held against it.
+    pub held: Duration,
 }
 
 /// The leader's table of heartbeats.
@@ -49,6 +56,10 @@ struct Heard {
 
 struct Heartbeat {
     at: Instant,
+    /// Since when it was heard without a break.
+    since: Instant,
+    /// When it came back from a silence, the last of them last.
+    flaps: VecDeque<Instant>,
     record: NodeRecord,
     incarnation: u64,
     level: u32,
@@ -84,9 +95,22 @@ impl Health {
     /// data directory, 0 if it says none; `level` is the feature level that its program can do.
     pub fn hear(&self, record: NodeRecord, incarnation: u64, level: u32, load: Load, now: Instant) {
         let mut table = self.table();
-        if table.nodes.len() < NODES_MAX || table.nodes.contains_key(&record.id) {
-            table.nodes.insert(record.id, Heartbeat { at: now, record, incarnation, level, load });
+        let (mut since, mut flaps) = (table.since, VecDeque::new());
+        match table.nodes.remove(&record.id) {
+            Some(last) => {
+                (since, flaps) = (last.since, last.flaps);
+                if now.saturating_duration_since(last.at) >= self.timing.suspect_after {
+                    since = now;
+                    flaps.push_back(now);
+                }
+                while flaps.len() > FLAPS_KEPT || flaps.front().is_some_and(|at| is_long_ago(*at, now)) {
+                    flaps.pop_front();
+                }
+            }
+            None if table.nodes.len() >= NODES_MAX => return,
+            None => {}
         }
+        table.nodes.insert(record.id, Heartbeat { at: now, since, flaps, record, incarnation, level, load });
     }
 
     /// What the catalogue should be told, given what it knows.
@@ -109,7 +133,8 @@ impl Health {
         });
         let moves = nodes.values().filter_map(|node| {
             let heard = table.nodes.contains_key(&node.id);
-            let to = next_state(node.state, table.silent(node.id, now), heard, &self.timing)?;
+            let held = !self.held(&table, node.id, now).is_zero();
+            let to = next_state(node.state, table.silent(node.id, now), heard && !held, &self.timing)?;
             // Whoever was to leave and fell silent takes it up again.
             let to =
                 if to == NodeState::Up && node.state == NodeState::Lost && known.leaving.contains(&node.id) {
@@ -132,7 +157,39 @@ impl Health {
             }
             _ => Duration::ZERO,
         };
-        NodeHealth { load: table.nodes.get(&node).map_or(Load::default(), |h| h.load), silent, grace_left }
+        let held = match state {
+            NodeState::Suspect | NodeState::Down | NodeState::Lost if silent < self.timing.suspect_after => {
+                self.held(&table, node, now)
+            }
+            _ => Duration::ZERO,
+        };
+        let heard = table.nodes.get(&node);
+        let flaps = heard.map_or(0, |h| h.flaps.iter().filter(|at| !is_long_ago(**at, now)).count() as u32);
+        NodeHealth { load: heard.map_or(Load::default(), |h| h.load), silent, grace_left, flaps, held }
+    }
+
+    /// How long a node has to be heard yet before it is trusted. Whoever comes and goes is left out for longer and longer
+    /// (as in RFC 2439): its shards count as there, and nobody waits for it.
+    fn held(&self, table: &Heard, node: NodeId, now: Instant) -> Duration {
+        let Some(heard) = table.nodes.get(&node) else { return Duration::ZERO };
+        let flaps = heard.flaps.iter().filter(|at| !is_long_ago(**at, now)).count();
+        let Some(over) = flaps.checked_sub(FLAPS_FREE).filter(|over| *over > 0) else {
+            return Duration::ZERO;
+        };
+        let most = Duration::from_millis(FLAP_HOLD_MAX_MS).min(self.timing.grace / 2);
+        let hold = self.timing.suspect_after.saturating_mul(1 << over.min(16)).min(most);
+        hold.saturating_sub(now.saturating_duration_since(heard.since))
+    }
+
+    /// Nodes that answer and are too slow to be asked first.
+    pub fn slow(&self, nodes: &[NodeRecord]) -> BTreeSet<NodeId> {
+        let table = self.table();
+        let answering = nodes.iter().filter(|node| node.state.answers());
+        let pace = |node: &NodeRecord| {
+            let heard = table.nodes.get(&node.id)?;
+            Some((node.id, node.region.clone(), heard.load.pace))
+        };
+        slow_ones(&answering.filter_map(pace).collect::<Vec<_>>())
     }
 
     /// Shards found missing or corrupt, summed over the nodes heard of.
@@ -152,6 +209,10 @@ impl Heard {
     }
 }
 
+fn is_long_ago(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) >= Duration::from_millis(FLAP_WINDOW_MS)
+}
+
 /// Whether a heartbeat carries news. The state in it means nothing: a node does not judge itself.
 fn differs(known: &NodeRecord, heard: &NodeRecord) -> bool {
     let mut heard = heard.clone();
@@ -159,8 +220,8 @@ fn differs(known: &NodeRecord, heard: &NodeRecord) -> bool {
     *known != heard
 }
 
-/// The next step of a node's life, one transition at a time. `heard` says that this leader had a heartbeat at all:
-/// only a voice brings a node back, never the fresh clock of a new leader.
+/// The next step of a node's life, one transition at a time. `heard` says that this leader had a heartbeat at all, from a node
+/// that is trusted: only a voice brings a node back, never the fresh clock of a new leader.
 fn next_state(state: NodeState, silent: Duration, heard: bool, timing: &Timing) -> Option<NodeState> {
     let back = heard && silent < timing.suspect_after;
     let lost = silent >= timing.down_after + timing.grace;
@@ -262,6 +323,38 @@ mod tests {
         assert!(health.judge(&moved, now).is_empty());
         health.hear(node(2, NodeState::Up), 0, FEATURE_LEVEL, Load::default(), now);
         assert!(matches!(health.judge(&moved, now).as_slice(), [Command::PutNode { .. }]));
+    }
+
+    /// The third silence within minutes is one too many, and each further one costs twice as much.
+    #[test]
+    fn a_node_that_comes_and_goes_is_trusted_later_each_time() {
+        let timing = Timing { grace: Duration::from_secs(60), ..Timing::default() };
+        let health = Health::new(timing);
+        let mut now = Instant::now();
+        health.begin(now);
+        let hear = |now| health.hear(node(1, NodeState::Up), 5, FEATURE_LEVEL, Load::default(), now);
+        // Returns how long it took to be trusted again.
+        let mut come_back = |silence: Duration| {
+            now += silence;
+            hear(now);
+            let back = now;
+            while after(&health, NodeState::Down, now).is_none() {
+                let known = health.of(NodeId(1), NodeState::Down, now);
+                assert!(!known.held.is_zero() && known.silent < timing.suspect_after);
+                assert_eq!(after(&health, NodeState::Suspect, now), None);
+                now += timing.heartbeat;
+                hear(now);
+            }
+            assert!(health.of(NodeId(1), NodeState::Down, now).held.is_zero());
+            now - back
+        };
+        come_back(Duration::ZERO);
+        let waits: Vec<u64> = (0..7).map(|_| come_back(timing.suspect_after).as_secs()).collect();
+        let step = timing.suspect_after.as_secs();
+        assert_eq!(waits, [0, 0, 2 * step, 4 * step, 8 * step, 30, 30], "up to half of the grace");
+        // It is forgotten.
+        assert_eq!(come_back(Duration::from_millis(FLAP_WINDOW_MS)).as_secs(), 0);
+        assert_eq!(health.of(NodeId(1), NodeState::Up, now).flaps, 1);
     }
 
     proptest! {

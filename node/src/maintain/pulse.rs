@@ -5,12 +5,14 @@ use super::Shared;
 use super::health::{Known, Load};
 use super::leave::{end_migrations, retire_empty};
 use super::raise::raise_level;
+use super::slow::{Pace, RoundTrips};
 use crate::catalogue::{CatalogueError, View};
 use crate::raft::membership::MembershipError;
-use crate::worker::{Pace, WorkFailed, Worker};
+use crate::worker::{self, WorkFailed, Worker};
 use async_trait::async_trait;
 use farshore_core::catalogue::Reply;
 use farshore_core::id::NodeId;
+use farshore_core::limits::NODES_MAX;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::channel;
 use farshore_proto::convert::raft::Heartbeat;
@@ -37,6 +39,8 @@ pub struct Pulse {
     /// Addresses in the catalogue under which nobody came to lead. While the catalogue says nothing newer the configured ones
     /// are used instead, also by whoever leads by them: the catalogue learns the new ones only then.
     doubted: Doubted,
+    /// How long our heartbeats took.
+    trips: RoundTrips,
 }
 
 /// Addresses by node.
@@ -45,7 +49,14 @@ type Doubted = BTreeMap<NodeId, String>;
 impl Pulse {
     /// A pulse that starts with the next unit.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Pulse { shared, leading: None, taker: None, leaderless: 0, doubted: Doubted::new() }
+        Pulse {
+            shared,
+            leading: None,
+            taker: None,
+            leaderless: 0,
+            doubted: Doubted::new(),
+            trips: RoundTrips::default(),
+        }
     }
 
     async fn load(&self) -> Result<Load, WorkFailed> {
@@ -53,7 +64,13 @@ impl Pulse {
         let stats = self.shared.store.stats();
         let free = self.shared.host.disk.space().await?.free;
         let bad_found = self.shared.reports.bad_found();
-        Ok(Load { used: stats.used, free, shards: stats.shards, bad_found })
+        let leader = self.shared.consensus.leader();
+        let rtt = match leader == Some(self.shared.own.id) {
+            true => Some(Duration::ZERO),
+            false => leader.and_then(|leader| self.trips.quickest(leader)),
+        };
+        let pace = Pace { rtt, disk: self.shared.store.disk_pace() };
+        Ok(Load { used: stats.used, free, shards: stats.shards, bad_found, pace })
     }
 
     /// Judges, if this node leads. Its own voice is heard first, so that it never calls itself silent.
@@ -79,6 +96,7 @@ impl Pulse {
         let (nodes, incarnations) = (view.nodes()?, view.incarnations()?);
         let levels = view.node_levels()?;
         let known = Known { nodes, incarnations, levels, leaving: intent.leaving.clone() };
+        self.shared.note_slow(self.shared.health.slow(&known.nodes));
         for command in self.shared.health.judge(&known, now) {
             tracing::info!(?command, "judgement");
             // A refused judgement must not keep the ones behind it from being heard.
@@ -123,11 +141,11 @@ impl Pulse {
         Err(last)
     }
 
-    async fn send(&self, to: NodeId, load: Load) -> Result<(), ApiError> {
+    async fn send(&mut self, to: NodeId, load: Load) -> Result<(), ApiError> {
         let channel = self.shared.peers.channel(to);
         let channel =
             channel.ok_or_else(|| ApiError::Unreachable(format!("no address is known for node {to}")))?;
-        let Load { used, free, shards, bad_found } = load;
+        let Load { used, free, shards, bad_found, pace } = load;
         let era = self.shared.consensus.era();
         let passport = self.shared.consensus.passport();
         let incarnation = passport.incarnation();
@@ -142,7 +160,10 @@ impl Pulse {
             level: self.shared.level,
             era,
             clock_ms: self.shared.host.clock.now_ms(),
+            rtt_us: as_us(pace.rtt),
+            disk_us: as_us(pace.disk),
         };
+        let begun = Instant::now();
         let mut client = channel::raft(channel);
         // Soon enough to try once more before the silence is noticed.
         match tokio::time::timeout(
@@ -161,6 +182,8 @@ impl Pulse {
                     self.shared.peers.set(leader.id, &leader.addr);
                     return Err(ApiError::NoQuorum(format!("node {to} does not lead, {} does", leader.name)));
                 }
+                self.trips.note(to, begun.elapsed());
+                self.shared.note_slow(answer.slow.iter().take(NODES_MAX).copied().map(NodeId).collect());
                 passport.told(answer.incarnation);
                 let (cluster, own) = (answer.feature_level, self.shared.level);
                 if cluster > own {
@@ -174,6 +197,11 @@ impl Pulse {
             Err(_) => Err(ApiError::Unreachable(format!("node {to} did not take the heartbeat"))),
         }
     }
+}
+
+/// A time as it is told: 0 if it is not known, and never if it is.
+fn as_us(time: Option<Duration>) -> u64 {
+    time.map_or(0, |time| (time.as_micros() as u64).max(1))
 }
 
 /// Notes where the nodes of the cluster listen. If most of them have moved while
@@ -195,7 +223,7 @@ impl Worker for Pulse {
         "pulse"
     }
 
-    async fn work(&mut self) -> Result<Pace, WorkFailed> {
+    async fn work(&mut self) -> Result<worker::Pace, WorkFailed> {
         let view = self.shared.view()?;
         let led = self.shared.consensus.leader().is_some();
         self.leaderless = if led { 0 } else { self.leaderless.saturating_add(1) };
@@ -213,7 +241,7 @@ impl Worker for Pulse {
         }
         self.lead(load.as_ref().ok().copied(), &view).await?;
         load?;
-        Ok(Pace::Throttled(self.shared.timing.heartbeat))
+        Ok(worker::Pace::Throttled(self.shared.timing.heartbeat))
     }
 
     /// A heart does not slow down because nobody listened: silence is what makes a node lost.

@@ -136,6 +136,11 @@ impl AdminService {
             silent_ms: health.silent.as_millis() as u64,
             grace_left_ms: health.grace_left.as_millis() as u64,
             clock_offset_ms: clock_offset_ms.unwrap_or(0),
+            rtt_us: us(health.load.pace.rtt),
+            disk_us: us(health.load.pace.disk),
+            slow: self.shared.slow.get().contains(&node.id),
+            flaps: health.flaps,
+            held_ms: health.held.as_millis() as u64,
             node: Some(node.into()),
             ..NodeStatus::default()
         }
@@ -318,6 +323,11 @@ impl AdminService {
         let Caller::Client(_) = caller else { return None };
         Some(channel::admin(self.shared.peers.channel(leader)?))
     }
+}
+
+/// Microseconds, 0 for a time that is not known.
+fn us(time: Option<Duration>) -> u64 {
+    time.map_or(0, |time| (time.as_micros() as u64).max(1))
 }
 
 fn urgent(task: Urgent) -> UrgentRepair {

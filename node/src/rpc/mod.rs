@@ -25,6 +25,7 @@ pub mod auth;
 use crate::maintain::Shared;
 use crate::maintain::health::Load;
 use crate::maintain::report::Reports;
+use crate::maintain::slow::Pace;
 use crate::raft::membership::MembershipError;
 use crate::recover::Ground;
 use crate::rpc::raft::HeartbeatSink;
@@ -37,6 +38,7 @@ use farshore_proto::serve;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::{GiveUpVoteReply, HeartbeatReply, HeartbeatRequest};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 pub use tonic::service::Routes;
 use tonic::{Response, Status};
@@ -91,12 +93,14 @@ impl HeartbeatSink for Heartbeats {
         let retired = known.is_some_and(|node| node.state == NodeState::Retired);
         let able = beat.level >= feature_level;
         if able && !retired && (incarnation == 0 || incarnation == beat.incarnation) {
-            let load =
-                Load { used: beat.used, free: beat.free, shards: beat.shards, bad_found: beat.bad_found };
+            let Heartbeat { used, free, shards, bad_found, rtt_us, disk_us, .. } = beat;
+            let pace = Pace { rtt: known_us(rtt_us), disk: known_us(disk_us) };
+            let load = Load { used, free, shards, bad_found, pace };
             shared.consensus.heard_clock(from, beat.clock_ms);
             shared.health.hear(beat.node, beat.incarnation, beat.level, load, Instant::now());
         }
-        Ok(HeartbeatReply { incarnation, retired, leader: None, feature_level })
+        let slow = shared.slow.get().into_iter().map(|node| node.0).collect();
+        Ok(HeartbeatReply { incarnation, retired, leader: None, feature_level, slow })
     }
 
     async fn give_up_vote(&self, from: NodeId) -> Result<GiveUpVoteReply, ApiError> {
@@ -123,6 +127,11 @@ impl Heartbeats {
         let leader = leader.ok_or_else(|| ApiError::NoQuorum("this node does not lead".into()))?;
         Ok(leader.into())
     }
+}
+
+/// A time that was told, if it was.
+fn known_us(us: u64) -> Option<Duration> {
+    (us > 0).then(|| Duration::from_micros(us))
 }
 
 /// A result as tonic wants it.

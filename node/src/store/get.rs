@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Blocks read, checked and handed out at a time.
 const BLOCKS_PER_PIECE: u64 = (FRAME_BYTES / SHARD_BLOCK_BYTES) as u64;
@@ -148,7 +149,10 @@ impl ShardStore {
 
     /// Exactly `len` bytes of a shard's file.
     async fn read_at(&self, id: ShardId, offset: u64, len: usize) -> Result<Bytes, StoreError> {
-        match self.host.disk.read(&file_name(id), offset, len).await {
+        let begun = Instant::now();
+        let read = self.host.disk.read(&file_name(id), offset, len).await;
+        self.pace.note(len as u64, begun);
+        match read {
             Ok(bytes) if bytes.len() == len => Ok(bytes),
             Ok(_) => Err(StoreError::Corrupt(id, "its file is too short".into())),
             Err(e) => Err(unread(id, e)),

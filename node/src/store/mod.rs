@@ -9,6 +9,8 @@ mod audit;
 
 mod get;
 
+mod pace;
+
 mod put;
 
 mod space;
@@ -28,6 +30,7 @@ use farshore_core::id::{ClusterId, ShardHash, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::peer::ShardError;
 use index::Index;
+use pace::DiskPace;
 use space::Account;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -116,6 +119,8 @@ pub struct ShardStore {
     account: Account,
     /// Publishing, removing and marking of one shard exclude each other; different shards do not wait.
     locks: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
+    /// How long the disk takes.
+    pace: DiskPace,
     /// Makes names of temp files differ.
     next_temp: AtomicU64,
 }
@@ -144,6 +149,7 @@ impl ShardStore {
             index,
             account: Account::new(report.shards, report.used),
             locks: Mutex::default(),
+            pace: DiskPace::default(),
             next_temp: AtomicU64::new(0),
         };
         Ok((Arc::new(store), report))
@@ -168,6 +174,12 @@ impl ShardStore {
     /// What is held and promised.
     pub fn stats(&self) -> Stats {
         self.account.stats()
+    }
+
+    /// How long the disk takes for a MiB or for a call about less, the usual one of the last calls; `None` if there were few
+    /// of late.
+    pub fn disk_pace(&self) -> Option<std::time::Duration> {
+        self.pace.usual()
     }
 
     /// What it may take.

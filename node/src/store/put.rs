@@ -12,6 +12,7 @@ use farshore_core::shard::{ShardHeader, ShardSums, SumBuilder, file_len};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 
 /// A shard on its way in. Dropping it removes what was written and gives the room back.
 pub struct Put {
@@ -179,7 +180,9 @@ async fn finish_upload(
     let _held = lock.lock().await;
     store.held(&header)?;
     let old = store.index.get(id)?;
+    let begun = Instant::now();
     let published = publish(store.host.disk.as_ref(), file, &temp.name, &file_name(id)).await;
+    store.pace.note(header.payload_len, begun);
     let entry = Entry::of(&header, session, store.host.clock.now_ms());
     if let Err(error) = published {
         note_half_published(store, id, entry, old.is_some()).await;

@@ -1,6 +1,7 @@
 //! A cluster of real nodes in this process: real disks and stores in a temporary directory, real TCP and TLS on loopback.
 #![expect(clippy::disallowed_methods, reason = "a test owns its tasks and looks at files")]
 
+use super::slow::Delay;
 use bytes::Bytes;
 use farshore_core::catalogue::{ChunkSpan, PackCommit, PackKind, PackRecord, RepoRecord, ShardRecord};
 use farshore_core::erasure::{Codec, Scheme};
@@ -51,6 +52,8 @@ pub struct Slot {
     /// Bytes it offers; 0 makes it a witness.
     pub capacity: u64,
     region: &'static str,
+    /// How much longer its disk takes.
+    pub delay: Delay,
     running: Option<(Scope, Node)>,
 }
 
@@ -63,6 +66,7 @@ impl Cluster {
             addr: free_addr(),
             capacity: 1 << 30,
             region,
+            delay: Delay::default(),
             running: None,
         });
         let slots = slots.collect();
@@ -116,7 +120,7 @@ impl Cluster {
     async fn launch(&self, at: usize, dir: &Path, config: Config) -> Result<(Scope, Node), StartError> {
         let credentials =
             self.credentials(&self.slots[at].identity.cert_pem, &self.slots[at].identity.key_pem);
-        let host = host(dir);
+        let host = host(dir, &self.slots[at].delay);
         let scope = Scope::new(at as u64 + 1);
         let starting = scope.spawn(at as u64, async move { Node::start(host, config, credentials).await });
         Ok((scope, starting.await.unwrap()?))
@@ -218,9 +222,9 @@ fn free_addr() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-fn host(dir: &Path) -> Host {
+fn host(dir: &Path, delay: &Delay) -> Host {
     Host {
-        disk: Arc::new(RealDisk::new(dir)),
+        disk: delay.on(RealDisk::new(dir)),
         kv: Arc::new(RealKv::new(dir)),
         net: Arc::new(TcpNet),
         clock: Arc::new(SystemClock),

@@ -213,7 +213,7 @@ proptest! {
         trip::<wire::PackCommitted, _>(&PackCommitted { id: pack.id, no: pack.no, ordinals });
         let (incarnation, level, era, clock_ms) = (5, 6, Some(0), 7);
         let beat = raft::Heartbeat {
-            node, used: 1, free: 2, shards: 3, bad_found: 4, incarnation, level, era, clock_ms,
+            node, used: 1, free: 2, shards: 3, bad_found: 4, incarnation, level, era, clock_ms, rtt_us: 8, disk_us: 9,
         };
         trip::<wire::HeartbeatRequest, _>(&beat);
         trip::<wire::SnapshotRow, _>(&raft::Row { table: id.index, key: vec![1], value: repo.sealed_config });

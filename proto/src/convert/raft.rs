@@ -29,6 +29,10 @@ pub struct Heartbeat {
     pub era: Option<u32>,
     /// What its calendar shows, milliseconds since 1970; 0 from a release that does not say.
     pub clock_ms: u64,
+    /// Of its last heartbeats the quickest, there and back, microseconds; 0 if it does not know.
+    pub rtt_us: u64,
+    /// Its disk, for a MiB or for a call about less, microseconds; 0 if it does not know.
+    pub disk_us: u64,
 }
 
 impl From<Heartbeat> for wire::HeartbeatRequest {
@@ -43,6 +47,8 @@ impl From<Heartbeat> for wire::HeartbeatRequest {
             feature_level: beat.level,
             era_plus_one: era_to_wire(beat.era),
             clock_ms: beat.clock_ms,
+            rtt_us: beat.rtt_us,
+            disk_us: beat.disk_us,
         }
     }
 }
@@ -54,8 +60,20 @@ impl TryFrom<wire::HeartbeatRequest> for Heartbeat {
         let era = era_from_wire(beat.era_plus_one);
         // A release that says none was the first.
         let (incarnation, level) = (beat.incarnation, beat.feature_level.max(LEVEL_FIRST));
-        let clock_ms = beat.clock_ms;
-        Ok(Heartbeat { node, used, free, shards, bad_found, incarnation, level, era, clock_ms })
+        let (clock_ms, rtt_us, disk_us) = (beat.clock_ms, beat.rtt_us, beat.disk_us);
+        Ok(Heartbeat {
+            node,
+            used,
+            free,
+            shards,
+            bad_found,
+            incarnation,
+            level,
+            era,
+            clock_ms,
+            rtt_us,
+            disk_us,
+        })
     }
 }
 
