@@ -33,6 +33,9 @@ pub struct Global {
     /// The passphrase itself; only by environment, since arguments can be seen by others
     #[arg(long, hide = true, env = "FARSHORE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// Region that this machine is in: what is read comes from where that costs least, by the prices that `cluster budget` knows
+    #[arg(long, global = true, env = "FARSHORE_NEAR", value_name = "REGION")]
+    pub near: Option<farshore_core::topology::Region>,
     /// Read whatever one replica of the catalogue knows, confirmed by nobody: for when no majority is left. Only for
     /// commands that read
     #[arg(long, global = true)]

@@ -25,7 +25,10 @@ impl From<farshore_client::Error> for Exit {
 pub async fn connect(global: &Global) -> Result<Client, Exit> {
     let profile = read_profile(global)?;
     let freshness = if global.stale { Freshness::AsFound } else { Freshness::Confirmed };
-    let client = Client::connect_as(real::client_host(), profile, freshness).await?;
+    let mut client = Client::connect_as(real::client_host(), profile, freshness).await?;
+    if let Some(home) = &global.near {
+        client = client.near(home).await?;
+    }
     if global.stale {
         say_how_old(&client).await?;
     }

@@ -6,7 +6,7 @@ use crate::backup;
 use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
 use crate::error::{Error, Result};
-use crate::fetch::{ChunkReader, Met, TreeReader, Watch};
+use crate::fetch::{ChunkReader, Costs, Met, TreeReader, Watch};
 use crate::files::{Source, Target};
 use crate::format::RepoConfig;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
@@ -16,7 +16,7 @@ use crate::retention::{self, ForgetPlan, Keep};
 use crate::session::conversation::Conversation;
 pub use crate::session::grpc::Freshness;
 use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
-use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings};
+use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings, Upkeep};
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
@@ -24,24 +24,27 @@ use farshore_core::id::{NodeId, RepoId, SnapshotId};
 use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::peer::{ShardError, ShardIo};
 use farshore_core::policy::{self, Policy};
-use farshore_core::topology::{Name, NodeState};
+use farshore_core::topology::{Name, NodeState, Region};
 use farshore_proto::peers::Peers;
 use farshore_proto::profile::Profile;
 use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::Tls;
 use farshore_proto::wire::ScrubStatusReply;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A cluster, as a client sees it.
 #[derive(Clone)]
 pub struct Client(Arc<Parts>);
 
+#[derive(Clone)]
 struct Parts {
     host: Host,
     api: Arc<dyn CatalogueApi>,
     shards: Arc<dyn ShardIo>,
     health: Arc<NodeHealth>,
+    /// Where reading costs least.
+    costs: Arc<Costs>,
     /// Direct lines to the nodes; none when the cluster is not reached by gRPC.
     direct: Option<Direct>,
 }
@@ -94,6 +97,7 @@ impl Client {
         for node in topology.nodes.iter().filter(|node| !node.state.answers()) {
             client.0.health.note(node.id, &ShardError::Unreachable(node.id, "the cluster misses it".into()));
         }
+        client.0.health.told_slow(topology.slow);
         Ok(client)
     }
 
@@ -109,10 +113,30 @@ impl Client {
         &self,
         wrap: impl FnOnce(Arc<dyn CatalogueApi>) -> Arc<dyn CatalogueApi>,
     ) -> Client {
-        let Parts { host, api, shards, health, direct } = self.0.as_ref();
-        let api = wrap(api.clone());
-        let (host, shards, health) = (host.clone(), shards.clone(), health.clone());
-        Client(Arc::new(Parts { host, api, shards, health, direct: direct.clone() }))
+        let api = wrap(self.0.api.clone());
+        Client(Arc::new(Parts { api, ..self.0.as_ref().clone() }))
+    }
+
+    /// The same client, which is in region `home` and reads from where that costs least. What was opened before goes on as it
+    /// was.
+    pub async fn near(&self, home: &Region) -> Result<Client> {
+        let nodes = self.topology().await?.nodes;
+        if !nodes.iter().any(|node| node.region == *home) {
+            let regions: BTreeSet<&str> = nodes.iter().map(|node| node.region.as_str()).collect();
+            let regions = Vec::from_iter(regions).join(", ");
+            return Err(Error::Invalid(format!("no node is in region {home}; there are: {regions}")));
+        }
+        let upkeep = match &self.0.direct {
+            Some(direct) => direct.operator.upkeep().await,
+            None => Ok(Upkeep::default()),
+        };
+        // Of an older release, or nobody who knows can be reached: what is near comes first all the same.
+        let upkeep = upkeep.unwrap_or_else(|error| {
+            tracing::debug!(%error, "prices of links are not known");
+            Upkeep::default()
+        });
+        let costs = Arc::new(Costs::seen_from(home, &nodes, &upkeep));
+        Ok(Client(Arc::new(Parts { costs, ..self.0.as_ref().clone() })))
     }
 
     fn assemble(
@@ -121,7 +145,8 @@ impl Client {
         shards: Arc<dyn ShardIo>,
         direct: Option<Direct>,
     ) -> Client {
-        Client(Arc::new(Parts { host, api, shards, health: Arc::new(NodeHealth::new()), direct }))
+        let (health, costs) = (Arc::new(NodeHealth::new()), Arc::default());
+        Client(Arc::new(Parts { host, api, shards, health, costs, direct }))
     }
 
     /// The whole picture of the cluster.
@@ -243,13 +268,14 @@ impl Client {
     fn repository(&self, record: RepoRecord, keys: RepoKeys, config: RepoConfig) -> Repository {
         let parts = &self.0;
         let watch = Arc::new(Watch::new(parts.shards.clone()));
-        let reader = Arc::new(ChunkReader::new(
+        let reader = ChunkReader::new(
             parts.host.clone(),
             parts.api.clone(),
             watch.clone(),
             keys.clone(),
             parts.health.clone(),
-        ));
+        );
+        let reader = Arc::new(reader.at(parts.costs.clone()));
         let trees = Arc::new(TreeReader::new(reader.clone()));
         Repository(Arc::new(Opened { client: self.clone(), record, keys, config, watch, reader, trees }))
     }

@@ -1,10 +1,12 @@
 //! Reading chunks by their ids: locate → plan → gather → open. Backup (a parent's trees), listing, restore and check
 //! all read through here; nothing else in this crate asks a node for shard bytes, save the deep check.
 
+pub mod cost;
 pub mod plan;
 pub mod trees;
 pub mod watch;
 
+pub use cost::Costs;
 pub use plan::{FetchPlan, PackFetch};
 pub use trees::TreeReader;
 pub use watch::{Met, Watch};
@@ -36,6 +38,7 @@ pub struct ChunkReader {
     shards: Arc<dyn ShardIo>,
     keys: RepoKeys,
     health: Arc<NodeHealth>,
+    costs: Arc<Costs>,
     openers: Arc<Spare<Opener>>,
 }
 
@@ -49,7 +52,13 @@ impl ChunkReader {
         keys: RepoKeys,
         health: Arc<NodeHealth>,
     ) -> Self {
-        ChunkReader { host, api, shards, keys, health, openers: Arc::default() }
+        ChunkReader { host, api, shards, keys, health, costs: Arc::default(), openers: Arc::default() }
+    }
+
+    /// The same, and reads where it costs least.
+    #[must_use]
+    pub fn at(self, costs: Arc<Costs>) -> Self {
+        ChunkReader { costs, ..self }
     }
 
     /// Plans how to read these chunks; each is read once however often it is named.
@@ -151,8 +160,8 @@ impl ChunkReader {
     /// Byte ranges of a pack, verified against the hashes in the catalogue.
     pub(crate) async fn gather(&self, pack: &PackRecord, ranges: &[PackRange]) -> Result<Vec<Bytes>> {
         let stripe = &pack.stripe;
-        // Data shards first: they need no decoding. Prices of regions are not known yet.
-        let prefer = |_: NodeId| 0;
+        // Among equals data shards come first: they need no decoding.
+        let prefer = |node: NodeId| self.costs.of(node);
         let io = self.shards.as_ref();
         gather_ranges(io, stripe, pack.repo, pack.len, ranges, &prefer, &self.health)
             .await

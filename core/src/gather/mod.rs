@@ -79,7 +79,7 @@ fn reasons(why: &[(u8, NodeId, ShardError)]) -> String {
     if lines.is_empty() { "the others have no holder".into() } else { lines.join("; ") }
 }
 
-/// Reads ranges of a pack, in the order asked.
+/// Reads ranges of a pack, in the order asked: from the data shards that hold them, or decoded from others if that costs less.
 pub async fn gather_ranges(
     io: &dyn ShardIo,
     stripe: &StripeRecord,
@@ -100,6 +100,9 @@ pub async fn gather_ranges(
         }
     }
     let mut pool = Pool::new(io, stripe, repo, prefer, health);
+    if pool.is_cheaper_decoded(&want) {
+        pool.set_aside_the_dearest();
+    }
     pool.fetch(want).await?;
     let bytes = ranges.iter().map(|range| join(&pool, parts_of(*range, stripe.shard_len))).collect();
     Ok(Gathered { bytes, bad: pool.into_bad() })

@@ -106,6 +106,23 @@ impl<'a> Pool<'a> {
         }
     }
 
+    /// Whether these ranges cost less decoded from the k cheapest shards than read from their own. Decoding needs the same
+    /// ranges of all k, so that it pays where many of them are wanted anyway.
+    pub fn is_cheaper_decoded(&self, wanted: &Wanted) -> bool {
+        let bytes = |ranges: &[ShardRange]| ranges.iter().map(|range| u128::from(range.len)).sum::<u128>();
+        let price = |source: &Source| u128::from(source.cost.1);
+        let direct: u128 =
+            wanted.iter().map(|(index, ranges)| bytes(ranges) * price(self.source(*index))).sum();
+        let well = self.sources.iter().filter(|source| !source.dead && !source.aside);
+        let mut prices: Vec<u128> = well.map(price).collect();
+        prices.sort_unstable();
+        if prices.len() < self.codec.k() {
+            return false;
+        }
+        let all = merge(wanted.values().flatten().copied().collect());
+        bytes(&all) * prices.iter().take(self.codec.k()).sum::<u128>() < direct
+    }
+
     /// Never reads this shard; it can only be decoded.
     pub fn leave_out(&mut self, index: u8) {
         self.sources[usize::from(index)].dead = true;

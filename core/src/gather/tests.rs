@@ -81,6 +81,29 @@ async fn a_healthy_range_reads_its_own_bytes_and_no_more() {
     assert_eq!((s.io.bytes_read(), found.bad.len()), (400, 1));
 }
 
+/// Shards 1 and 2 are dear: a whole pack is decoded from the others, and a little of shard 1 is read from it, since decoding
+/// would need as much of four.
+#[tokio::test]
+async fn what_is_dear_is_decoded_where_that_costs_less() {
+    let s = setup(10_000);
+    let dear = [holder(1), holder(2)];
+    let read = async |range: PackRange, price: u64| {
+        let prefer = move |node: NodeId| if dear.contains(&node) { price } else { 10 };
+        let before = dear.map(|node| s.io.calls(node));
+        let found =
+            gather_ranges(&s.io, &s.stripe, REPO, 10_000, &[range], &prefer, &s.health).await.unwrap();
+        assert_eq!(&found.bytes[0][..], s.expect(&range));
+        dear.map(|node| s.io.calls(node)) != before
+    };
+    let (whole, little) = (PackRange { offset: 0, len: 10_000 }, PackRange { offset: 3_000, len: 100 });
+    assert!(!read(whole, 11).await, "four cheap ones give all of it");
+    assert!(read(whole, 10).await, "among equals the data shards");
+    assert!(read(little, 40).await, "as much from each of four costs no less");
+    assert!(!read(little, 41).await);
+    s.io.set(holder(0), Fault::Missing);
+    assert!(read(whole, 90).await, "dear is better than not at all");
+}
+
 #[tokio::test]
 async fn every_pattern_of_failures_up_to_m_is_survived_and_none_beyond() {
     for fault in [Fault::Missing, Fault::Corrupt, Fault::Unreachable, Fault::Refuse, Fault::ShortRead] {
