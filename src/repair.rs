@@ -68,7 +68,7 @@ pub fn json(status: &ClusterStatus) -> Value {
         })
         .collect();
     json!({
-        "queued": repair.queued, "running": repair.running, "rebuilt": repair.rebuilt, "failed": repair.failed,
+        "queued": repair.queued, "running": repair.running, "rebuilt": repair.rebuilt, "kept": repair.kept, "failed": repair.failed,
         "last_error": repair.last_error, "failed_ago_ms": repair.failed_ago_ms, "bytes_left": repair.queued_bytes,
         "more_than_queued": repair.queue_full, "recent_shards": repair.recent_shards,
         "recent_bytes": repair.recent_bytes, "recent_ms": repair.recent_ms,
@@ -87,10 +87,11 @@ fn text(status: &ClusterStatus) -> String {
     }
     let _ = writeln!(
         out,
-        "repair     {} running, {} queued; {} rebuilt and {} since this leader took over",
+        "repair     {} running, {} queued; {} rebuilt{} and {} since this leader took over",
         repair.running,
         repair.queued,
         print::count(repair.rebuilt, "shard"),
+        if repair.kept > 0 { format!(" ({} of them still there)", repair.kept) } else { String::new() },
         print::count(repair.failed, "failure"),
     );
     let owed = match status.under_target {

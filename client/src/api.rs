@@ -137,6 +137,8 @@ pub struct RepairStatus {
     pub running: u64,
     /// Shards rebuilt since this leader took over.
     pub rebuilt: u64,
+    /// Of those, shards that their node still had, so that nothing was sent.
+    pub kept: u64,
     /// Attempts that failed.
     pub failed: u64,
     /// What the last one failed with.

@@ -378,6 +378,7 @@ fn repair_of(repair: wire::RepairStatus) -> Result<RepairStatus, ApiError> {
         liars: list(repair.liars, NODES_LISTED_MAX, "nodes", |id| Ok(NodeId(id)))?,
         held: repair.held,
         spent_micros: repair.spent_micros,
+        kept: repair.kept,
     })
 }
 

@@ -71,7 +71,8 @@ pub enum Command {
     /// Looks again whether packs are at full strength and corrects the list of those that are not: needed after a node
     /// was lost, came back or moved, since no pack is rewritten for that.
     Recheck { packs: Vec<PackNo> },
-    /// A node has deleted condemned copies.
+    /// These copies are condemned no more: their node has deleted them, or repair wants them back, and asks the node for a
+    /// receipt only after this, so that it does not matter whether they are still there.
     Swept { copies: Vec<Condemned> },
     /// These packs were found to have no live chunk: they are no longer offered to deduplication. Those that are
     /// condemned already, are gone, or may belong to an open session are passed over.

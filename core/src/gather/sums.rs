@@ -45,6 +45,8 @@ pub struct Built {
     pub liars: Vec<NodeId>,
     /// The sums were of no use; the shards were read one by one.
     pub singly: bool,
+    /// It was there all the time, and nothing was sent.
+    pub kept: bool,
 }
 
 /// Who adds what, so that the sums of all regions together are shard `want`: the builder's own region first, then as few

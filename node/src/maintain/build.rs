@@ -119,10 +119,11 @@ impl Builder {
             crossed: self.crossed(&meter, order, region_of),
             liars,
             singly,
+            kept: false,
         };
         // It may have been here all the time: a node that was given up and came back.
         if let Some(hash) = self.store.vouch(&header).await? {
-            return Ok(built(hash, Vec::new(), false));
+            return Ok(Built { kept: true, ..built(hash, Vec::new(), false) });
         }
         match self.add_up(order, &header, &meter, true, made).await {
             Ok((hash, _)) => return Ok(built(hash, Vec::new(), false)),

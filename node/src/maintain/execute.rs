@@ -7,9 +7,9 @@ use super::Shared;
 use super::budget::Load;
 use crate::plan::Rebuild;
 use crate::worker::WorkFailed;
-use farshore_core::catalogue::{Command, PackRecord};
+use farshore_core::catalogue::{Command, Condemned, PackRecord};
 use farshore_core::gather::{BuildOrder, gather_shard, plan_sums};
-use farshore_core::id::NodeId;
+use farshore_core::id::{NodeId, ShardId};
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::peer::ShardPut;
 use farshore_core::shard::PackInfo;
@@ -28,19 +28,25 @@ pub struct Moved {
     pub singly: u64,
     /// Relays that lied.
     pub liars: Vec<NodeId>,
+    /// It was there all the time.
+    pub kept: bool,
 }
 
 impl Moved {
     /// What it takes out of budgets.
     pub fn load(&self, task: &Rebuild) -> Load {
         let link = |(from, bytes): (&Region, &u64)| ((from.clone(), self.to.clone()), *bytes);
-        Load { to: task.to, bytes: task.bytes, links: self.crossed.iter().map(link).collect() }
+        let bytes = if self.kept { 0 } else { task.bytes };
+        Load { to: task.to, bytes, links: self.crossed.iter().map(link).collect() }
     }
 }
 
 /// What a task is expected to move: one shard from each other region that it needs.
 pub fn expected(shared: &Shared, task: &Rebuild) -> Result<Load, WorkFailed> {
     let nothing = || Load { to: task.to, bytes: task.bytes, links: BTreeMap::new() };
+    if task.reclaims {
+        return Ok(Load { bytes: 0, ..nothing() });
+    }
     // Void by now; whoever carries it out will say so.
     let Some(pack) = shared.view()?.pack(task.pack)? else { return Ok(nothing()) };
     let Ok((order, home, _)) = order(shared, &pack, task) else { return Ok(nothing()) };
@@ -58,6 +64,11 @@ pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<Moved, WorkFaile
     if mutant(Mutant::RecordFirst) {
         shared.propose_leading(place.clone()).await?;
     }
+    if task.reclaims {
+        // From here on its node does not delete it. Whether it is still there the node says when it is asked to make it.
+        let copy = Condemned { node, shard: ShardId { stripe: pack.stripe.id, index } };
+        shared.propose_leading(Command::Swept { copies: vec![copy] }).await?;
+    }
     let moved = build(shared, &pack, task).await?;
     shared.propose_leading(place).await?;
     Ok(moved)
@@ -67,14 +78,17 @@ pub async fn rebuild(shared: &Shared, task: &Rebuild) -> Result<Moved, WorkFaile
 async fn build(shared: &Shared, pack: &PackRecord, task: &Rebuild) -> Result<Moved, WorkFailed> {
     let (order, to, singly) = order(shared, pack, task)?;
     match shared.orders.build(task.to, order).await {
-        Ok(built) => Ok(Moved { to, crossed: built.crossed, singly, liars: built.liars }),
+        Ok(built) => {
+            let singly = if built.kept { 0 } else { singly };
+            Ok(Moved { to, crossed: built.crossed, singly, liars: built.liars, kept: built.kept })
+        }
         Err(BuildError::Failed(error)) => Err(error.into()),
         // It is of an older release; what this moves is not counted.
         Err(BuildError::Unknown) => {
             let shard = make(shared, pack, task).await?;
             let receipt = shared.shards.put(task.to, shard).await?;
             debug_assert_eq!(receipt.node, task.to);
-            Ok(Moved { to, crossed: BTreeMap::new(), singly: 0, liars: Vec::new() })
+            Ok(Moved { to, crossed: BTreeMap::new(), singly: 0, liars: Vec::new(), kept: false })
         }
     }
 }

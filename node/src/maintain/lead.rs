@@ -34,6 +34,8 @@ pub struct RepairState {
     pub running: u64,
     /// Shards rebuilt.
     pub rebuilt: u64,
+    /// Of those, shards that their node still had.
+    pub kept: u64,
     /// Tasks that failed; each is planned again.
     pub failed: u64,
     /// The last failure, kept after it has been overcome.
@@ -63,6 +65,7 @@ pub struct RepairState {
 impl RepairState {
     fn note(&mut self, moved: Moved) {
         self.singly += moved.singly;
+        self.kept += u64::from(moved.kept);
         self.liars.extend(moved.liars);
         for (from, bytes) in moved.crossed {
             *self.links.entry((from, moved.to.clone())).or_default() += bytes;
@@ -113,10 +116,6 @@ const PACKS_PER_LOOK: usize = 256;
 /// Looking takes at most about a tenth of the leader's time.
 const LOOK_PAUSE_FACTOR: u32 = 10;
 
-fn urgency(task: &Rebuild) -> (Priority, PackNo, u8) {
-    (task.priority, task.pack, task.index)
-}
-
 type Outcome = (Rebuild, Result<Moved, WorkFailed>);
 
 /// Queued tasks that are asked whether their budgets allow them, each time that there is room for one.
@@ -145,7 +144,7 @@ pub struct Repair {
     /// The last look has found more than the queue takes.
     queue_full: bool,
     /// Tasks that failed lately: not before, and how long the next pause is. Bounded by the queue.
-    resting: BTreeMap<(PackNo, u8), (Instant, u64)>,
+    resting: BTreeMap<(PackNo, u8, NodeId), (Instant, u64)>,
 }
 
 impl Repair {
@@ -218,7 +217,7 @@ impl Repair {
             let nothing = |_: &WorkFailed| Moving { to: task.to, bytes: 0, links: BTreeMap::new() };
             self.budgets.correct(&expected, &moved.unwrap_or_else(nothing));
         }
-        let key = (task.pack, task.index);
+        let key = (task.pack, task.index, task.to);
         let mut state = self.shared.repairs.state();
         match outcome {
             Ok(moved) => {
@@ -257,7 +256,7 @@ impl Repair {
             tasks.extend(
                 plan.tasks.into_iter().map(|Task::Rebuild(task)| task).filter(|t| self.may_begin(t, began)),
             );
-            tasks.sort_by_key(urgency);
+            tasks.sort_by_key(Rebuild::order);
             // A pack's tasks are alternatives: the first one recorded raises its generation, and any other would move
             // a shard for nothing.
             let mut packs = BTreeSet::new();
@@ -303,7 +302,8 @@ impl Repair {
     }
 
     fn may_begin(&self, task: &Rebuild, now: Instant) -> bool {
-        let rests = self.resting.get(&(task.pack, task.index)).is_some_and(|(until, _)| *until > now);
+        let rests =
+            self.resting.get(&(task.pack, task.index, task.to)).is_some_and(|(until, _)| *until > now);
         !rests && !self.busy.contains_key(&task.pack)
     }
 

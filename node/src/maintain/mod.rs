@@ -183,7 +183,7 @@ impl Shared {
         workers.start(scrub::Report::new(self.clone()));
         workers.start(scrub::Scrub::new(self.clone()));
         workers.start(survey::Survey::new(self.clone()));
-        workers.start(sweep::Sweep(self.clone()));
+        workers.start(sweep::Sweep::new(self.clone()));
         workers.start(exporter::Exporter::new(self.clone()));
         workers.start(proof::Proof::new(self.clone()));
     }

@@ -3,6 +3,7 @@
 //! removal; the other way round a forgotten file would stay for ever.
 
 use super::Shared;
+use crate::catalogue::View;
 use crate::store::Removed;
 use crate::worker::{Pace, WorkFailed, Worker};
 use async_trait::async_trait;
@@ -12,9 +13,61 @@ use farshore_core::limits::SWEEP_COPIES_MAX;
 use farshore_core::mutant::{Mutant, mutant};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Going through what is kept back takes at most about a twentieth of a core.
+const LOOK_PAUSE_FACTOR: u32 = 20;
 
 /// Deletes condemned copies.
-pub struct Sweep(pub Arc<Shared>);
+pub struct Sweep {
+    shared: Arc<Shared>,
+    /// Where the pass over what is condemned has come to, and when it began.
+    after: Option<ShardId>,
+    began: Instant,
+    /// Copies that this pass has kept back.
+    kept: usize,
+    /// Since when some copy was kept back in every pass.
+    keeping: Option<Instant>,
+}
+
+impl Sweep {
+    /// Begins with the first.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Sweep { shared, after: None, began: Instant::now(), kept: 0, keeping: None }
+    }
+
+    /// Whether repair may want the copy back: its stripe is not as it should be, and this node could hold the shard. A node
+    /// that was given up and comes back has all that was made anew meanwhile, and would be sent what it has just deleted.
+    fn is_kept_back(&self, view: &View, copy: &Condemned) -> Result<bool, WorkFailed> {
+        let shared = &self.shared;
+        if self.keeping.is_some_and(|since| since.elapsed() >= shared.timing.grace * KEPT_GRACES) {
+            return Ok(false);
+        }
+        if !view.node(shared.own.id)?.is_some_and(|own| own.takes_shards()) {
+            return Ok(false);
+        }
+        let Some(pack) = view.pack_of_stripe(copy.shard.stripe)? else { return Ok(false) };
+        // One that was found bad is held by nobody now.
+        let record = pack.stripe.shards.get(usize::from(copy.shard.index));
+        Ok(record.is_some_and(|record| record.node.is_some()) && view.is_under_target(pack.no)?)
+    }
+
+    /// The pass is over.
+    fn rest(&mut self) -> Pace {
+        self.after = None;
+        let kept = std::mem::take(&mut self.kept);
+        if kept == 0 {
+            self.keeping = None;
+            return Pace::Idle;
+        }
+        self.keeping.get_or_insert(self.began);
+        Pace::Throttled((self.began.elapsed() * LOOK_PAUSE_FACTOR).max(self.shared.timing.maintain_every))
+    }
+}
+
+/// Copies are kept back for so many times the grace of a silent node: repair begins at once, and what it has not come to by
+/// then is deleted.
+const KEPT_GRACES: u32 = 2;
 
 #[async_trait]
 impl Worker for Sweep {
@@ -23,15 +76,28 @@ impl Worker for Sweep {
     }
 
     async fn work(&mut self) -> Result<Pace, WorkFailed> {
-        let shared = &self.0;
+        let shared = self.shared.clone();
         // What the recovered catalogue condemns may be all there is of a shard that was moved after it was exported.
         if shared.rests_after_recovery() {
             return Ok(Pace::Idle);
         }
+        if self.after.is_none() {
+            self.began = Instant::now();
+        }
         // A glance at the own replica is free; only if it shows something the leader is asked to confirm.
-        let seen = shared.view()?.condemned(shared.own.id, None, SWEEP_COPIES_MAX)?.rows;
+        let view = shared.view()?;
+        let mut page = view.condemned(shared.own.id, self.after, SWEEP_COPIES_MAX)?;
+        let mut seen = Vec::with_capacity(page.rows.len());
+        for copy in std::mem::take(&mut page.rows) {
+            match self.is_kept_back(&view, &copy)? {
+                true => self.kept += 1,
+                false => seen.push(copy),
+            }
+        }
+        drop(view);
+        self.after = page.next;
         if seen.is_empty() {
-            return Ok(Pace::Idle);
+            return Ok(if self.after.is_some() { Pace::Busy } else { self.rest() });
         }
         // Held first and confirmed then: what is put again from here on stays, and what was put before and is
         // condemned now was not recorded, since that would have raised the generation of its stripe.
@@ -58,10 +124,10 @@ impl Worker for Sweep {
             tracing::debug!(swept, "condemned copies deleted");
         }
         failed?;
-        Ok(if swept == SWEEP_COPIES_MAX { Pace::Busy } else { Pace::Idle })
+        Ok(if self.after.is_some() { Pace::Busy } else { self.rest() })
     }
 
     async fn wait(&mut self) {
-        tokio::time::sleep(self.0.timing.maintain_every).await;
+        tokio::time::sleep(self.shared.timing.maintain_every).await;
     }
 }

@@ -61,6 +61,10 @@ impl Cluster {
             tasks.retain(|task| met.insert(task.pack));
             for task in tasks {
                 let (pack, generation, index, node) = (task.pack, task.generation, task.index, task.to);
+                if task.reclaims {
+                    let shard = farshore_core::id::ShardId { stripe: task.stripe, index };
+                    self.must(Command::Swept { copies: vec![Condemned { node, shard }] });
+                }
                 self.must(Command::PlaceShard { pack, generation, index, node });
                 placed += 1;
             }

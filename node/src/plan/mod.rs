@@ -60,6 +60,8 @@ pub struct Rebuild {
     pub stripe: StripeId,
     /// Bytes of the shard.
     pub bytes: u64,
+    /// It has a copy that is condemned and not swept yet: that copy counts again if it is whole, and nothing is sent.
+    pub reclaims: bool,
     /// What comes first.
     pub priority: Priority,
 }
@@ -68,6 +70,11 @@ impl Rebuild {
     /// Its place among all tasks.
     pub fn urgency(&self) -> Urgency {
         (self.priority, self.pack, self.index)
+    }
+
+    /// The same, and of one pack first what costs nothing.
+    pub fn order(&self) -> (Priority, PackNo, bool, u8) {
+        (self.priority, self.pack, !self.reclaims, self.index)
     }
 }
 

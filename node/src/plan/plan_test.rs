@@ -67,7 +67,9 @@ fn carry_out(view: &mut PlanView, task: &Rebuild) -> bool {
         return false;
     }
     let shard = ShardId { stripe: pack.stripe.id, index: task.index };
-    assert!(!view.condemned.contains(&Condemned { node: task.to, shard }), "planned onto a condemned copy");
+    let copy = Condemned { node: task.to, shard };
+    // Reclaimed, it may have been swept meanwhile.
+    assert!(!view.condemned.remove(&copy) || task.reclaims, "planned onto a condemned copy");
     assert!(view.nodes[&task.to].state.takes_shards());
     if let Some(old) = pack.stripe.shards[usize::from(task.index)].node.replace(task.to) {
         view.condemned.insert(Condemned { node: old, shard });
@@ -198,6 +200,25 @@ fn doubled_shards_move_when_nodes_come_back() {
     assert_eq!(tasks.len(), 2);
     assert!(tasks.iter().all(|task| [NodeId(4), NodeId(5)].contains(&task.to)));
     assert!(tasks.iter().all(|task| task.from_holders.len() == 6));
+}
+
+/// Regression: a node that was given up and came back deleted what it had, and was sent the same by its neighbour.
+#[test]
+fn what_a_returned_node_still_has_is_reclaimed() {
+    let mut view = view(3, &UP, vec![placed([0, 1, 2, 3, 4, 2])]);
+    let shard = |index| ShardId { stripe: view.packs[0].stripe.id, index };
+    let copies = [shard(5), shard(4)].map(|shard| Condemned { node: NodeId(5), shard });
+    view.condemned.extend(copies);
+    let tasks = rebuilds(&view);
+    // Its own copy of the shard that is doubled up; not that of one which is where it should be.
+    assert_eq!((tasks[0].index, tasks[0].to, tasks[0].reclaims), (5, NodeId(5), true), "{tasks:?}");
+    assert!(tasks[1..].iter().all(|task| !task.reclaims));
+    assert!(carry_out(&mut view, &tasks[0]) && rebuilds(&view).is_empty());
+    // A copy that was found bad is made anew once it is gone.
+    let mut missing = placed([0, 1, 2, 3, 4, 5]);
+    missing.stripe.shards[5].node = None;
+    (view.packs, view.condemned) = (vec![missing], [copies[0]].into());
+    assert!(rebuilds(&view).iter().all(|task| !task.reclaims && task.to != NodeId(5)));
 }
 
 #[test]

@@ -101,6 +101,7 @@ fn step_down(view: &PlanView, pack: &PackRecord, from: &NodeRecord, to: &NodeRec
         to: to.id,
         stripe: stripe.id,
         bytes: stripe.shard_len,
+        reclaims: false,
         // Behind everything that makes something safer.
         priority: Priority { spare_after_region: i16::MAX, spare: i16::MAX },
     })

@@ -19,7 +19,8 @@ pub struct PlanView {
     pub packs: Vec<PackRecord>,
     /// Those of them that the catalogue lists as under target.
     pub listed: BTreeSet<PackNo>,
-    /// Copies of their shards that are still to be swept: no node gets back what it has to delete.
+    /// Copies of their shards that are still to be swept: no node is sent what it has to delete, and such a copy may be
+    /// reclaimed instead.
     pub condemned: BTreeSet<Condemned>,
     /// Where regions that are emptied shall go.
     pub routes: Routes,
@@ -52,7 +53,7 @@ pub fn plan_repair(view: &PlanView, limit: usize) -> RepairPlan {
             tasks.extend(view.plan_pack(pack, good));
         }
     }
-    tasks.sort_by_key(Rebuild::urgency);
+    tasks.sort_by_key(Rebuild::order);
     plan.tasks = tasks.into_iter().take(limit).map(Task::Rebuild).collect();
     plan
 }
@@ -87,7 +88,19 @@ impl PlanView {
         };
         let regions = good.iter().filter_map(|(_, node)| self.region(*node));
         let priority = Priority::of(stripe.scheme.k(), regions);
-        let mut tasks = Vec::new();
+        let task = |index, to, reclaims| Rebuild {
+            pack: pack.no,
+            generation: stripe.generation,
+            index,
+            from_holders: good.clone(),
+            to,
+            stripe: stripe.id,
+            bytes: stripe.shard_len,
+            reclaims,
+            priority,
+        };
+        let mut tasks: Vec<_> =
+            self.reclaimable(pack, &held).into_iter().map(|(index, to)| task(index, to, true)).collect();
         for (index, own) in &changed {
             // Two moves may be good together and bad alone, such as two shards that change regions; then one that takes
             // the other's place is good alone.
@@ -95,18 +108,25 @@ impl PlanView {
             let Some(to) = [*own].into_iter().chain(others).find(|to| improves(*index, *to)) else {
                 continue;
             };
-            tasks.push(Rebuild {
-                pack: pack.no,
-                generation: stripe.generation,
-                index: *index,
-                from_holders: good.clone(),
-                to,
-                stripe: stripe.id,
-                bytes: stripe.shard_len,
-                priority,
-            });
+            tasks.push(task(*index, to, false));
         }
         tasks
+    }
+
+    /// Condemned copies that would make the stripe better if they counted again: of a node that was given up and came back,
+    /// while its shards are still doubled up elsewhere. A copy whose shard nobody holds was found bad.
+    fn reclaimable(&self, pack: &PackRecord, held: &[Option<NodeId>]) -> Vec<(u8, NodeId)> {
+        let (stripe, spread) = (&pack.stripe, pack.stripe.scheme.spread());
+        let now = Standing::of(self, held, spread);
+        let better = |copy: &&Condemned| {
+            let mut then = held.to_vec();
+            let Some(Some(place)) = then.get_mut(usize::from(copy.shard.index)) else { return false };
+            *place = copy.node;
+            let takes = self.nodes.get(&copy.node).is_some_and(NodeRecord::takes_shards);
+            takes && Standing::of(self, &then, spread) < now
+        };
+        let of_stripe = self.condemned.iter().filter(|copy| copy.shard.stripe == stripe.id);
+        of_stripe.filter(better).map(|copy| (copy.shard.index, copy.node)).collect()
     }
 
     /// Where every shard of a pack should be, and why: what its good holders have stays if it may.

@@ -161,6 +161,7 @@ impl AdminService {
             liars: state.liars.into_iter().map(|node| node.0).collect(),
             held: state.held,
             spent_micros: state.spent_micros,
+            kept: state.kept,
             queued_bytes: state.bytes,
             queue_full: state.queue_full,
             recent_shards: recent.shards,

@@ -95,6 +95,7 @@ impl From<Built> for wire::Built {
             crossed: built.crossed.into_iter().map(crossed).collect(),
             liars: built.liars.into_iter().map(|liar| liar.0).collect(),
             singly: built.singly,
+            kept: built.kept,
         }
     }
 }
@@ -108,6 +109,7 @@ impl TryFrom<wire::Built> for Built {
             crossed: crossed.collect::<Result<BTreeMap<_, _>, ApiError>>()?,
             liars: list(built.liars, STRIPE_SHARDS_MAX, "relays", |id| Ok(NodeId(id)))?,
             singly: built.singly,
+            kept: built.kept,
         })
     }
 }
