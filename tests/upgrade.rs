@@ -4,6 +4,8 @@
 
 mod harness;
 
+use farshore_core::host::Entropy;
+use farshore_core::host::real::OsEntropy;
 use harness::{farshore, tree_differences};
 use serde_json::Value;
 use std::fs;
@@ -16,6 +18,12 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// What this program can do.
 const NEWEST: u32 = farshore_core::level::FEATURE_LEVEL;
 
+/// Below the ports of outgoing connections: one might take the port of a node that is not running at the moment.
+fn free_port() -> TcpListener {
+    let drawn = || 12_000 + OsEntropy.below(20_000) as u16;
+    (0..200).find_map(|_| TcpListener::bind(("127.0.0.1", drawn())).ok()).unwrap()
+}
+
 /// Three nodes in three regions, each a process of its own.
 struct Cluster {
     dir: PathBuf,
@@ -24,7 +32,7 @@ struct Cluster {
 
 impl Cluster {
     fn init(dir: PathBuf) -> Self {
-        let ports = NAMES.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = NAMES.map(|_| free_port());
         let addrs = ports.each_ref().map(|port| port.local_addr().unwrap());
         drop(ports);
         let dir_text = dir.to_str().unwrap().to_owned();

@@ -7,7 +7,7 @@ use farshore_core::catalogue::{ChunkSpan, PackCommit, PackKind, PackRecord, Repo
 use farshore_core::erasure::{Codec, Scheme};
 use farshore_core::host::real::{OsEntropy, Processors, SystemClock, TcpNet};
 use farshore_core::host::task::Scope;
-use farshore_core::host::{Host, WallClock};
+use farshore_core::host::{Entropy, Host, WallClock};
 use farshore_core::id::{ChunkId, ClusterId, NodeId, PackId, RepoId, SessionId};
 use farshore_core::peer::{ShardIo, ShardPut};
 use farshore_core::policy::Policy;
@@ -218,7 +218,10 @@ fn validity() -> Validity {
 }
 
 fn free_addr() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Below the ports of outgoing connections: one might take the port of a node that is not running at the moment.
+    let drawn = || 12_000 + OsEntropy.below(20_000) as u16;
+    let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+    let listener = (0..200).find_map(|_| free(drawn())).unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
