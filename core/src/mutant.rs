@@ -152,6 +152,20 @@ mutants! {
         "A session that has ended is opened again by a call that comes late, and what a snapshot names is not looked at.";
     IgnoreLock, "ignore-lock", "locked",
         "Snapshots are forgotten although a lock holds.";
+    LevelTwice, "level-twice", "spread",
+        "Rebalancing moves a shard to a node that holds another one of the stripe.";
+    KeepUnchecked, "keep-unchecked", "whole",
+        "Whoever builds a shard keeps what the sums came to, and does not compare it with the recorded hash.";
+    RetireFull, "retire-full", "copy-before-condemn",
+        "A node that is to be emptied is retired while shards are still counted on there.";
+    RecodeDropsFirst, "recode-drops-first", "durable",
+        "After a change of policy old packs are dropped when they were read, before the new ones are committed.";
+    RecordUnread, "record-unread", "verified",
+        "What was moved is recorded as read again and good although nobody has read it.";
+    ColdWrites, "cold-writes", "locked",
+        "A cold migration keeps nobody from writing.";
+    StalePolicy, "stale-policy", "heals",
+        "A client codes its backups for the policy of the moment at which it opened the repository.";
     SpoiltStays, "spoilt-stays", "heals",
         "A spoilt shard that the catalogue does not know is neither cleared away nor condemned, and found by every scrub.";
 }

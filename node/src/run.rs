@@ -27,6 +27,7 @@ use farshore_core::host::task::Owned;
 use farshore_core::host::{Host, Kv, KvError, KvRole, WallClock};
 use farshore_core::id::NodeId;
 use farshore_core::limits::{DISK_RESERVE_BYTES, WORKER_STOP_MS};
+use farshore_core::peer::SumIo;
 use farshore_core::topology::{NodeRecord, NodeState};
 use farshore_proto::peers::Peers;
 use farshore_proto::shard_client::GrpcShards;
@@ -105,6 +106,9 @@ impl StartError {
     }
 }
 
+/// Stands between a node and the sums that others send it.
+pub type SumSeam<'a> = &'a (dyn Fn(Arc<dyn SumIo>) -> Arc<dyn SumIo> + Send + Sync);
+
 /// A running node. Dropping it cuts everything at once, as a crash would; [`Node::stop`] ends it in order.
 pub struct Node {
     shared: Arc<Shared>,
@@ -118,16 +122,31 @@ impl Node {
     /// Opens everything below the host's disk and stores, and takes part in the cluster from then on. A replica found
     /// damaged is given up first, which takes until a leader agrees.
     pub async fn start(host: Host, config: Config, credentials: Credentials) -> Result<Self, StartError> {
-        match Self::start_once(host.clone(), config.clone(), credentials.clone()).await {
+        Self::start_through(host, config, credentials, &|sums| sums).await
+    }
+
+    /// The same, with sums of other nodes coming through `wrap`: the seam for what makes relays lie.
+    pub async fn start_through(
+        host: Host,
+        config: Config,
+        credentials: Credentials,
+        wrap: SumSeam<'_>,
+    ) -> Result<Self, StartError> {
+        match Self::start_once(host.clone(), config.clone(), credentials.clone(), wrap).await {
             Err(damaged) if damaged.is_damage() => {
                 restore::mark(&host, &damaged.to_string()).await.map_err(RestoreError::Io)?;
-                Self::start_once(host, config, credentials).await
+                Self::start_once(host, config, credentials, wrap).await
             }
             started => started,
         }
     }
 
-    async fn start_once(host: Host, config: Config, credentials: Credentials) -> Result<Self, StartError> {
+    async fn start_once(
+        host: Host,
+        config: Config,
+        credentials: Credentials,
+        wrap: SumSeam<'_>,
+    ) -> Result<Self, StartError> {
         let tls = Arc::new(Tls::new(&credentials, host.clock.clone())?);
         let id = own_id(&tls, &config)?;
         tracing::info!(node = %id, name = %config.name, region = %config.region, "starting");
@@ -175,7 +194,7 @@ impl Node {
         let place = (id, own.region.clone());
         let compute = host.compute.clone();
         let foreground = Arc::new(Foreground::default());
-        let (io, sums) = (shards.clone(), orders.clone());
+        let (io, sums) = (shards.clone(), wrap(orders.clone()));
         let builder =
             Builder::new(config.cluster, place, store.clone(), io, sums, compute, foreground.clone());
 

@@ -29,6 +29,10 @@ const OPERATION: Duration = Duration::from_secs(400);
 const CHECKPOINT_MS: u64 = 700;
 /// What every repository opens with.
 pub const PASSPHRASE: &str = "far from the shore, 1 light";
+/// What a client is told that writes while a cold migration is under way; whether one is, is for the run to say.
+pub const FROZEN: &str = "nothing is written while region";
+/// What a client is told whose packs are coded for a policy that has changed twice since its backup began.
+pub const OUTDATED: &str = "in a region survives the policy's";
 /// Pause between two looks at the cluster.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -80,6 +84,8 @@ impl Failure {
     fn of(error: &Error) -> Self {
         let text = error.to_string();
         match error {
+            Error::Refused(why) if why.contains(FROZEN) => Failure::Refused(text),
+            Error::Invalid(why) if why.contains(OUTDATED) => Failure::Refused(text),
             Error::Corrupt { .. } => Failure::Broken(format!("verified: a client was given this: {text}")),
             Error::WrongPassword(_)
             | Error::Credential(_)

@@ -9,6 +9,7 @@ use crate::kv::SimStores;
 use crate::linear::History;
 use crate::net::{Hub, Label};
 use crate::plan::Layout;
+use crate::relay::Relays;
 pub use crate::world::Violation;
 use crate::world::World;
 use farshore_client::Client;
@@ -35,8 +36,8 @@ use tokio::sync::Notify;
 
 /// Label of the first client; nodes are numbered from 1.
 const CLIENT: Label = 100;
-/// Bytes each node offers.
-const CAPACITY: u64 = 512 << 20;
+/// Bytes each node offers, unless a world says otherwise.
+pub const CAPACITY: u64 = 512 << 20;
 /// Silence before a node's shards are rebuilt elsewhere.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -93,6 +94,7 @@ impl Machine {
         seed: u64,
         run: Arc<Mutex<Run>>,
         ends: Ends,
+        relays: Relays,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (label, disk, stores, clock) =
             (self.label, self.disk.clone(), self.stores.clone(), self.clock.clone());
@@ -110,13 +112,15 @@ impl Machine {
                 };
                 let scope = Scope::new(label);
                 let (config, credentials, keep) = (config.clone(), credentials.clone(), run.clone());
+                let relays = relays.clone();
                 let stop = {
                     let mut run = run.lock().expect("no holder of this lock panics");
                     run.scope = Some(scope.clone());
                     run.stop.clone()
                 };
                 let ended = scope.spawn(seed, async move {
-                    match Node::start(host, config, credentials).await {
+                    let wrap = |sums| relays.wrap(sums);
+                    match Node::start_through(host, config, credentials, &wrap).await {
                         Ok(node) => {
                             let node = Arc::new(node);
                             keep.lock().expect("no holder of this lock panics").node = Some(node.clone());
@@ -174,6 +178,8 @@ pub struct Cluster {
     pub machines: Vec<Machine>,
     /// What its clients have asked of its catalogue.
     pub history: History,
+    /// Which of its relays lie.
+    pub relays: Relays,
     authority: Authority,
     settings: Settings,
     clients: Label,
@@ -194,6 +200,8 @@ pub struct Settings {
     pub raft: RaftTuning,
     /// Shortest one-way delay inside a region, microseconds, if it is another than between regions.
     pub near_us: Option<u64>,
+    /// Bytes that each node offers.
+    pub capacity: u64,
 }
 
 impl Default for Settings {
@@ -201,7 +209,7 @@ impl Default for Settings {
         // The story of a day compares with one order, which knows only packs that clients have made.
         let (collect_every, compact_below) = (COLLECT_EVERY, 0);
         let timing = Timing { grace: GRACE, collect_every, compact_below, ..Timing::default() };
-        Settings { timing, raft: RaftTuning::default(), near_us: None }
+        Settings { timing, raft: RaftTuning::default(), near_us: None, capacity: CAPACITY }
     }
 }
 
@@ -221,6 +229,7 @@ impl Cluster {
             hub,
             machines,
             history,
+            relays: Relays::default(),
             authority,
             settings,
             clients,
@@ -316,7 +325,7 @@ impl Cluster {
         machine.incarnation += 1;
         let seed = splitmix(self.world.seed() ^ machine.label << 32, machine.incarnation);
         let (world, hub, ends) = (self.world.clone(), self.hub.clone(), self.ends.clone());
-        let service = machine.service(world, hub, seed, process.run.clone(), ends);
+        let service = machine.service(world, hub, seed, process.run.clone(), ends, self.relays.clone());
         process.manager.spawn(seed, service);
         machine.process = Some(process);
     }
@@ -668,7 +677,7 @@ fn config(
         advertise: Some(addr(label)),
         data_dir: "data".into(),
         feature_level_max: farshore_core::level::FEATURE_LEVEL,
-        capacity: CAPACITY,
+        capacity: settings.capacity,
         bucket: None,
         credentials: CredentialFiles { ca: "ca".into(), cert: "cert".into(), key: "key".into() },
         peers: Vec::new(),

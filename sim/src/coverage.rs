@@ -27,6 +27,8 @@ pub struct Tallies {
     pub faults: BTreeMap<String, u64>,
     /// Faults that were planned and would have broken more than the policies allow to be broken.
     pub withheld: BTreeMap<String, u64>,
+    /// What came of operators' orders, and what planners have moved.
+    pub upkeep: BTreeMap<String, u64>,
     /// Checks made, by invariant.
     pub checks: BTreeMap<String, u64>,
     /// How often a fault (outer key) was injected or under way during an operation (inner key).
@@ -48,7 +50,7 @@ impl Tallies {
         fn sum(into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
             from.iter().for_each(|(key, count)| *into.entry(key.clone()).or_default() += count);
         }
-        let Tallies { work, faults, withheld, checks, pairs, linear } = other;
+        let Tallies { work, faults, withheld, upkeep, checks, pairs, linear } = other;
         for (kind, ended) in work {
             let all = self.work.entry(kind.clone()).or_default();
             all.ok += ended.ok;
@@ -57,6 +59,7 @@ impl Tallies {
         }
         sum(&mut self.faults, faults);
         sum(&mut self.withheld, withheld);
+        sum(&mut self.upkeep, upkeep);
         sum(&mut self.checks, checks);
         for (fault, row) in pairs {
             sum(self.pairs.entry(fault.clone()).or_default(), row);
@@ -77,7 +80,7 @@ impl Tallies {
 }
 
 /// What nodes do by themselves that a fault should have hit.
-pub const NODE_OPERATIONS: [&str; 3] = ["repair", "sweep", "drain"];
+pub const NODE_OPERATIONS: [&str; 6] = ["repair", "sweep", "drain", "migrate", "recode", "rebalance"];
 
 /// All operations.
 pub fn operations() -> impl Iterator<Item = &'static str> {

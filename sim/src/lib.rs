@@ -30,6 +30,8 @@ pub mod coverage;
 
 pub mod cluster;
 
+pub mod relay;
+
 pub mod linear;
 
 pub mod plan;

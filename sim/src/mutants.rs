@@ -86,6 +86,9 @@ pub fn bound(mutant: Mutant) -> Bound {
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::RenewEnding => (Place::Pinned("renew-ending"), 60),
         Mutant::GiveUpAtOnce => (Place::Pinned("give-up-at-once"), 60),
+        Mutant::RetireFull | Mutant::RecordUnread | Mutant::KeepUnchecked | Mutant::ColdWrites => storm(60),
+        Mutant::LevelTwice | Mutant::RecodeDropsFirst => storm(120),
+        Mutant::StalePolicy => (Place::Pinned("outdated-policy"), 60),
         Mutant::SpoiltStays => (Place::Worlds(Profile::Bitrot), 60),
     };
     Bound { place, seeds }

@@ -138,6 +138,10 @@ impl Truth {
         let places = packs.iter().flat_map(|pack| Self::places(cluster, pack)).flatten();
         !self.damaged.is_empty() && places.into_iter().any(|copy| self.damaged.contains(&copy))
     }
+    /// Copies that a fault has spoilt, or may have.
+    pub fn damaged(&self) -> &BTreeSet<Copy> {
+        &self.damaged
+    }
     /// Whether a fault has spoilt this copy, or may have.
     pub fn is_damaged(&self, at: usize, file: &str) -> bool {
         self.damaged.contains(&(at, file.to_string()))
@@ -156,6 +160,18 @@ impl Truth {
             self.proven.insert(copy);
         }
         whole
+    }
+
+    /// When a copy was last read from its disk, microseconds.
+    pub fn last_read_us(&self, cluster: &Cluster, at: usize, file: &str) -> Option<u64> {
+        let (_, path) = self.published.get(file)?;
+        cluster.machines[at].disk.last_read_us(path)
+    }
+
+    /// Whether somebody who reads this copy now finds it spoilt, or does not find it.
+    pub fn reads_badly(&self, cluster: &Cluster, at: usize, file: &str) -> bool {
+        let Some((_, path)) = self.published.get(file) else { return true };
+        !cluster.machines[at].disk.visible(path).is_some_and(|bytes| is_whole(&bytes))
     }
 
     /// Where each recorded shard of a pack lies, by index; `None` if it has no place or its node's disks are lost.

@@ -157,7 +157,7 @@ async fn export_before_drop(shared: &Shared, index: u64, waiting: &mut Option<In
 }
 
 /// The deliberate defect of dropping without a second look.
-async fn drop_at_once(shared: &Shared, repo: RepoId, packs: &[PackNo]) -> Result<(), WorkFailed> {
+pub(super) async fn drop_at_once(shared: &Shared, repo: RepoId, packs: &[PackNo]) -> Result<(), WorkFailed> {
     let view = shared.view()?;
     let of = view.repo_use(repo)?;
     let mut condemned = Vec::new();

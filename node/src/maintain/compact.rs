@@ -5,6 +5,7 @@
 //! The leader does it, one new pack after the other and a few in a round: it is never urgent, and repair needs the links more.
 
 use super::Shared;
+use super::collect::drop_at_once;
 use crate::catalogue::{PackUse, RepoUse, View};
 use crate::worker::WorkFailed;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use farshore_core::gather::{PackRange, gather_ranges};
 use farshore_core::host::compute;
 use farshore_core::id::{ChunkId, NodeId, PackNo};
 use farshore_core::limits::{COMPACTIONS_PER_ROUND, PACK_BYTES_DEFAULT, PACK_CHUNKS_MAX};
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::pack::{PackBuilder, ROW_BYTES, TRAILER_BYTES};
 use farshore_core::placement::candidates;
 use farshore_core::policy;
@@ -89,6 +91,10 @@ async fn empty(
         from.push(*no);
     }
     let Some(mut new) = new.filter(|new| !new.is_empty()) else { return Ok(0) };
+    if mutant(Mutant::RecodeDropsFirst) && of.recoding.is_some() {
+        shared.propose_leading(Command::CondemnPacks { packs: from.clone() }).await?;
+        drop_at_once(shared, repo.id, &from).await?;
+    }
     // A pack that is copied whole, to be coded in another way, would be the old one again.
     new.set_times(from.first().map_or(0, |no| no.0 as u32).wrapping_add(1));
     let coding = Coding { cluster: shared.cluster, repo: repo.id, session: None, scheme };

@@ -8,6 +8,7 @@
 use super::{PlanView, Priority, Rebuild};
 use farshore_core::catalogue::{Condemned, PackRecord};
 use farshore_core::id::{NodeId, ShardId};
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{NodeRecord, Region};
 use std::collections::BTreeMap;
 
@@ -85,7 +86,7 @@ fn step_down(view: &PlanView, pack: &PackRecord, from: &NodeRecord, to: &NodeRec
     if view.listed.contains(&pack.no) || !stripe.at_target(region) {
         return None;
     }
-    if stripe.shards.iter().any(|shard| shard.node == Some(to.id)) {
+    if stripe.shards.iter().any(|shard| shard.node == Some(to.id)) && !mutant(Mutant::LevelTwice) {
         return None;
     }
     let index = (0u8..).zip(&stripe.shards).find(|(_, shard)| shard.node == Some(from.id))?.0;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use farshore_core::host::{DiskFile, Host, compute, publish, task};
 use farshore_core::id::{SessionId, ShardHash, ShardId};
 use farshore_core::limits::SHARD_BLOCK_BYTES;
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::shard::{ShardHeader, ShardSums, SumBuilder, file_len};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -171,7 +172,7 @@ async fn finish_upload(
     let sums: ShardSums = sums.finish();
     let id = header.id;
     let hash = sums.root(id);
-    if hash != header.hash {
+    if hash != header.hash && !mutant(Mutant::KeepUnchecked) {
         return Err(StoreError::WrongHash(id));
     }
     file.append(sums.encode().into()).await.map_err(full)?;

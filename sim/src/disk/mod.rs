@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::host::{Disk, DiskFile, Space};
 use files::Files;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -44,6 +44,8 @@ struct State {
     lying: Vec<String>,
     removed: VecDeque<String>,
     named: VecDeque<String>,
+    /// When each file was last read, microseconds.
+    read_us: BTreeMap<String, u64>,
     rng: Rng,
 }
 
@@ -55,6 +57,7 @@ impl SimDisk {
             lying: Vec::new(),
             removed: VecDeque::new(),
             named: VecDeque::new(),
+            read_us: BTreeMap::new(),
             rng: Rng::new(world.seed() ^ label << 8, 0x4449),
         };
         let medium = Medium::new(world.clone(), label);
@@ -93,6 +96,11 @@ impl SimDisk {
         self.lock().named.drain(..).collect()
     }
 
+    /// When a file was last read, virtual microseconds, for checks.
+    pub fn last_read_us(&self, name: &str) -> Option<u64> {
+        self.lock().read_us.get(name).copied()
+    }
+
     /// A call of the process begins.
     async fn begin(&self, call: Call, op: Ops, range: (u64, u64)) -> io::Result<Ticket> {
         let ticket = self.world.enter(self.label, call).await;
@@ -120,6 +128,12 @@ fn remember(news: &mut VecDeque<String>, name: &str) {
 }
 
 impl State {
+    fn note_read(&mut self, name: &str, now_us: u64) {
+        match self.read_us.get_mut(name) {
+            Some(last) => *last = now_us,
+            None => drop(self.read_us.insert(name.into(), now_us)),
+        }
+    }
     fn lies_about(&self, name: &str) -> bool {
         self.lying.iter().any(|prefix| name.starts_with(prefix.as_str()))
     }
@@ -140,11 +154,15 @@ impl Disk for SimDisk {
     }
     async fn read(&self, name: &str, offset: u64, len: usize) -> io::Result<Bytes> {
         let ticket = self.begin(Call::Read, Ops::Read, OPERATION_US).await?;
-        let read = self.lock().files.find(name).map(|inode| {
-            let start = (offset.min(inode.bytes.len() as u64)) as usize;
-            let end = start.saturating_add(len).min(inode.bytes.len());
-            Bytes::copy_from_slice(&inode.bytes[start..end])
-        });
+        let read = {
+            let mut state = self.lock();
+            state.note_read(name, self.world.now_us());
+            state.files.find(name).map(|inode| {
+                let start = (offset.min(inode.bytes.len() as u64)) as usize;
+                let end = start.saturating_add(len).min(inode.bytes.len());
+                Bytes::copy_from_slice(&inode.bytes[start..end])
+            })
+        };
         self.end(ticket, read).await
     }
     async fn len(&self, name: &str) -> io::Result<Option<u64>> {
@@ -183,6 +201,7 @@ impl Disk for SimDisk {
         let ticket = self.begin(Call::Remove, Ops::Write, OPERATION_US).await?;
         {
             let mut state = self.lock();
+            state.read_us.remove(name);
             if state.files.names.remove(name).is_some() {
                 remember(&mut state.removed, name);
                 event!(self.world, self.label, "disk removes {name}");

@@ -1,7 +1,8 @@
 //! Invariant 6. Source: DESIGN 13.6 and 7.
 //!
 //! An index of a stripe that had a good copy has one a second later, at the same place or at another, unless a fault
-//! took it. So a node may not call a good copy bad either.
+//! took it. So a node may not call a good copy bad either. What a node has whose retirement is recorded is switched off with
+//! it, and gone.
 
 use super::{Invariant, Moment, Scene};
 use crate::truth::{Copy, Truth};
@@ -33,7 +34,9 @@ impl Invariant for CopyBeforeCondemn {
             for (index, place) in Truth::places(cluster, pack).into_iter().enumerate() {
                 let now = place.clone();
                 let good = place.filter(|(at, file)| {
-                    !scene.truth.is_damaged(*at, file) && scene.truth.is_durable(cluster, *at, file)
+                    !cluster.retired(*at)
+                        && !scene.truth.is_damaged(*at, file)
+                        && scene.truth.is_durable(cluster, *at, file)
                 });
                 let key = (pack.no, index);
                 if let Some(copy) = good {

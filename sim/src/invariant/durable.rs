@@ -25,6 +25,7 @@ impl Durable {
             return Ok(());
         }
         let repo = scene.view.repo(pack.repo).map_err(|e| e.to_string())?;
+        // Every policy of these worlds has the same floor.
         let worst = repo.map_or(0, |repo| repo.policy.floor_nodes);
         let (left, k) = (shards_left(&pack.stripe.shards, worst), pack.stripe.scheme.k());
         if left < k {

@@ -68,8 +68,8 @@ pub trait Invariant {
 pub fn all() -> Vec<Box<dyn Invariant + Send>> {
     vec![
         Box::new(durable::Durable::default()),
-        Box::new(spread::Spread),
-        Box::new(verified::Verified),
+        Box::new(spread::Spread::default()),
+        Box::new(verified::Verified::default()),
         Box::new(agree::Agree::default()),
         Box::new(delete_last::DeleteLast::default()),
         Box::new(copy_before_condemn::CopyBeforeCondemn::default()),

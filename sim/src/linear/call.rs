@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// A call that took longer may have needed a second attempt. Leaders change more slowly than this, so a first attempt
 /// that was given up sooner can hardly be under way for long.
 pub const SLOW_US: u64 = 500_000;
+/// One that took longer may have been carried out by a first attempt whose answer was lost: a connection that is reset just
+/// after the deed is made anew within two round trips.
+pub const AGAIN_US: u64 = 100_000;
 
 /// A call.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,6 +132,12 @@ impl Call {
                 | CommitSnapshot { .. }
                 | Change { .. }
         )
+    }
+
+    /// Whether it says how packs are coded from now on. Sent again a minute later it is another change, and would undo one
+    /// that came in between.
+    pub fn sets_policy(&self) -> bool {
+        matches!(self, Call::Change { change, .. } if matches!(**change, RepoChange::SetPolicy { .. }))
     }
 
     /// The session it works under.

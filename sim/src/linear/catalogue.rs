@@ -2,7 +2,7 @@
 //! `CatalogueApi` and not from the node's code. What maintenance does on its own shows as changes that may come at any
 //! time: sessions run out, shards move to other nodes, garbage and what lay in the trash for its time goes.
 
-use super::call::{Answer, Call, Op, SLOW_US};
+use super::call::{AGAIN_US, Answer, Call, Op};
 use super::packs::{Live, Needed, PackTable, Packs};
 use super::search::Spec;
 use farshore_core::catalogue::{RepoChange, RepoRecord, SnapshotRecord};
@@ -235,8 +235,8 @@ impl Catalogue {
             }
             (Call::Change { repo, change }, Answer::Changed(count)) => {
                 // The attempt that was answered may have found done what an earlier one did.
-                let slow = op.at_us.1.is_some_and(|ended| ended - op.at_us.0 >= SLOW_US);
-                state.change(*repo, |repo| repo.change(change, Some(*count), slow))
+                let again = op.at_us.1.is_some_and(|ended| ended - op.at_us.0 >= AGAIN_US);
+                state.change(*repo, |repo| repo.change(change, Some(*count), again))
             }
             (Call::Change { repo, change }, Answer::Refused) => {
                 state.repo(*repo).is_none_or(|repo| repo.may_refuse(change))
@@ -265,6 +265,11 @@ impl Catalogue {
                     packs.list(&self.packs, *repo, *from, page, needed)
                 }),
             },
+            // A region moves, and nothing is written meanwhile: whether it did is looked at where it shows (invariant 8).
+            (
+                Call::OpenSession { .. } | Call::CommitPacks { .. } | Call::CommitSnapshot { .. },
+                Answer::Refused,
+            ) => true,
             // An answer to another question.
             _ => false,
         }

@@ -254,6 +254,7 @@ impl Recorder {
     async fn begin(&self, call: Call) -> Pending {
         let held_until = self.history.held_until(self.client, &call);
         if call.changes()
+            && !call.sets_policy()
             && let Some((origin, after)) = self.history.draw_repeat()
         {
             self.repeat(call.clone(), origin, after);

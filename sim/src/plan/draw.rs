@@ -14,7 +14,7 @@ const DAY_MS: i64 = 86_400_000;
 type Draw = fn(&mut Rng, &Layout, &Knobs) -> Fault;
 
 /// Every class and how many of it a storm has in a minute.
-const CLASSES: [(&str, Draw, u64); 27] = [
+const CLASSES: [(&str, Draw, u64); 30] = [
     ("crash", |r, l, _| Fault::Crash { node: node(r, l), power: false, for_ms: long(r) }, 3),
     ("power", |r, l, _| Fault::Crash { node: node(r, l), power: true, for_ms: long(r) }, 3),
     ("region", |r, l, _| Fault::Region { region: region(r, l), loss: loss(r), for_ms: long(r) }, 1),
@@ -51,6 +51,9 @@ const CLASSES: [(&str, Draw, u64); 27] = [
     ("clock", |r, l, _| Fault::Clock { node: node(r, l), skew_ms: skew(r) }, 2),
     ("days", |r, _, k| Fault::Days { days: r.range(1, 30), for_ms: nap(r, k) }, 1),
     ("membership", membership, 1),
+    ("budget", budget, 1),
+    ("scrub-paused", |r, _, _| Fault::ScrubPaused { for_ms: long(r) }, 1),
+    ("lying-relay", |r, l, _| Fault::LyingRelay { node: node(r, l), for_ms: 2 * long(r) }, 2),
     (
         "client-dies",
         |r, _, k| Fault::ClientDies {
@@ -89,6 +92,12 @@ fn membership(rng: &mut Rng, layout: &Layout, _: &Knobs) -> Fault {
         0 => Fault::Add { region: region(rng, layout) },
         _ => Fault::Drain { node: node(rng, layout) },
     }
+}
+
+/// From hardly anything, so that repair all but stands still, to more than it needs.
+fn budget(rng: &mut Rng, _: &Layout, _: &Knobs) -> Fault {
+    let (node_bytes_s, link_bytes_s) = (1_000 + upto(rng, 4 << 20), 1_000 + upto(rng, 4 << 20));
+    Fault::Budget { node_bytes_s, link_bytes_s, for_ms: long(rng) }
 }
 
 /// Log-uniform in `1..=most`.
@@ -153,6 +162,8 @@ pub fn draw(seed: u64, profile: Profile) -> Plan {
     if profile == Profile::Storm || (profile == Profile::Swarm && rng.one_in(2)) {
         aim(&mut rng, &layout, &knobs, length, &mut steps);
         relapse(&mut rng, &layout, &knobs, length, &mut steps);
+        migrate(&mut rng, &layout, length, &mut steps);
+        grow(&mut rng, &layout, &knobs, length, &mut steps);
     }
     steps.sort_by_key(|step| step.at_ms);
     Plan { version: PLAN_VERSION, seed, profile, layout, knobs, steps, story: String::new() }
@@ -190,6 +201,43 @@ fn relapse(rng: &mut Rng, layout: &Layout, knobs: &Knobs, length: u64, steps: &m
     for _ in 0..3 {
         let again_ms = at_ms + for_ms + 500 + upto(rng, 12_000);
         steps.push(crash(again_ms, rng.range(100, 1_000)));
+    }
+}
+
+/// Nodes offer little, and one more comes when there is something on the others.
+fn grow(rng: &mut Rng, layout: &Layout, knobs: &Knobs, length: u64, steps: &mut Vec<Step>) {
+    if knobs.capacity_kib.is_some() {
+        let at_ms = rng.range(length / 3, length);
+        steps.push(Step { at_ms, what: What::Fault(Fault::Add { region: region(rng, layout) }) });
+    }
+}
+
+/// A region moves, sometimes while its machines come and go.
+fn migrate(rng: &mut Rng, layout: &Layout, length: u64, steps: &mut Vec<Step>) {
+    if rng.one_in(2) {
+        return;
+    }
+    let (from, regions) = (region(rng, layout), layout.regions.len() as u64);
+    let into = if rng.one_in(4) {
+        Some((from + rng.range(1, regions - 1) as usize) % layout.regions.len())
+    } else {
+        None
+    };
+    let at_ms = rng.range(500, length - 10_000);
+    let for_ms = rng.range(3_000, 60_000);
+    let fault = Fault::Migrate { region: from, into, cold: rng.one_in(3), cancel: rng.one_in(3), for_ms };
+    steps.push(Step { at_ms, what: What::Fault(fault) });
+    if rng.one_in(2) {
+        let inside: Vec<usize> =
+            (0..layout.nodes()).filter(|node| layout.region_of()[*node] == from).collect();
+        for _ in 0..rng.range(1, 4) {
+            let node = inside[rng.below(inside.len() as u64) as usize];
+            let fault = match rng.below(3) {
+                0 => Fault::Restart { node },
+                power => Fault::Crash { node, power: power == 1, for_ms: rng.range(100, 6_000) },
+            };
+            steps.push(Step { at_ms: at_ms + rng.range(2_000, 30_000), what: What::Fault(fault) });
+        }
     }
 }
 
@@ -232,11 +280,13 @@ fn knobs(rng: &mut Rng, profile: Profile, layout: &Layout) -> Knobs {
         clients: rng.range(1, 3) as usize,
         entries: rng.range(5, 40),
         compact: rng.one_in(4),
+        recode: profile != Profile::Calm && rng.one_in(4),
+        capacity_kib: rng.one_in(2).then(|| rng.range(4, 10) * 1_024),
     }
 }
 
 /// A policy that the layout can give.
-fn policy(rng: &mut Rng, layout: &Layout) -> String {
+pub(crate) fn policy(rng: &mut Rng, layout: &Layout) -> String {
     let most = layout.regions.iter().max().copied().unwrap_or(1);
     let wide = layout.nodes() > 2 * most + 1;
     match rng.below(4) {
@@ -284,6 +334,7 @@ fn work(rng: &mut Rng, knobs: &Knobs, length: u64) -> Vec<Step> {
         let mut first = true;
         while at_ms < length {
             let drawn = TABLE[rng.below(TABLE.len() as u64) as usize];
+            let drawn = if knobs.recode && rng.one_in(10) { Work::SetPolicy } else { drawn };
             let work = if std::mem::take(&mut first) { Work::Full } else { drawn };
             steps.push(Step { at_ms, what: What::Work { client, work } });
             at_ms += rng.range(100, 8_000);

@@ -120,6 +120,12 @@ pub struct Knobs {
     /// checker does not know packs that no client has made.
     #[serde(default)]
     pub compact: bool,
+    /// Policies are changed while the world lasts. What clients are told of packs is not compared then, either.
+    #[serde(default)]
+    pub recode: bool,
+    /// What each node offers, KiB, if it is so little that a new node of a region is much emptier than the others.
+    #[serde(default)]
+    pub capacity_kib: Option<u64>,
 }
 
 /// Something happens.
@@ -182,11 +188,13 @@ pub enum Work {
     Prune,
     /// Lock a snapshot for good.
     Lock,
+    /// Have the repository survive something else from now on.
+    SetPolicy,
 }
 
 impl Work {
     /// Every kind, for coverage.
-    pub const ALL: [Work; 16] = [
+    pub const ALL: [Work; 17] = [
         Work::Incremental,
         Work::Differential,
         Work::Full,
@@ -203,6 +211,7 @@ impl Work {
         Work::Undelete,
         Work::Prune,
         Work::Lock,
+        Work::SetPolicy,
     ];
     /// A short name.
     pub fn word(self) -> &'static str {
@@ -223,6 +232,7 @@ impl Work {
             Work::Undelete => "undelete",
             Work::Prune => "prune",
             Work::Lock => "lock",
+            Work::SetPolicy => "set-policy",
         }
     }
     /// Whether a new snapshot comes of it.
@@ -316,6 +326,15 @@ pub enum Fault {
     Add { region: usize },
     /// A node is drained.
     Drain { node: usize },
+    /// A region is emptied into a new one, with as many machines, or into another one that there is. Cold: nothing is
+    /// written meanwhile. Cancelled after that time, unless it has ended by then or is to come to its end.
+    Migrate { region: usize, into: Option<usize>, cold: bool, cancel: bool, for_ms: u64 },
+    /// What repair may move to one node, and over links, in a second.
+    Budget { node_bytes_s: u64, link_bytes_s: u64, for_ms: u64 },
+    /// Nodes do not read their shards by themselves.
+    ScrubPaused { for_ms: u64 },
+    /// A node sends other sums than those of its region's shards.
+    LyingRelay { node: usize, for_ms: u64 },
     /// A client's process ends; another one takes its place.
     ClientDies { client: usize, power: bool, for_ms: u64 },
     /// A client's process stands still, for longer than its sessions last if so long.
@@ -330,7 +349,7 @@ const IO_ERROR_MS: u64 = 10_000;
 
 impl Fault {
     /// Every kind, for coverage.
-    pub const KINDS: [&str; 26] = [
+    pub const KINDS: [&str; 31] = [
         "crash",
         "power",
         "restart",
@@ -354,6 +373,11 @@ impl Fault {
         "clock",
         "days",
         "membership",
+        "migrate",
+        "migrate-cold",
+        "budget",
+        "scrub-paused",
+        "lying-relay",
         "client-dies",
         "client-pauses",
         "client-held",
@@ -384,6 +408,11 @@ impl Fault {
             Fault::Clock { .. } => "clock",
             Fault::Days { .. } => "days",
             Fault::Add { .. } | Fault::Drain { .. } => "membership",
+            Fault::Migrate { cold: false, .. } => "migrate",
+            Fault::Migrate { cold: true, .. } => "migrate-cold",
+            Fault::Budget { .. } => "budget",
+            Fault::ScrubPaused { .. } => "scrub-paused",
+            Fault::LyingRelay { .. } => "lying-relay",
             Fault::ClientDies { .. } => "client-dies",
             Fault::ClientPauses { .. } => "client-pauses",
             Fault::ClientHeld { .. } => "client-held",
@@ -416,6 +445,10 @@ impl Fault {
             | Fault::IoErrors { for_ms, .. }
             | Fault::LostSync { for_ms, .. }
             | Fault::Days { for_ms, .. }
+            | Fault::Migrate { for_ms, .. }
+            | Fault::Budget { for_ms, .. }
+            | Fault::ScrubPaused { for_ms }
+            | Fault::LyingRelay { for_ms, .. }
             | Fault::ClientDies { for_ms, .. }
             | Fault::ClientPauses { for_ms, .. }
             | Fault::ClientHeld { for_ms, .. } => Some(for_ms),

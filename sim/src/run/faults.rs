@@ -8,8 +8,10 @@ use crate::medium::Ops;
 use crate::net::Label;
 use crate::plan::{Fault, Loss};
 use crate::run::Run;
+use crate::run::orders::Limit;
 use crate::truth::Truth;
 use farshore_core::catalogue::Command;
+use farshore_core::id::NodeId;
 use farshore_core::topology::{Change, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +51,7 @@ struct Active {
 
 /// Something that several faults may want at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Hold {
+pub(super) enum Hold {
     Down(usize),
     Paused(usize),
     Cut(Label, Label),
@@ -62,7 +64,7 @@ enum Hold {
 
 /// How something ends.
 #[derive(Clone, PartialEq, Debug)]
-enum Undo {
+pub(super) enum Undo {
     Release(Hold),
     Loss,
     /// A call that should have failed has not come: it will not fail any more.
@@ -71,6 +73,12 @@ enum Undo {
     Exposed(usize),
     /// A new client takes the seat.
     Successor(usize),
+    /// The node sends right sums again.
+    Honest(NodeId),
+    /// Operators limit this no longer.
+    Lift(Limit),
+    /// Nothing is to be done about it.
+    Over,
 }
 
 impl Faults {
@@ -107,7 +115,7 @@ impl Faults {
 
 /// What a fault does when it begins: what it touches, and how it ends.
 #[derive(Default)]
-struct Begun {
+pub(super) struct Begun {
     machines: BTreeSet<usize>,
     everywhere: bool,
     undo: Vec<Undo>,
@@ -117,7 +125,7 @@ impl Begun {
     fn at(machines: impl IntoIterator<Item = usize>) -> Self {
         Begun { machines: machines.into_iter().collect(), ..Begun::default() }
     }
-    fn undo(mut self, undo: impl IntoIterator<Item = Undo>) -> Self {
+    pub(super) fn undo(mut self, undo: impl IntoIterator<Item = Undo>) -> Self {
         self.undo.extend(undo);
         self
     }
@@ -333,6 +341,14 @@ impl Run<'_> {
             }
             Fault::Add { region } => self.add_machine(region)?.map(|_| Begun::default()),
             Fault::Drain { node } => self.drain(node % count)?,
+            Fault::Migrate { .. } => self.migrate(fault)?,
+            Fault::Budget { node_bytes_s, link_bytes_s, .. } => self.budget(node_bytes_s, link_bytes_s),
+            Fault::ScrubPaused { .. } => self.pause_scrub(),
+            Fault::LyingRelay { node, .. } => {
+                let id = self.cluster.machines[node % count].id;
+                self.cluster.relays.begin(id);
+                Some(Begun::default().undo([Undo::Honest(id)]))
+            }
             Fault::ClientDies { client, power, .. } => {
                 let seat = client % self.seats.len();
                 (!self.seats[seat].away && self.seats[seat].agent.is_some()).then(|| {
@@ -388,6 +404,9 @@ impl Run<'_> {
             Undo::Spared(at) => self.cluster.machines[at].disk.medium().fail_no_call(),
             Undo::Loss => self.cluster.hub.set_loss(self.plan.knobs.loss_ppm),
             Undo::Exposed(at) => self.expose(at),
+            Undo::Honest(id) => self.cluster.relays.end(id),
+            Undo::Lift(limit) => self.lift(limit),
+            Undo::Over => {}
             Undo::Successor(seat) => {
                 self.seats[seat].away = false;
                 self.enter(seat)?;
@@ -402,7 +421,7 @@ impl Run<'_> {
     /// Everybody on the network.
     fn labels(&self) -> Vec<Label> {
         let clients = self.seats.iter().filter_map(|seat| seat.agent.as_ref()).map(|agent| agent.label());
-        self.cluster.machines.iter().map(|m| m.label).chain(clients).collect()
+        self.cluster.machines.iter().map(|m| m.label).chain(clients).chain(self.operators.label()).collect()
     }
 
     /// A machine goes down.

@@ -8,11 +8,13 @@ use crate::coverage::Tallies;
 use crate::event;
 use crate::invariant::Moment;
 use crate::plan::Work;
-use crate::run::{Newest, OPERATION, Run};
+use crate::run::{Newest, OPERATION, Run, orders};
 use farshore_client::api::ClusterStatus;
-use farshore_core::catalogue::PackRecord;
-use farshore_core::id::NodeId;
+use farshore_core::catalogue::{Migration, PackRecord};
+use farshore_core::id::{NodeId, PackNo};
+use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::topology::NodeState;
+use farshore_node::catalogue::CatalogueError;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ const READY: Duration = Duration::from_secs(120);
 const HEALED: Duration = Duration::from_secs(300);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// Operators look so often what else there is to do.
+const TIDY_LOOKS: u64 = 10;
 /// Scrubs until nothing more is found, at most.
 const SCRUBS_MAX: u32 = 16;
 
@@ -30,10 +34,12 @@ impl Run<'_> {
     /// From the end of the last fault to the last check.
     pub(crate) async fn peace(&mut self) -> Result<(), Violation> {
         self.drop_queues();
+        self.operators.rest();
         self.relent_all()?;
         self.nodes_run().await?;
         self.clients_finish().await?;
         let inspector = Agent::succeed_all(&mut self.cluster, self.plan.knobs.policies.len()).await?;
+        self.tidied(&inspector).await?;
         self.healed(&inspector).await?;
         self.scrubbed(&inspector).await?;
         self.serves_again().await?;
@@ -44,7 +50,7 @@ impl Run<'_> {
             Tallies::add(&mut self.tallies.checks, "durable");
         }
         self.settled().await?;
-        if !self.plan.knobs.compact {
+        if !self.plan.knobs.compact && !self.plan.knobs.recode {
             let report = self.cluster.history.check()?;
             event!(self.world, 0, "{report:?} {:?}", self.cluster.history.repeated());
             self.tallies.linear = (report.operations, report.undecided);
@@ -79,7 +85,11 @@ impl Run<'_> {
     /// Waits until every node is up, every stripe at full strength and nothing queued.
     async fn healed(&mut self, inspector: &Agent) -> Result<(), Violation> {
         let deadline = Instant::now() + HEALED;
-        loop {
+        for look in 1u64.. {
+            if look.is_multiple_of(TIDY_LOOKS) {
+                self.tidied(inspector).await?;
+                self.call_off_stuck(inspector).await?;
+            }
             let status = self.status(inspector).await?;
             match status.map(|status| self.owed(&status)) {
                 Ok(None) => return Ok(()),
@@ -88,6 +98,67 @@ impl Run<'_> {
                 _ => self.pass(LOOK).await?,
             }
         }
+        Ok(())
+    }
+
+    /// Operators lift every limit, and say of nodes that a migration waits for and whose disks are lost that they are gone.
+    async fn tidied(&mut self, inspector: &Agent) -> Result<(), Violation> {
+        let deadline = Instant::now() + OPERATION;
+        loop {
+            let waits: BTreeSet<NodeId> = self.migrations().into_iter().flat_map(|m| m.nodes).collect();
+            let gone = waits.into_iter().filter(|id| self.cluster.machine_of(*id).is_none()).collect();
+            let client = inspector.client().clone();
+            let done = inspector.begin_call(async move { Ok(orders::tidy(client, gone).await) });
+            match tokio::time::timeout(OPERATION, done).await {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(why))) if Instant::now() > deadline => {
+                    return Err(format!("live: operators are not heard: {why}"));
+                }
+                Ok(Ok(Err(_))) => self.pass(LOOK).await?,
+                Ok(Err(failed)) => return Err(format!("live: operators are not heard: {failed:?}")),
+                Err(_) => return Err("live: an order of the operators hangs".into()),
+            }
+        }
+    }
+
+    fn migrations(&self) -> Vec<Migration> {
+        let newest = self.newest.as_ref();
+        newest.and_then(|newest| newest.view.migrations().ok()).unwrap_or_default()
+    }
+
+    /// What cannot leave a region, since its stripe has no other place, keeps its migration from ending: operators end it.
+    async fn call_off_stuck(&mut self, inspector: &Agent) -> Result<(), Violation> {
+        for migration in self.migrations() {
+            let Some(Newest { view, packs }) = &self.newest else { return Ok(()) };
+            let inside = |pack: &&PackRecord| {
+                pack.stripe.shards.iter().any(|s| s.node.is_some_and(|id| migration.nodes.contains(&id)))
+            };
+            if !packs.iter().filter(inside).any(|pack| too_wide(view, pack)) {
+                continue;
+            }
+            let client = inspector.client().clone();
+            let from = migration.from.clone();
+            let ended = inspector.begin_call(async move { Ok(orders::cancel(&client, &from).await) });
+            if matches!(tokio::time::timeout(OPERATION, ended).await, Ok(Ok(true))) {
+                Tallies::add(&mut self.tallies.upkeep, "migrations stuck");
+            }
+        }
+        Ok(())
+    }
+
+    /// Repositories with packs that wait to be coded for a policy that the nodes can give.
+    fn waiting_for_code(&self) -> Result<usize, CatalogueError> {
+        let Some(Newest { view, .. }) = &self.newest else { return Ok(1) };
+        let (nodes, mut waiting) = (view.nodes()?, 0);
+        for repo in view.repos(None, PAGE_ROWS_MAX)?.rows {
+            let possible = farshore_core::policy::compile(&repo.policy, &nodes).is_ok();
+            let (mut waits, mut from) = (false, Some(PackNo(0)));
+            while let Some(start) = from.filter(|_| possible && !waits) {
+                (waits, from) = view.waits_for_code(repo.id, start, PAGE_ROWS_MAX)?;
+            }
+            waiting += usize::from(waits);
+        }
+        Ok(waiting)
     }
 
     async fn status(&mut self, inspector: &Agent) -> Result<Result<ClusterStatus, String>, Violation> {
@@ -114,7 +185,9 @@ impl Run<'_> {
         let under_target = self.under_target();
         let work = repair.queued + repair.running;
         let condemned = here.iter().filter(|id| self.owes_sweep(**id)).count();
-        // An odd number of voters, each in a region of its own, and none of them gone.
+        let moving = self.migrations().len();
+        let recoding = self.waiting_for_code().unwrap_or(usize::MAX);
+        // An odd number of voters, each in a region of its own as far as there are enough, and none of them gone.
         let voters = self.cluster.voters();
         let regions: BTreeSet<usize> = voters
             .iter()
@@ -122,18 +195,21 @@ impl Run<'_> {
             .filter_map(|id| self.cluster.machine_of(*id))
             .map(|at| machines[at].region_no)
             .collect();
-        let wanted = if self.plan.layout.regions.len() < 5 { 3 } else { 5 };
-        let voting = voters.len() == wanted && regions.len() == wanted.min(self.plan.layout.regions.len());
+        let stays = |s: NodeState| !matches!(s, NodeState::Draining | NodeState::Retired);
+        let stay: BTreeSet<_> =
+            status.nodes.iter().filter(|n| stays(n.node.state)).map(|n| &n.node.region).collect();
+        let wanted = (stay.len() - usize::from(stay.len().is_multiple_of(2))).clamp(3, 7);
+        let voting = voters.len() == wanted && regions.len() == wanted.min(stay.len());
         let garbage = self.cluster.garbage().unwrap_or_else(Some);
         let placed = voting && !stale && known.len() == here.len() && away + missed + draining == 0;
         let whole = under_target == 0 && *unreadable == 0 && work == 0 && condemned == 0;
-        if placed && whole && garbage.is_none() {
+        if placed && whole && garbage.is_none() && moving + recoding == 0 {
             return None;
         }
         Some(format!(
             "stale {stale}, {} voters, {} of {} nodes known, {away} away, {missed} not given up, {draining} not drained, \
              {under_target} packs under target, {unreadable} unreadable, {work} repairs to do, {condemned} nodes \
-             have to sweep, garbage {garbage:?}, last error {:?}{}",
+             have to sweep, {moving} regions moving, {recoding} repositories to be coded anew, garbage {garbage:?}, last error {:?}{}",
             voters.len(),
             known.len(),
             here.len(),

@@ -5,17 +5,21 @@ pub mod liveness;
 
 mod discard;
 
+mod moves;
+
+mod orders;
+
 pub mod faults;
 
-use crate::agent::{Agent, Failure, Promise};
+use crate::agent::{Agent, FROZEN, Failure, OUTDATED, Promise};
 use crate::clock::now_secs;
-use crate::cluster::{COLLECT_EVERY, Cluster, Settings, Violation};
+use crate::cluster::{CAPACITY, COLLECT_EVERY, Cluster, Settings, Violation};
 use crate::coverage::Tallies;
 use crate::entropy::Rng;
 use crate::event;
 use crate::invariant::{self, Invariant, Moment, Scene};
 use crate::misconduct::half_a_commit;
-use crate::plan::{Plan, Profile, What, Work, repository_name};
+use crate::plan::{Plan, Profile, What, Work, draw, repository_name};
 use crate::tree::{self, Tree};
 use crate::trespass::{Doors, trespass};
 use crate::truth::Truth;
@@ -33,6 +37,8 @@ use faults::Faults;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use moves::Moves;
+use orders::Operators;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +154,8 @@ pub struct Run<'a> {
     locked: BTreeMap<SnapshotId, u64>,
     /// When anybody last began to forget or to collect.
     discarded_us: u64,
+    operators: Operators,
+    moves: Moves,
     pub(crate) tallies: Tallies,
     invariants: Vec<Box<dyn Invariant + Send>>,
     going: FuturesUnordered<BoxFuture<'static, Ended>>,
@@ -170,6 +178,10 @@ pub async fn run(world: &World, plan: &Plan) -> (Option<Violation>, Tallies) {
         Err(violation) => return (Some(violation), Tallies::default()),
     };
     let violation = run.all().await.err();
+    let told = run.cluster.relays.told();
+    if told > 0 {
+        run.tallies.upkeep.insert("wrong sums".into(), told);
+    }
     (violation, run.tallies)
 }
 
@@ -191,7 +203,12 @@ impl<'a> Run<'a> {
         let mut cluster = Cluster::new(
             world.clone(),
             &plan.layout,
-            Settings { timing, raft, near_us: Some(knobs.near_us) },
+            Settings {
+                timing,
+                raft,
+                near_us: Some(knobs.near_us),
+                capacity: knobs.capacity_kib.map_or(CAPACITY, |kib| kib << 10),
+            },
         )?;
         cluster.hub.set_latency(knobs.far_us, knobs.far_us * 2);
         cluster.hub.set_loss(knobs.loss_ppm);
@@ -231,6 +248,8 @@ impl<'a> Run<'a> {
             graves: VecDeque::new(),
             locked: BTreeMap::new(),
             discarded_us: 0,
+            operators: Operators::default(),
+            moves: Moves::default(),
             tallies: Tallies::default(),
             invariants: invariant::all(),
             going: FuturesUnordered::new(),
@@ -278,7 +297,7 @@ impl<'a> Run<'a> {
         })?;
         let founder = tokio::time::timeout(FORMED, founding).await;
         let founder = founder.map_err(|_| "live: the cluster does not form".to_string())??;
-        founder.die(&self.cluster.hub, false);
+        self.operators.begin(founder);
         Ok(())
     }
 
@@ -349,6 +368,7 @@ impl<'a> Run<'a> {
             tokio::select! {
                 biased;
                 Some(ended) = self.going.next(), if !self.going.is_empty() => self.settle(ended)?,
+                Some(ended) = self.operators.next(), if !self.operators.idle() => self.take_order(ended)?,
                 () = sleep_until(until) => return Ok(()),
             }
         }
@@ -356,7 +376,7 @@ impl<'a> Run<'a> {
 
     /// Waits until a seat has nothing more to do.
     pub(crate) fn idle(&self) -> bool {
-        self.seats.iter().all(|seat| seat.busy.is_none() && seat.queue.is_empty())
+        self.operators.idle() && self.seats.iter().all(|seat| seat.busy.is_none() && seat.queue.is_empty())
     }
     /// What has not begun never will.
     pub(crate) fn drop_queues(&mut self) {
@@ -458,6 +478,18 @@ impl<'a> Run<'a> {
                         client.create_repository(&name, Policy::default(), "extra", KdfParams::CHEAPEST);
                     match made.await {
                         Ok(_) | Err(Error::RepositoryExists(_)) => Ok(()),
+                        Err(other) => Err(other),
+                    }
+                }))
+            }
+            Work::SetPolicy => {
+                let (repository, goal) =
+                    (agent.repository(own), draw::policy(&mut self.rng, &self.plan.layout));
+                done(agent.begin_call(async move {
+                    let goal = goal.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
+                    match repository.set_policy(goal).await {
+                        // Nodes have come and gone since the plan was drawn.
+                        Ok(_) | Err(Error::Policy(_)) => Ok(()),
                         Err(other) => Err(other),
                     }
                 }))
@@ -564,6 +596,22 @@ impl<'a> Run<'a> {
                 let gone = self.forgotten.iter().any(|gone| gone.is_one_of(&about));
                 let read = matches!(work, Some(Work::Restore | Work::RestoreNewest));
                 let looked = work == Some(Work::Check) && self.discarded_us >= since_us;
+                if why.contains(FROZEN) {
+                    self.refresh()?;
+                    return match self.may_be_frozen(since_us) {
+                        true => Ok(()),
+                        false => Err(format!("locked: no region moves, and {word} was told: {why}")),
+                    };
+                }
+                if why.contains(OUTDATED) {
+                    self.refresh()?;
+                    return match self.moves.policies_changed_since(since_us) > 1 {
+                        true => Ok(()),
+                        false => Err(format!(
+                            "live: the policy was the same all the time, and {word} was told: {why}"
+                        )),
+                    };
+                }
                 // What was being read was forgotten meanwhile, or went as garbage.
                 if looked || gone && (read || work == Some(Work::Lock)) {
                     return Ok(());
@@ -599,6 +647,7 @@ impl<'a> Run<'a> {
         let moment = if self.steps.is_multiple_of(STEPS_A_SECOND) { Moment::Second } else { Moment::Step };
         self.check(moment)?;
         self.judge_weather();
+        self.judge_liars()?;
         self.judge_ends()?;
         for seat in &self.seats {
             let Some(busy) = seat.busy.as_ref().filter(|_| !seat.away) else { continue };
@@ -655,6 +704,9 @@ impl<'a> Run<'a> {
             from = page.next;
         }
         self.switch_off_retired(&view)?;
+        if self.moves.note(&view, &packs, self.world.now_us(), &mut self.tallies.upkeep)? {
+            self.operators.note_cold();
+        }
         self.newest = Some(Newest { view, packs });
         Ok(())
     }
@@ -673,7 +725,8 @@ impl<'a> Run<'a> {
     /// Notes since when all is well, and since when everything can be read.
     fn judge_weather(&mut self) {
         let now = self.world.now_us();
-        let up = |at: usize| self.cluster.node(at).is_some() && !self.faults.touches(at);
+        let roomy = |at: usize| self.has_room(at);
+        let up = |at: usize| self.cluster.node(at).is_some() && !self.faults.touches(at) && roomy(at);
         let well: BTreeSet<usize> = (0..self.cluster.machines.len()).filter(|at| up(*at)).collect();
         let calm = !self.faults.everywhere();
         let all = calm && well.len() == self.cluster.in_service().count();
@@ -683,6 +736,13 @@ impl<'a> Run<'a> {
         self.sound_since = if sound { self.sound_since.or(Some(now)) } else { None };
         let readable = calm && self.quorum(&well) && self.readable(&well);
         self.readable_since = if readable { self.readable_since.or(Some(now)) } else { None };
+    }
+
+    /// Whether a node can take more of what comes, where nodes offer little.
+    fn has_room(&self, at: usize) -> bool {
+        let Some(capacity_kib) = self.plan.knobs.capacity_kib else { return true };
+        let node = self.cluster.node(at);
+        node.is_none_or(|node| node.shared().store.stats().used < capacity_kib * 1_024 / 4 * 3)
     }
 
     fn readable(&mut self, well: &BTreeSet<usize>) -> bool {
@@ -722,6 +782,7 @@ impl<'a> Run<'a> {
                 doing.insert("repair");
             }
         }
+        self.planners_do(&mut doing);
         let Some(Newest { view, .. }) = &self.newest else { return doing };
         if view.counts().condemned > 0 {
             doing.insert("sweep");

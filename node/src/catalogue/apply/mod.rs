@@ -36,6 +36,7 @@ use farshore_core::id::{ClusterId, NodeId};
 use farshore_core::limits::{
     KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, NODE_ADDR_BYTES_MAX, NODES_MAX, REPO_CONFIG_BYTES_MAX,
 };
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::topology::{NodeRecord, NodeState};
 
 /// Why a command stops halfway.
@@ -148,7 +149,7 @@ fn set_node_state(tx: &mut Tx, id: NodeId, from: NodeState, to: NodeState) -> Ou
         return Err(Refusal::BadTransition(id, node.state).into());
     }
     // A drained node leaves empty. A lost one may leave with all it had: its shards have stopped counting long ago.
-    let holds = !tx.scan::<Holders>(&Span::within(&id), 1)?.is_empty();
+    let holds = !tx.scan::<Holders>(&Span::within(&id), 1)?.is_empty() && !mutant(Mutant::RetireFull);
     if from == NodeState::Draining && to == NodeState::Retired && holds {
         return Err(Refusal::NotEmpty(id).into());
     }

@@ -142,7 +142,7 @@ impl Summary {
     }
 
     fn tallied(&self) -> String {
-        let Tallies { work, faults, withheld, checks, pairs, linear } = &self.tallies;
+        let Tallies { work, faults, withheld, upkeep, checks, pairs, linear } = &self.tallies;
         let mut text = line("faults", counted(faults)) + &line("withheld", counted(withheld));
         if !work.is_empty() {
             text += &format!("  {:<18}{:>8}{:>9}{:>7}\n", "work", "ok", "refused", "died");
@@ -150,6 +150,7 @@ impl Summary {
         for (kind, ended) in work {
             text += &format!("    {kind:<16}{:>8}{:>9}{:>7}\n", ended.ok, ended.refused, ended.died);
         }
+        text += &line("upkeep", counted(upkeep));
         text += &line("checks", counted(checks));
         if linear.0 > 0 {
             let undecided = format!("({} of them in histories left undecided)", linear.1);
