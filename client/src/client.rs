@@ -22,6 +22,7 @@ use farshore_core::health::NodeHealth;
 use farshore_core::host::{Host, compute, random};
 use farshore_core::id::{NodeId, RepoId, SnapshotId};
 use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
+use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::peer::{ShardError, ShardIo};
 use farshore_core::policy::{self, Policy};
 use farshore_core::topology::{Name, NodeState, Region};
@@ -484,12 +485,21 @@ impl Repository {
         progress: Arc<dyn Progress>,
     ) -> Result<backup::Summary> {
         let parts = &self.0.client.0;
+        // What must be survived may have changed since the repository was opened, more than once: packs coded for what was
+        // asked for then would not be taken any more.
+        let mut repo = parts.api.get_repository(self.name()).await?;
+        if mutant(Mutant::StalePolicy) {
+            repo.policy = self.policy();
+        }
+        if repo.id != self.id() {
+            return Err(Error::RepositoryMissing(self.name().to_string()));
+        }
         let context = backup::Context {
             host: parts.host.clone(),
             catalogue: parts.api.clone(),
             shards: self.0.watch.clone(),
             health: parts.health.clone(),
-            repo: self.0.record.clone(),
+            repo,
             keys: self.0.keys.clone(),
             config: self.0.config,
             chunks: self.0.trees.clone(),

@@ -4,12 +4,13 @@
 use super::{BadPlan, Plan};
 
 /// The kept plans by name, as written.
-pub const PINNED: [(&str, &str); 8] = [
+pub const PINNED: [(&str, &str); 9] = [
     ("failed-image", include_str!("../../scenarios/failed-image.json")),
     ("failed-index", include_str!("../../scenarios/failed-index.json")),
     ("give-up-at-once", include_str!("../../scenarios/give-up-at-once.json")),
     ("late-opening", include_str!("../../scenarios/late-opening.json")),
     ("lead-on", include_str!("../../scenarios/lead-on.json")),
+    ("outdated-policy", include_str!("../../scenarios/outdated-policy.json")),
     ("prune-beside-backup", include_str!("../../scenarios/prune-beside-backup.json")),
     ("renew-ending", include_str!("../../scenarios/renew-ending.json")),
     ("spoilt-stays", include_str!("../../scenarios/spoilt-stays.json")),
