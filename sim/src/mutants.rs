@@ -86,8 +86,12 @@ pub fn bound(mutant: Mutant) -> Bound {
         Mutant::LeadOn => (Place::Pinned("lead-on"), 60),
         Mutant::RenewEnding => (Place::Pinned("renew-ending"), 60),
         Mutant::GiveUpAtOnce => (Place::Pinned("give-up-at-once"), 60),
-        Mutant::RetireFull | Mutant::RecordUnread | Mutant::KeepUnchecked | Mutant::ColdWrites => storm(60),
-        Mutant::LevelTwice | Mutant::RecodeDropsFirst => storm(120),
+        Mutant::RetireFull | Mutant::RecordUnread | Mutant::ColdWrites | Mutant::RecodeDropsFirst => {
+            storm(60)
+        }
+        // A lie must meet a rebuild, and a slope a stripe that has two shards beside it.
+        Mutant::KeepUnchecked => storm(120),
+        Mutant::LevelTwice => storm(300),
         Mutant::StalePolicy => (Place::Pinned("outdated-policy"), 60),
         Mutant::SpoiltStays => (Place::Worlds(Profile::Bitrot), 60),
     };

@@ -77,12 +77,13 @@ impl Run<'_> {
         self.graves.truncate(GRAVES_MAX);
         self.forgotten.extend(gone.into_iter().map(|promise| Forgotten { promise, settled: false }));
         let asked = ids.clone();
-        let forgets = agent.begin_call(async move { repository.forget(&asked, false).await });
+        let forgets = agent.begin_call(async move { Ok(repository.forget(&asked, false).await) });
         // Somebody else may have locked one of them a moment ago.
         Box::pin(async move {
-            match forgets.await {
-                Err(Failure::Refused(why)) if why.contains("locked") => Ok(Did::Done),
-                other => other.map(|_| Did::Forgotten(ids)),
+            match forgets.await? {
+                Ok(_) => Ok(Did::Forgotten(ids)),
+                Err(Error::Refused(why)) if why.contains("locked") => Ok(Did::Done),
+                Err(other) => Err(Failure::Refused(other.to_string())),
             }
         })
     }
