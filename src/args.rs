@@ -71,6 +71,12 @@ pub enum Command {
     Snapshots(SnapshotsArgs),
     /// List what is in a snapshot
     Ls(LsArgs),
+    /// Find paths in snapshots
+    Find(FindArgs),
+    /// Show what differs between two snapshots
+    Diff(DiffArgs),
+    /// Print what the repository says of itself, of a snapshot or of a directory, as JSON
+    Cat(CatArgs),
     /// Restore a snapshot, or a path in it
     Restore(RestoreArgs),
     /// Remove snapshots, by id or by a retention policy; they can be brought back for a while
@@ -488,6 +494,66 @@ pub struct LsArgs {
     pub long: bool,
     #[command(flatten)]
     pub filter: Filter,
+}
+
+#[derive(Args, Debug)]
+pub struct FindArgs {
+    /// What to find (`*`, `?` and `**` work); what is below it is found as well
+    #[arg(required = true, value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Take upper and lower case for the same
+    #[arg(short, long)]
+    pub ignore_case: bool,
+    /// Long listing: mode, owner, size, time
+    #[arg(short, long)]
+    pub long: bool,
+    /// Changed on this day or later
+    #[arg(short = 'O', long, value_name = "DATE")]
+    pub oldest: Option<String>,
+    /// Changed before this day begins
+    #[arg(short = 'N', long, value_name = "DATE")]
+    pub newest: Option<String>,
+    /// Begin with the oldest snapshot
+    #[arg(short = 'R', long)]
+    pub reverse: bool,
+    /// Only in this snapshot; may be repeated
+    #[arg(short, long, value_name = "SNAPSHOT")]
+    pub snapshot: Vec<String>,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// `latest`, an id, the start of an id, or any of them with `:PATH`
+    #[arg(value_name = "SNAPSHOT")]
+    pub one: String,
+    /// What to compare it with
+    #[arg(value_name = "SNAPSHOT")]
+    pub other: String,
+    /// Show entries too that differ in attributes only
+    #[arg(long)]
+    pub metadata: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CatArgs {
+    /// What to print
+    #[arg(value_enum)]
+    pub what: CatWhat,
+    /// Of which snapshot: `latest`, an id or the start of one; of a directory with `:PATH`
+    pub snapshot: Option<String>,
+}
+
+/// What can be printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CatWhat {
+    /// The repository: its settings and its policy
+    Config,
+    /// A snapshot
+    Snapshot,
+    /// A directory of a snapshot
+    Tree,
 }
 
 #[derive(Args, Debug)]

@@ -17,6 +17,7 @@ mod explain;
 mod forget;
 mod health;
 mod lock;
+mod look;
 mod memory;
 mod migrate;
 mod node;
@@ -107,7 +108,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
     let global = cli.global;
     if global.stale && !reads_only(&cli.command) {
         return Err(Exit::failure(
-            "--stale goes with commands that only read: snapshots, ls, restore, check",
+            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, restore, check",
         ));
     }
     let result = match cli.command {
@@ -119,6 +120,9 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Backup(args) => repository::backup(args, &global).await,
         Command::Snapshots(args) => repository::snapshots(args, &global).await,
         Command::Ls(args) => repository::ls(args, &global).await,
+        Command::Find(args) => look::find(args, &global).await,
+        Command::Diff(args) => look::diff(args, &global).await,
+        Command::Cat(args) => look::cat(args, &global).await,
         Command::Restore(args) => repository::restore(args, &global).await,
         Command::Forget(args) => forget::forget(args, &global).await,
         Command::Undelete(args) => forget::undelete(args, &global).await,
@@ -136,7 +140,8 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
 }
 
 fn reads_only(command: &Command) -> bool {
-    matches!(command, Command::Snapshots(_) | Command::Ls(_) | Command::Restore(_) | Command::Check(_))
+    use Command::{Cat, Check, Diff, Find, Ls, Restore, Snapshots};
+    matches!(command, Snapshots(_) | Ls(_) | Find(_) | Diff(_) | Cat(_) | Restore(_) | Check(_))
 }
 
 /// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.

@@ -324,7 +324,8 @@ fn size(node: &Node) -> u64 {
     if let Node::File { size, .. } = node { *size } else { 0 }
 }
 
-fn entry_text(entry: &ListedEntry, long: bool) -> String {
+/// An entry on one line.
+pub fn entry_text(entry: &ListedEntry, long: bool) -> String {
     let path = shown(&entry.path);
     if !long {
         return path;
@@ -345,7 +346,8 @@ fn entry_text(entry: &ListedEntry, long: bool) -> String {
     )
 }
 
-fn entry_json(entry: &ListedEntry) -> Value {
+/// An entry with restic's field names.
+pub fn entry_json(entry: &ListedEntry) -> Value {
     let (letter, word) = kind(&entry.node);
     let m = &entry.meta;
     let name = entry.path.rsplit(|b| *b == b'/').next().unwrap_or_default();

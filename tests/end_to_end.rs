@@ -138,6 +138,25 @@ fn a_cluster_through_its_worst_day() {
     let status: Value = serde_json::from_str(&dev.ok(&["cluster", "status", "--json"])).unwrap();
     assert_ne!(status["health"], "ok");
 
+    // What the last backup brought, and where a file is.
+    let old = first["snapshot_id"].as_str().unwrap();
+    let compared = dev.ok(&["diff", old, "latest", "--json"]);
+    let changes: Vec<Value> = compared.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(changes[0]["path"], format!("{path}/new while degraded"));
+    assert_eq!(
+        (&changes[0]["modifier"], &changes[1]["added"]["files"]),
+        (&Value::from("+"), &Value::from(1))
+    );
+    assert_eq!(changes.len(), 2, "{compared}");
+    let found = dev.ok(&["find", "NEW*", "--ignore-case", "--json"]);
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!((found.as_array().unwrap().len(), &found[0]["hits"]), (1, &Value::from(1)), "{found}");
+    assert_eq!(found[0]["matches"][0]["size"], 300_000);
+    let tree: Value = serde_json::from_str(&dev.ok(&["cat", "tree", &format!("latest:{path}")])).unwrap();
+    assert!(tree["nodes"].as_array().unwrap().iter().any(|node| node["name"] == "new while degraded"));
+    let config: Value = serde_json::from_str(&dev.ok(&["cat", "config"])).unwrap();
+    assert_eq!(config["policy"], "1 region");
+
     // Two more die: six shards on two nodes would not survive the loss of either, so nothing new can be promised.
     dev.kill_nodes(&["a2", "c2"]);
     fs::write(source.join("refused"), vec![0xcd; 300_000]).unwrap();

@@ -5,9 +5,11 @@ use crate::api::{CatalogueApi, ClusterStatus, GarbageReport, Topology};
 use crate::backup;
 use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
+use crate::diff;
 use crate::error::{Error, Result};
 use crate::fetch::{ChunkReader, Costs, Met, TreeReader, Watch};
 use crate::files::{Source, Target};
+use crate::find;
 use crate::format::RepoConfig;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
@@ -355,6 +357,21 @@ impl Repository {
         each: &mut (dyn FnMut(ListedEntry) + Send),
     ) -> Result<()> {
         list::ls(self.0.trees.clone(), snapshot, path, recursive, each).await
+    }
+
+    /// Compares two directories of snapshots, calling `each` for every difference; see [`diff::diff`].
+    pub async fn diff(
+        &self,
+        sides: (diff::Side<'_>, diff::Side<'_>),
+        attributes: bool,
+        each: &mut (dyn FnMut(diff::Difference) + Send),
+    ) -> Result<diff::Totals> {
+        diff::diff(self.0.trees.clone(), sides, attributes, each).await
+    }
+
+    /// Looks for paths in one snapshot after the other.
+    pub fn finder(&self, wanted: find::Wanted) -> find::Finder {
+        find::Finder::new(self.0.trees.clone(), wanted)
     }
 
     /// Snapshots in the trash, oldest first.

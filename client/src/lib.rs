@@ -13,7 +13,13 @@ pub mod backup;
 
 pub mod retention;
 
+pub mod diff;
+
+pub mod find;
+
 pub mod list;
+
+pub mod select;
 
 pub mod walk;
 

@@ -3,14 +3,13 @@
 //! sees them. It never touches the cluster's state.
 
 pub mod plan;
-pub mod select;
 mod write;
 
 #[cfg(test)]
 mod restore_test;
 
+pub use crate::select::Select;
 pub use plan::{RestorePlan, WindowLimits};
-pub use select::Select;
 
 use crate::error::Result;
 use crate::fetch::{ChunkReader, FetchPlan};

@@ -1,13 +1,13 @@
 //! One window of a restore as data: what to make, which chunks go where, what to finish. Building it walks the tree and
 //! writes nothing, so a dry run is the same planning without the writing.
 
-use super::select::Select;
 use crate::crypto::checksum;
 use crate::error::{Error, Result};
 use crate::files::{FileKind, Meta, RelPath};
 use crate::format::content::ContentIter;
 use crate::format::nodes::encode;
 use crate::format::{ChunkSource, Content, Entry, Node, Placed};
+use crate::select::Select;
 use crate::walk::{Step, Walk};
 use farshore_core::id::ChunkId;
 use farshore_core::limits::{

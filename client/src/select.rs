@@ -1,4 +1,4 @@
-//! Which paths of a snapshot are restored.
+//! Which paths of a snapshot are meant: restored, or found.
 
 use crate::files::RelPath;
 
