@@ -18,6 +18,8 @@ pub(crate) struct Moves {
     stripes: BTreeMap<PackNo, StripeRecord>,
     nodes: BTreeMap<NodeId, NodeRecord>,
     migrations: BTreeMap<Region, Migration>,
+    /// When nodes were last seen given up, microseconds.
+    lost_us: BTreeMap<NodeId, u64>,
     policies: BTreeMap<RepoId, Policy>,
     /// When policies were seen to change, microseconds.
     changed_us: Vec<u64>,
@@ -28,6 +30,9 @@ pub(crate) struct Moves {
     /// When a cold migration was last seen under way, microseconds.
     pub(super) frozen_us: Option<u64>,
 }
+
+/// A rebuild takes no longer than this.
+const UNDER_WAY_US: u64 = 60_000_000;
 
 /// A stripe's regions, as far as its nodes count.
 fn at_target(stripe: &StripeRecord, nodes: &BTreeMap<NodeId, NodeRecord>) -> bool {
@@ -47,11 +52,13 @@ impl Moves {
         let nodes: BTreeMap<_, _> =
             view.nodes().map_err(failed)?.into_iter().map(|node| (node.id, node)).collect();
         let migrations = view.migrations().map_err(failed)?;
+        let lost = nodes.values().filter(|node| node.state == NodeState::Lost);
+        self.lost_us.extend(lost.map(|node| (node.id, now_us)));
         for pack in packs {
             if let Some(before) =
                 self.stripes.get(&pack.no).filter(|b| b.generation != pack.stripe.generation)
             {
-                self.moved(before, pack, &nodes, counts)?;
+                self.moved(before, pack, &nodes, now_us, counts)?;
             }
         }
         self.stripes = packs.iter().map(|pack| (pack.no, pack.stripe.clone())).collect();
@@ -75,9 +82,14 @@ impl Moves {
         before: &StripeRecord,
         pack: &PackRecord,
         nodes: &BTreeMap<NodeId, NodeRecord>,
+        now_us: u64,
         counts: &mut BTreeMap<String, u64>,
     ) -> Result<(), Violation> {
-        let strong = at_target(before, &self.nodes) && at_target(before, nodes);
+        // What was under way when a node that had been given up came back is finished all the same.
+        let back = |id: NodeId| self.lost_us.get(&id).is_some_and(|lost| lost + UNDER_WAY_US > now_us);
+        let strong = at_target(before, &self.nodes)
+            && at_target(before, nodes)
+            && !before.shards.iter().filter_map(|shard| shard.node).any(back);
         // One change is one move; among several a shard may have been found bad and made good elsewhere.
         let single = pack.stripe.generation == before.generation + 1;
         for (was, is) in before.shards.iter().zip(&pack.stripe.shards) {
