@@ -8,6 +8,7 @@ use harness::{Dev, json_line, tree_differences};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 /// Less than the room that a node keeps for one large shard, and more than what it holds by then.
 const LITTLE: &str = "24M";
@@ -39,7 +40,7 @@ fn back_up(dev: &Dev, work: &Path, source: &Path, round: u32) -> Option<(String,
         return None;
     }
     let copy = work.join(format!("copy-{round}"));
-    assert!(std::process::Command::new("cp").arg("-a").args([source, &copy]).status().unwrap().success());
+    assert!(Command::new("cp").arg("-a").args([source, &copy]).status().unwrap().success());
     Some((json_line(&out, "summary")["snapshot_id"].as_str().unwrap().into(), copy))
 }
 
@@ -83,4 +84,74 @@ fn a_full_node_and_a_full_region_lose_nothing_that_was_acknowledged() {
         assert_eq!(tree_differences(copy, &back), "", "snapshot {id}");
     }
     dev.stop();
+}
+
+/// Runs a node with its data directory on a small disk of memory that nobody else sees: `$1` config, `$2` the directory,
+/// `$3` where its content is kept meanwhile, `$4` a file with which the disk runs full.
+const ON_SMALL_DISK: &str = r#"
+set -e
+cp -a "$2" "$3"
+mount -t tmpfs -o size=8m none "$2"
+cp -a "$3/." "$2"
+fill() { cat /dev/zero > "$2/filler" || true; } 2> /dev/null
+if [ -e "$4" ]; then fill "$@"; else (until [ -e "$4" ]; do sleep 0.1; done; fill "$@") & fi
+exec timeout 120 "$0" node run --config "$1"
+"#;
+
+/// How to get a file system of one's own here, if that is allowed.
+fn apart() -> Option<Vec<&'static str>> {
+    let ways = [vec!["--mount"], vec!["--map-root-user", "--mount"]];
+    ways.into_iter().find(|way| {
+        let tried = Command::new("unshare").args(way).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    })
+}
+
+/// Its last words.
+fn said(node: Child) -> String {
+    let output = node.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "it ends by itself");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_node_without_a_byte_left_says_what_is_full_and_what_to_do() {
+    let Some(apart) = apart() else { return eprintln!("skipped: no file systems of one's own here") };
+    let work = tempfile::tempdir().unwrap();
+    let args = ["--regions", "3", "--nodes-per-region", "1", "--grace", "5m"];
+    let mut dev = Dev::start_with(&work.path().join("dev"), &args);
+    dev.ok(&["init", "--survive", "1 region"]);
+    let leader = dev.leader();
+    let nodes = dev.nodes();
+    let mut names = nodes.iter().map(|node| node["name"].as_str().unwrap());
+    let name = names.find(|name| leader.as_deref() != Some(name)).unwrap();
+    dev.kill_nodes(&[name]);
+    let home = work.path().join("dev/nodes").join(name);
+    let (full, source) = (work.path().join("full"), work.path().join("source"));
+    fs::create_dir_all(&source).unwrap();
+    let start = |kept: &str| {
+        let mut node = Command::new("unshare");
+        node.args(&apart).args(["sh", "-c", ON_SMALL_DISK, env!("CARGO_BIN_EXE_farshore")]);
+        node.arg(home.join("node.toml")).arg(home.join("data")).arg(work.path().join(kept)).arg(&full);
+        node.stderr(Stdio::piped()).spawn().unwrap()
+    };
+
+    // At work: the cluster goes on, and the node has to write its log.
+    let mut node = start("kept-1");
+    dev.ok(&["cluster", "status", "--wait", "30s"]);
+    fs::write(&full, []).unwrap();
+    for round in 0..100 {
+        if node.try_wait().unwrap().is_some() {
+            break;
+        }
+        fs::write(source.join(format!("file-{round}")), noise(round + 1, 10_000)).unwrap();
+        dev.run(&["backup", source.to_str().unwrap()]);
+    }
+    // And at the start.
+    for told in [said(node), said(start("kept-2"))] {
+        let last = told.lines().rfind(|line| line.starts_with("farshore: ")).unwrap_or_default();
+        assert!(last.contains(home.join("data").to_str().unwrap()) && last.contains("is full"), "{told}");
+        assert!(last.contains("free some space there") && last.contains("nothing is lost"), "{told}");
+        assert!(!told.contains("panicked"), "{told}");
+    }
 }

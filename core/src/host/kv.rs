@@ -1,5 +1,6 @@
 //! The Kv seam: ordered tables with atomic batches and an explicit durability barrier.
 
+use super::DiskFull;
 use crate::limits::KV_KEY_BYTES_MAX;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -26,6 +27,9 @@ pub enum KvError {
     /// The engine or the disk below it failed.
     #[error("store failed: {0}")]
     Io(String),
+    /// No room is left for it. What it holds is whole; it takes nothing more before it is opened again.
+    #[error(transparent)]
+    Full(#[from] DiskFull),
     /// Bytes in the store are not what was written.
     #[error("record in table {table} is corrupt: {what}")]
     Corrupt {

@@ -92,6 +92,27 @@ pub trait Disk: Send + Sync {
     }
 }
 
+/// There is no room left where a process keeps its data.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the disk that holds {0} is full: free some space there, and the node goes on or can be started again; nothing is lost"
+)]
+pub struct DiskFull(pub String);
+
+impl DiskFull {
+    /// Whether an error says so.
+    pub fn is(error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+    /// Such an error, of the same kind, with the place in it and what to do; any other as it is.
+    pub fn explain(error: io::Error, place: &std::path::Path) -> io::Error {
+        match Self::is(&error) {
+            true => io::Error::new(error.kind(), DiskFull(place.display().to_string())),
+            false => error,
+        }
+    }
+}
+
 /// A file being written from start to end.
 #[async_trait]
 pub trait DiskFile: Send {

@@ -1,20 +1,27 @@
 //! What the measuring programs share: a synthetic catalogue's commands, a meter of this process, and latencies.
 #![allow(dead_code, reason = "each program uses its part")]
 
+use bytes::Bytes;
 use farshore_core::catalogue::{
     Actor, ChunkSpan, Command, PackCommit, PackKind, Proposal, RepoRecord, ShardRecord, SnapshotKind,
     SnapshotLabel, SnapshotRecord,
 };
 use farshore_core::erasure::Scheme;
+use farshore_core::host::Host;
+use farshore_core::host::real::client_host;
 use farshore_core::id::{
     ChunkId, ClusterId, NodeId, PackId, RepoId, SessionId, ShardHash, SnapshotId, hash_parts,
 };
 use farshore_core::policy::Policy;
+use farshore_core::shard::{PackInfo, ShardHeader, ShardSums, hash_shard};
 use farshore_core::topology::{NodeRecord, NodeState};
+use farshore_node::disk::RealDisk;
+use farshore_node::kv::RealKv;
 use roaring::RoaringTreemap;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The one repository of a synthetic catalogue.
@@ -135,6 +142,49 @@ pub fn prologue() -> Vec<Command> {
     commands.extend((1..=NODES).map(|number| Command::PutNode { node: node(number) }));
     commands.push(Command::CreateRepository { repo });
     commands
+}
+
+/// The cluster of all shards made here.
+pub const CLUSTER: ClusterId = ClusterId([9; 16]);
+
+/// The real seams below a directory.
+pub fn host(dir: &Path, disk: RealDisk) -> Host {
+    Host { disk: Arc::new(disk), kv: Arc::new(RealKv::new(dir)), ..client_host() }
+}
+
+/// A shard to be put, or written where a store has it.
+pub struct Made {
+    pub header: ShardHeader,
+    pub payload: Bytes,
+    sums: ShardSums,
+    name: String,
+}
+
+impl Made {
+    /// Where it lies below the data directory (docs/format.md).
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// The bytes of its file.
+    pub fn file(&self) -> Vec<u8> {
+        [&self.header.encode()[..], &self.payload, &self.sums.encode()].concat()
+    }
+}
+
+/// A shard with a payload of this many bytes; its number makes its id and its bytes.
+pub fn made_shard(number: u64, bytes: usize) -> Made {
+    let scheme = Scheme::new(1, 1, 1).expect("1+1 is a code");
+    let pack = PackId(id(b"made", number));
+    let info = PackInfo { cluster: CLUSTER, repo: REPO, pack, pack_len: bytes as u64, scheme };
+    let mut payload = vec![0; info.scheme.shard_len(bytes as u64) as usize];
+    let mut draw = Draw(number);
+    payload
+        .chunks_mut(8)
+        .for_each(|part| part.copy_from_slice(&draw.below(u64::MAX).to_le_bytes()[..part.len()]));
+    let shard = info.shard(0);
+    let (hash, sums) = hash_shard(shard, &payload);
+    let name = format!("shards/{:02x}/{shard}.shard", shard.stripe.0[0]);
+    Made { header: info.header(0, hash), payload: payload.into(), sums, name }
 }
 
 /// A command with a time that goes on with the log.

@@ -65,6 +65,11 @@ async fn names(disk: &dyn Disk) {
     fill(disk, "top", b"t").await;
     assert_eq!(disk.list("d").await.unwrap(), ["a", "b", "sub/"]);
     assert_eq!(disk.list("").await.unwrap(), ["d/", "top"]);
+    let sized = disk.list_sized("d").await.unwrap();
+    for ((name, len), (named, long)) in sized.iter().zip([("a", Some(1)), ("b", Some(1)), ("sub/", None)]) {
+        assert!(name == named && (len.is_none() || *len == long), "{name} has {len:?} bytes");
+    }
+    assert_eq!(sized.len(), 3);
     disk.rename("d/a", "d/b").await.unwrap();
     assert_eq!(disk.read("d/b", 0, 9).await.unwrap(), b"a"[..], "a rename replaces");
     disk.rename("d/b", "new/dir/b").await.unwrap();

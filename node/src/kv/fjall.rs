@@ -4,8 +4,8 @@
 //! used inside the simulator, which has its own store.
 #![expect(clippy::disallowed_methods, reason = "this file is the seam to the engine and its files")]
 
-use super::journal;
 use super::sync::{GroupSync, LOCK_PAUSE, LOCK_TRIES};
+use super::{io_error, journal};
 use async_trait::async_trait;
 use farshore_core::host::kv::{Kv, KvError, KvOp, KvPair, KvRead, Table, settle};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
@@ -77,7 +77,7 @@ impl FjallStore {
     fn sync_names(&self) -> Result<(), KvError> {
         let mut dirs = vec![self.path.join("keyspaces"), self.path.clone()];
         dirs.extend(self.path.parent().map(Path::to_path_buf));
-        dirs.iter().try_for_each(|dir| File::open(dir)?.sync_all()).map_err(|e| KvError::Io(e.to_string()))
+        dirs.iter().try_for_each(|dir| File::open(dir)?.sync_all()).map_err(io_error)
     }
 
     /// The table, or `None` if nothing was ever written to it.
@@ -145,7 +145,7 @@ fn engine(error: fjall::Error) -> KvError {
         Io(error) | Storage(fjall::LsmError::Io(error)) => match error.kind() {
             // A name that was misread, or a file that is gone.
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::NotFound => KvError::Damaged(text),
-            _ => KvError::Io(text),
+            _ => io_error(error),
         },
         Storage(_) | JournalRecovery(_) | InvalidVersion(_) | Decompress(_) | InvalidTrailer
         | InvalidTag(_) | Unrecoverable => KvError::Damaged(text),

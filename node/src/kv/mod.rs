@@ -12,6 +12,8 @@ pub mod sled;
 
 pub mod memory;
 
+mod full;
+
 mod journal;
 
 mod sync;
@@ -23,6 +25,7 @@ mod journal_test;
 pub(crate) mod testkit;
 
 use async_trait::async_trait;
+use farshore_core::host::DiskFull;
 use farshore_core::host::kv::{Kv, KvError, KvFactory, KvRole};
 use farshore_core::limits::{KV_CATALOGUE_CACHE_BYTES, KV_INDEX_CACHE_BYTES};
 use std::collections::BTreeMap;
@@ -89,11 +92,11 @@ impl KvFactory for RealKv {
         self.refuse_if_open(role)?;
         let (root, path, cache) = (self.root.clone(), self.path(role), self.cache);
         let store = blocking(move || {
-            make_root(&root).map_err(|e| KvError::Io(e.to_string()))?;
-            match role {
+            let opened = make_root(&root).map_err(io_error).and_then(|()| match role {
                 KvRole::Catalogue => fjall::FjallStore::open(&path, cache.catalogue),
                 KvRole::Index => sled::SledStore::open(&path, cache.index),
-            }
+            });
+            opened.map(|store| full::Watched::new(store, &root)).map_err(|error| full::explain(error, &root))
         })
         .await?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,14 +110,22 @@ impl KvFactory for RealKv {
         }
         self.refuse_if_open(role)?;
         let (root, path) = (self.root.clone(), self.path(role));
-        blocking(move || remove(&root, &path).map_err(|e| KvError::Io(e.to_string()))).await
+        blocking(move || remove(&root, &path).map_err(io_error)).await
     }
 
     async fn put_away(&self) -> Result<(), KvError> {
         self.refuse_if_open(KvRole::Catalogue)?;
         let (root, path) = (self.root.clone(), self.path(KvRole::Catalogue));
         let away = self.root.join("catalogue.damaged");
-        blocking(move || put_away(&root, &path, &away).map_err(|e| KvError::Io(e.to_string()))).await
+        blocking(move || put_away(&root, &path, &away).map_err(io_error)).await
+    }
+}
+
+/// A full disk is told by its own name; where it is, [`full::explain`] adds.
+fn io_error(error: std::io::Error) -> KvError {
+    match DiskFull::is(&error) {
+        true => KvError::Full(DiskFull("the node's stores".into())),
+        false => KvError::Io(error.to_string()),
     }
 }
 

@@ -175,8 +175,10 @@ impl Records {
         }
     }
     fn noted<T>(&self, outcome: Result<T, KvError>) -> Result<T, KvError> {
-        if let Err(KvError::Io(why)) = &outcome {
-            self.failed.send_replace(Some(why.clone()));
+        match &outcome {
+            Err(KvError::Io(why)) => drop(self.failed.send_replace(Some(why.clone()))),
+            Err(KvError::Full(why)) => drop(self.failed.send_replace(Some(why.to_string()))),
+            _ => {}
         }
         self.looked(outcome)
     }

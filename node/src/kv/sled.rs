@@ -4,8 +4,10 @@
 //! becomes an error and every flush ends with an `fdatasync` of its file. Never used inside the simulator.
 #![expect(clippy::disallowed_methods, reason = "this file is the seam to the engine and its files")]
 
+use super::io_error;
 use super::sync::{GroupSync, LOCK_PAUSE, LOCK_TRIES};
 use async_trait::async_trait;
+use farshore_core::host::DiskFull;
 use farshore_core::host::kv::{Kv, KvError, KvOp, KvPair, KvRead, Table, settle};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +36,7 @@ impl SledStore {
             // Nothing rests on the engine's own timer: `flush` is called when it matters.
             .flush_every_ms(None);
         let db = open_locked(&config, &broken)?;
-        let file = sync_names(path).map_err(|e| KvError::Io(e.to_string()))?;
+        let file = sync_names(path).map_err(io_error)?;
         Ok(Arc::new(SledStore { db, file: Arc::new(file), broken, sync: GroupSync::default() }))
     }
 
@@ -64,6 +66,7 @@ fn guarded<T>(broken: &AtomicBool, call: impl FnOnce() -> sled::Result<T>) -> Re
     }
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) if DiskFull::is(&error) => Err(io_error(error)),
         Ok(Err(error)) => Err(KvError::Io(error.to_string())),
         Err(_) => {
             broken.store(true, Ordering::SeqCst);
@@ -132,7 +135,7 @@ impl Kv for SledStore {
         let sync = move || {
             guarded(&broken, || db.flush())?;
             // The engine has only asked the kernel to start writing; this waits until it is on the disk.
-            file.sync_data().map_err(|e| KvError::Io(e.to_string()))
+            file.sync_data().map_err(io_error)
         };
         self.sync.run(sync).await
     }

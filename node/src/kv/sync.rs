@@ -1,7 +1,9 @@
 //! How callers share syncs of one engine. It knows nothing of the engines.
 #![expect(clippy::disallowed_methods, reason = "a sync blocks, so it runs on the blocking pool")]
 
+use farshore_core::host::DiskFull;
 use farshore_core::host::kv::KvError;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,27 +17,76 @@ pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct GroupSync {
     started: AtomicU64,
-    /// Number of the last sync that succeeded. Held while a sync runs, so that there is one at a time.
-    done: tokio::sync::Mutex<u64>,
+    /// Held while a sync runs, so that there is one at a time.
+    ended: Arc<tokio::sync::Mutex<Ended>>,
+}
+
+/// Syncs by their numbers; the first is 1.
+#[derive(Default)]
+struct Ended {
+    /// The last that succeeded.
+    done: u64,
+    /// The last that failed, and why.
+    failed: (u64, Failure),
+}
+
+/// Why a sync failed, for everyone it was for.
+enum Failure {
+    Full(DiskFull),
+    Io(String),
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Failure::Io(String::new())
+    }
+}
+
+impl Failure {
+    fn of(error: &KvError) -> Self {
+        match error {
+            KvError::Full(full) => Failure::Full(full.clone()),
+            KvError::Io(why) => Failure::Io(why.clone()),
+            other => Failure::Io(other.to_string()),
+        }
+    }
+    fn error(&self) -> KvError {
+        match self {
+            Failure::Full(full) => KvError::Full(full.clone()),
+            Failure::Io(why) => KvError::Io(why.clone()),
+        }
+    }
 }
 
 impl GroupSync {
-    /// Cancel-safe: a caller that goes away leaves its sync running and uncounted; the next caller starts its own.
+    /// Cancel-safe: the sync of a caller that goes away is carried out, and counts, all the same.
+    ///
+    /// A sync that failed fails for everyone who had called before it began, whatever a later one says: the system
+    /// tells once of what it could not write, and then takes it for written.
     pub(super) async fn run(
         &self,
         sync: impl FnOnce() -> Result<(), KvError> + Send + 'static,
     ) -> Result<(), KvError> {
         let seen = self.started.load(Ordering::SeqCst);
-        let mut done = self.done.lock().await;
-        if *done > seen {
+        let mut ended = self.ended.clone().lock_owned().await;
+        if ended.failed.0 > seen {
+            return Err(ended.failed.1.error());
+        }
+        if ended.done > seen {
             return Ok(());
         }
         let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
-        tokio::task::spawn_blocking(sync)
+        let counted = move || {
+            let synced = sync();
+            match &synced {
+                Ok(()) => ended.done = number,
+                Err(why) => ended.failed = (number, Failure::of(why)),
+            }
+            synced
+        };
+        tokio::task::spawn_blocking(counted)
             .await
-            .unwrap_or_else(|e| Err(KvError::Io(format!("sync was cut short: {e}"))))?;
-        *done = number;
-        Ok(())
+            .unwrap_or_else(|e| Err(KvError::Io(format!("sync was cut short: {e}"))))
     }
 }
 
@@ -43,7 +94,6 @@ impl GroupSync {
 mod tests {
     use super::*;
     use farshore_core::host::task;
-    use std::sync::Arc;
 
     /// A store that counts what was written, what is synced and how often.
     #[derive(Default)]
@@ -89,5 +139,36 @@ mod tests {
         }
         let syncs = counts.syncs.load(Ordering::SeqCst);
         assert!(syncs < 100, "{syncs} syncs for 200 calls");
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_fails_everyone_it_was_for() {
+        let group = Arc::new(GroupSync::default());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let first = group.clone();
+        let running = task::spawn(async move {
+            let blocks = move || wait.recv().map_err(|e| KvError::Io(e.to_string()));
+            first.run(blocks).await
+        });
+        while group.started.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Both come while the first runs; the next is for both.
+        let call = |fails: bool| {
+            let group = group.clone();
+            task::spawn(async move {
+                let sync = move || if fails { Err(KvError::Io("torn".into())) } else { Ok(()) };
+                group.run(sync).await
+            })
+        };
+        let failing = call(true);
+        tokio::task::yield_now().await;
+        let other = call(false);
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        assert!(failing.await.unwrap().is_err());
+        assert!(other.await.unwrap().is_err(), "what it wrote may be lost");
+        group.run(|| Ok(())).await.unwrap();
     }
 }

@@ -65,7 +65,8 @@ impl Entry {
     }
 }
 
-/// The index of one store.
+/// The index of one store. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Index {
     records: Records,
 }

@@ -25,7 +25,7 @@ pub use put::Put;
 pub use space::Stats;
 
 use crate::kv::record::Records;
-use farshore_core::host::{Host, KvError, KvRole, dir_of, task};
+use farshore_core::host::{DiskFull, Host, KvError, KvRole, dir_of, task};
 use farshore_core::id::{ClusterId, ShardHash, ShardId};
 use farshore_core::limits::PAGE_ROWS_MAX;
 use farshore_core::peer::ShardError;
@@ -127,14 +127,14 @@ pub struct ShardStore {
 
 impl ShardStore {
     /// Opens the store and squares its index with its files. An index that cannot be read is thrown away and made
-    /// anew from the files; the sessions in it are lost, nothing else.
+    /// anew from the files; the sessions in it are lost, nothing else. One that only lacks room is whole.
     pub async fn open(
         host: &Host,
         cluster: ClusterId,
         options: StoreOptions,
     ) -> Result<(Arc<Self>, AuditReport), StoreError> {
         let (index, report) = match audited(host, cluster).await {
-            Err(StoreError::Index(why)) if !matches!(why, KvError::InUse) => {
+            Err(StoreError::Index(why)) if !matches!(why, KvError::InUse | KvError::Full(_)) => {
                 tracing::warn!(%why, "shard index is unreadable and is rebuilt from the shard files");
                 host.kv.discard(KvRole::Index).await?;
                 let (index, report) = audited(host, cluster).await?;
@@ -166,7 +166,7 @@ impl ShardStore {
     pub async fn check_disk(&self) -> Result<(), StoreError> {
         self.check_place().await?;
         match self.host.disk.write_slot(HERE_FILE, 0, HERE).await {
-            Err(why) if why.kind() != io::ErrorKind::StorageFull => Err(StoreError::Io(why)),
+            Err(why) if !DiskFull::is(&why) => Err(StoreError::Io(why)),
             _ => Ok(()),
         }
     }
@@ -317,7 +317,7 @@ async fn check_not_vanished(host: &Host, index: &Index) -> Result<(), StoreError
         return Err(StoreError::Vanished);
     }
     match host.disk.write_slot(HERE_FILE, 0, HERE).await {
-        Err(why) if why.kind() != io::ErrorKind::StorageFull => Err(StoreError::Io(why)),
+        Err(why) if !DiskFull::is(&why) => Err(StoreError::Io(why)),
         _ => Ok(()),
     }
 }

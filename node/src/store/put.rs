@@ -5,12 +5,11 @@ use super::index::{self, Entry};
 use super::space::Reservation;
 use super::{ShardStore, StoreError, TEMP_DIR, file_name, uncut};
 use bytes::Bytes;
-use farshore_core::host::{DiskFile, Host, compute, publish, task};
+use farshore_core::host::{DiskFile, DiskFull, Host, compute, publish, task};
 use farshore_core::id::{SessionId, ShardHash, ShardId};
 use farshore_core::limits::SHARD_BLOCK_BYTES;
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::shard::{ShardHeader, ShardSums, SumBuilder, file_len};
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -114,9 +113,9 @@ impl ShardStore {
 
 /// A disk that runs full in spite of the reservation is still a full disk.
 fn full(error: std::io::Error) -> StoreError {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { need: 1, left: 0 },
-        _ => StoreError::Io(error),
+    match DiskFull::is(&error) {
+        true => StoreError::Full { need: 1, left: 0 },
+        false => StoreError::Io(error),
     }
 }
 

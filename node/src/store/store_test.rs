@@ -818,3 +818,28 @@ async fn a_bucket_is_asked_seldom_and_listed_only_at_a_start() {
     remove(&store, header.id).await.unwrap();
     assert_eq!(sick.asked(), [("delete", 1)].into());
 }
+
+/// Stores on a disk without a byte left.
+struct NoRoom;
+
+#[async_trait]
+impl KvFactory for NoRoom {
+    async fn open(&self, _: KvRole) -> Result<Arc<dyn farshore_core::host::Kv>, KvError> {
+        Err(KvError::Full(DiskFull("here".into())))
+    }
+    async fn discard(&self, _: KvRole) -> Result<(), KvError> {
+        panic!("nothing is wrong with the index");
+    }
+    async fn put_away(&self) -> Result<(), KvError> {
+        panic!("nothing is wrong with the catalogue");
+    }
+}
+
+/// It was thrown away, and with it the sessions of all shards, when a node started on a full disk.
+#[tokio::test]
+async fn an_index_that_lacks_room_is_not_thrown_away() {
+    let bench = Bench::directory().await;
+    let host = Host { kv: Arc::new(NoRoom), ..bench.host(bench.disk.clone()) };
+    let told = ShardStore::open(&host, CLUSTER, ROOMY).await.err().unwrap().to_string();
+    assert!(told.contains("the disk that holds here is full"), "{told}");
+}
