@@ -17,7 +17,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(store: Arc<dyn Kv>, root: &Path) -> Arc<dyn Kv> {
+    pub(super) fn around(store: Arc<dyn Kv>, root: &Path) -> Arc<dyn Kv> {
         Arc::new(Watched { store, root: root.to_owned() })
     }
 }

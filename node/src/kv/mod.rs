@@ -96,7 +96,9 @@ impl KvFactory for RealKv {
                 KvRole::Catalogue => fjall::FjallStore::open(&path, cache.catalogue),
                 KvRole::Index => sled::SledStore::open(&path, cache.index),
             });
-            opened.map(|store| full::Watched::new(store, &root)).map_err(|error| full::explain(error, &root))
+            opened
+                .map(|store| full::Watched::around(store, &root))
+                .map_err(|error| full::explain(error, &root))
         })
         .await?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
