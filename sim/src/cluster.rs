@@ -584,7 +584,9 @@ impl Cluster {
             while let Some(start) = from {
                 let page = view.pack_uses(&of, start, PAGE_ROWS_MAX).map_err(failed)?;
                 let least = u64::from(self.settings.timing.compact_below);
-                let sparse = |pack: &PackUse| pack.live == 0 || pack.live * 100 < pack.chunks * least;
+                // One that is below its target is repaired first; what cannot be, for lack of regions, stays as it is.
+                let little = |pack: &PackUse| pack.live * 100 < pack.chunks * least && !pack.weak;
+                let sparse = |pack: &PackUse| pack.live == 0 || little(pack);
                 let garbage = |pack: &&PackUse| sparse(pack) || pack.condemned.is_some();
                 if let Some(pack) = page.rows.iter().find(garbage) {
                     return Ok(Some(format!("pack {} of {}: {pack:?}", pack.no.0, repo.name)));
