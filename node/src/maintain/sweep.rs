@@ -18,6 +18,10 @@ use tokio::time::Instant;
 /// Going through what is kept back takes at most about a twentieth of a core.
 const LOOK_PAUSE_FACTOR: u32 = 20;
 
+/// Copies are kept back for so many times the grace of a silent node: repair begins at once, and what it has not come to by
+/// then is deleted.
+const KEPT_GRACES: u32 = 2;
+
 /// Deletes condemned copies.
 pub struct Sweep {
     shared: Arc<Shared>,
@@ -36,20 +40,11 @@ impl Sweep {
         Sweep { shared, after: None, began: Instant::now(), kept: 0, keeping: None }
     }
 
-    /// Whether repair may want the copy back: its stripe is not as it should be, and this node could hold the shard. A node
-    /// that was given up and comes back has all that was made anew meanwhile, and would be sent what it has just deleted.
-    fn is_kept_back(&self, view: &View, copy: &Condemned) -> Result<bool, WorkFailed> {
+    /// Whether this node keeps copies back at all: it could hold their shards, and repair has had no time for them yet.
+    fn keeps_back(&self, view: &View) -> Result<bool, WorkFailed> {
         let shared = &self.shared;
-        if self.keeping.is_some_and(|since| since.elapsed() >= shared.timing.grace * KEPT_GRACES) {
-            return Ok(false);
-        }
-        if !view.node(shared.own.id)?.is_some_and(|own| own.takes_shards()) {
-            return Ok(false);
-        }
-        let Some(pack) = view.pack_of_stripe(copy.shard.stripe)? else { return Ok(false) };
-        // One that was found bad is held by nobody now.
-        let record = pack.stripe.shards.get(usize::from(copy.shard.index));
-        Ok(record.is_some_and(|record| record.node.is_some()) && view.is_under_target(pack.no)?)
+        let late = self.keeping.is_some_and(|since| since.elapsed() >= shared.timing.grace * KEPT_GRACES);
+        Ok(!late && view.node(shared.own.id)?.is_some_and(|own| own.takes_shards()))
     }
 
     /// The pass is over.
@@ -64,10 +59,6 @@ impl Sweep {
         Pace::Throttled((self.began.elapsed() * LOOK_PAUSE_FACTOR).max(self.shared.timing.maintain_every))
     }
 }
-
-/// Copies are kept back for so many times the grace of a silent node: repair begins at once, and what it has not come to by
-/// then is deleted.
-const KEPT_GRACES: u32 = 2;
 
 #[async_trait]
 impl Worker for Sweep {
@@ -88,8 +79,9 @@ impl Worker for Sweep {
         let view = shared.view()?;
         let mut page = view.condemned(shared.own.id, self.after, SWEEP_COPIES_MAX)?;
         let mut seen = Vec::with_capacity(page.rows.len());
+        let keeps_back = self.keeps_back(&view)?;
         for copy in std::mem::take(&mut page.rows) {
-            match self.is_kept_back(&view, &copy)? {
+            match keeps_back && is_wanted_back(&view, &copy)? {
                 true => self.kept += 1,
                 false => seen.push(copy),
             }
@@ -130,4 +122,13 @@ impl Worker for Sweep {
     async fn wait(&mut self) {
         tokio::time::sleep(self.shared.timing.maintain_every).await;
     }
+}
+
+/// Whether repair may want the copy back: its stripe is not as it should be. A node that was given up and comes back has
+/// all that was made anew meanwhile, and would be sent what it has just deleted.
+fn is_wanted_back(view: &View, copy: &Condemned) -> Result<bool, WorkFailed> {
+    let Some(pack) = view.pack_of_stripe(copy.shard.stripe)? else { return Ok(false) };
+    // One that was found bad is held by nobody now.
+    let record = pack.stripe.shards.get(usize::from(copy.shard.index));
+    Ok(record.is_some_and(|record| record.node.is_some()) && view.is_under_target(pack.no)?)
 }
