@@ -8,7 +8,7 @@ use crate::limits::{
     PACE_BYTES_MIN, PACES_KEPT,
 };
 use crate::peer::ShardError;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -64,16 +64,18 @@ impl NodeHealth {
         }
     }
 
-    /// The cluster finds these nodes slow: they are read from last, and written to if it takes them to place a stripe well.
+    /// The cluster finds these nodes slow, and no others: they are read from last, and written to if it takes them to place a stripe well.
     pub fn told_slow(&self, slow: impl IntoIterator<Item = NodeId>) {
         let until = Some(Instant::now() + Duration::from_millis(NODE_SLOW_TOLD_MS));
         let mut nodes = self.nodes();
+        nodes.values_mut().for_each(|node| node.told_slow_until = None);
         slow.into_iter().for_each(|node| nodes.entry(node).or_default().told_slow_until = until);
     }
 
-    /// The cluster found the node slow a moment ago.
-    pub fn is_slow(&self, node: NodeId) -> bool {
-        self.nodes().get(&node).is_some_and(|s| !over(s.told_slow_until))
+    /// The nodes that the cluster found slow a moment ago.
+    pub fn slow(&self) -> BTreeSet<NodeId> {
+        let nodes = self.nodes();
+        nodes.iter().filter(|(_, s)| !over(s.told_slow_until)).map(|(id, _)| *id).collect()
     }
 
     /// Nothing speaks against reading from the node.
@@ -155,12 +157,16 @@ mod tests {
     async fn a_node_that_the_cluster_calls_slow_is_spared_for_a_while() {
         let (health, nodes) = (NodeHealth::new(), [1, 2].map(NodeId));
         health.told_slow([nodes[0]]);
-        assert!(!health.readable(nodes[0]) && health.is_slow(nodes[0]) && health.writable(nodes[0]));
-        assert!(health.readable(nodes[1]) && !health.is_slow(nodes[1]));
+        assert!(!health.readable(nodes[0]) && health.writable(nodes[0]));
+        assert!(health.readable(nodes[1]));
         health.answered(nodes[0]);
         assert!(!health.readable(nodes[0]), "that it answers is not news");
+        assert_eq!(health.slow(), [nodes[0]].into());
         tokio::time::sleep(Duration::from_millis(NODE_SLOW_TOLD_MS)).await;
-        assert!(health.readable(nodes[0]) && !health.is_slow(nodes[0]));
+        assert!(health.readable(nodes[0]) && health.slow().is_empty());
+        health.told_slow(nodes);
+        health.told_slow([nodes[1]]);
+        assert_eq!(health.slow(), [nodes[1]].into(), "the last word counts");
     }
 
     #[test]

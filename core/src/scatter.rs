@@ -122,11 +122,13 @@ impl<'a> Work<'a> {
         let shunned = candidates.iter().map(|c| c.id).filter(|id| !health.writable(*id));
         let mut reserve: BTreeSet<NodeId> = shunned.collect();
         // A slow node is passed over where others are enough for a stripe as it should be: waiting is better than owing.
-        let with_slow = candidates.iter().filter(|c| !reserve.contains(&c.id));
-        let (slow, quick): (Vec<_>, Vec<_>) = with_slow.cloned().partition(|c| health.is_slow(c.id));
-        let none = vec![None; puts.len()];
-        if !slow.is_empty() && assign(stripe, scheme, &quick, &none, &|_, _| false).level == Level::Full {
-            reserve.extend(slow.iter().map(|c| c.id));
+        let slow = health.slow();
+        if candidates.iter().any(|c| slow.contains(&c.id)) {
+            let quick = candidates.iter().filter(|c| !reserve.contains(&c.id) && !slow.contains(&c.id));
+            let (quick, none) = (quick.cloned().collect::<Vec<_>>(), vec![None; puts.len()]);
+            if assign(stripe, scheme, &quick, &none, &|_, _| false).level == Level::Full {
+                reserve.extend(slow);
+            }
         }
         Work {
             health,

@@ -113,6 +113,9 @@ impl<'a> Pool<'a> {
         let price = |source: &Source| u128::from(source.cost.1);
         let direct: u128 =
             wanted.iter().map(|(index, ranges)| bytes(ranges) * price(self.source(*index))).sum();
+        if direct == 0 {
+            return false;
+        }
         let well = self.sources.iter().filter(|source| !source.dead && !source.aside);
         let mut prices: Vec<u128> = well.map(price).collect();
         prices.sort_unstable();
