@@ -173,9 +173,9 @@ fn node_text(found: &NodeExplained) -> String {
         (false, false) => "no; it has a replica of the catalogue all the same",
     };
     wrapped(&mut out, "votes", votes);
-    let disk = match status.used + status.free {
-        0 => String::new(),
-        _ => format!("; its disk has {}, and {} free", Bytes(status.used), Bytes(status.free)),
+    let disk = match status.heard {
+        false => String::new(),
+        true => format!("; its disk has {}, and {} free", Bytes(status.used), Bytes(status.free)),
     };
     let (shards, bytes) = (print::count(found.shards, "shard"), Bytes(found.bytes));
     wrapped(

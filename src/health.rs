@@ -223,7 +223,7 @@ const FULL_BELOW_BYTES: u64 = SHARD_BYTES_MAX as u64;
 fn is_full(n: &NodeStatus) -> bool {
     let offered = n.node.capacity.saturating_sub(n.used);
     let room = offered.min(n.free.saturating_sub(DISK_RESERVE_BYTES));
-    n.node.state.answers() && n.node.capacity > 0 && room < FULL_BELOW_BYTES
+    n.heard && n.node.state.answers() && n.node.capacity > 0 && room < FULL_BELOW_BYTES
 }
 
 /// How long its heartbeats and its disk take, as far as that is known.
@@ -303,7 +303,7 @@ impl Report {
                 json!({
                     "id": n.node.id.to_string(), "name": n.node.name.as_str(), "region": n.node.region.as_str(),
                     "zone": n.node.zone.as_ref().map(|z| z.as_str()), "addr": n.node.addr,
-                    "state": n.node.state.word(), "voter": n.voter, "leader": s.leader == Some(n.node.id),
+                    "state": n.node.state.word(), "voter": n.voter, "heard": n.heard, "leader": s.leader == Some(n.node.id),
                     "capacity": n.node.capacity, "used": n.used, "free": n.free, "shards": n.shards,
                     "silent_ms": n.silent_ms, "grace_left_ms": n.grace_left_ms,
                     "clock_offset_ms": n.clock_offset_ms,
@@ -453,8 +453,8 @@ impl Report {
                 n.node.region.as_str(),
                 state,
                 role,
-                Bytes(n.used).to_string(),
-                n.shards,
+                if n.heard { Bytes(n.used).to_string() } else { "?".into() },
+                if n.heard { n.shards.to_string() } else { "?".into() },
                 n.node.addr
             );
         }
@@ -480,6 +480,7 @@ pub fn sample() -> ClusterStatus {
             state,
         },
         voter: id <= 3,
+        heard: true,
         used: 10,
         free: 1 << 40,
         shards: 2,
@@ -523,5 +524,20 @@ pub fn sample() -> ClusterStatus {
             nodes: [NodeId(1), NodeId(4)].into(),
         }],
         scrub_paused: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_the_leader_has_not_heard_is_not_called_full() {
+        let mut status = sample();
+        status.nodes[0].free = DISK_RESERVE_BYTES;
+        let full = |status| report(status).findings.into_iter().find(|f| f.code == Code::NodeFull);
+        assert_eq!(full(status.clone()).unwrap().text, "no room left on n1");
+        status.nodes[0] = NodeStatus { heard: false, used: 0, free: 0, shards: 0, ..status.nodes[0].clone() };
+        assert!(full(status).is_none());
     }
 }

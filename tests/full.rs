@@ -9,12 +9,29 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Less than the room that a node keeps for one large shard, and more than what it holds by then.
 const LITTLE: &str = "24M";
 
 fn status(dev: &Dev) -> Value {
     serde_json::from_str(&dev.ok(&["cluster", "status", "--json"])).unwrap()
+}
+
+/// Waits until the status calls these nodes full. A leader that was just elected knows only of those it has heard.
+fn wait_for_full(dev: &Dev, names: &[String]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = status(dev);
+        let codes = seen["codes"].as_array().unwrap();
+        let full = codes.iter().find(|code| code["code"] == "NODE_FULL");
+        let said = full.map_or("", |code| code["text"].as_str().unwrap());
+        if names.iter().all(|name| said.contains(name.as_str())) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{names:?} are not called full: {seen}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
 }
 
 fn noise(seed: u32, bytes: usize) -> Vec<u8> {
@@ -61,10 +78,7 @@ fn a_full_node_and_a_full_region_lose_nothing_that_was_acknowledged() {
     dev.restart();
     kept.push(back_up(&dev, work.path(), &source, 1).expect("two others of its region have room"));
     kept.push(back_up(&dev, work.path(), &source, 2).expect("and have it still"));
-    let seen = status(&dev);
-    let codes = seen["codes"].as_array().unwrap();
-    let full = codes.iter().find(|code| code["code"] == "NODE_FULL").unwrap_or_else(|| panic!("{seen}"));
-    assert!(full["text"].as_str().unwrap().contains(&one), "{full}");
+    wait_for_full(&dev, &[one]);
 
     dev.offer(&region.each_ref().map(String::as_str), LITTLE);
     dev.restart();
@@ -74,9 +88,7 @@ fn a_full_node_and_a_full_region_lose_nothing_that_was_acknowledged() {
                 .expect("two regions can hold it, two shards to a node"),
         );
     }
-    let seen = status(&dev);
-    let said = seen["codes"].to_string();
-    assert!(said.contains("NODE_FULL") && region.iter().all(|name| said.contains(name.as_str())), "{said}");
+    wait_for_full(&dev, &region);
     for (id, copy) in &kept {
         let target = tempfile::tempdir().unwrap();
         dev.ok(&["restore", id, "--target", target.path().to_str().unwrap()]);

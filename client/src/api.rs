@@ -102,6 +102,8 @@ pub struct NodeStatus {
     pub node: NodeRecord,
     /// Whether it has a vote in the Raft group.
     pub voter: bool,
+    /// Whether the leader has heard it since it leads. What a node says of itself is 0 before that.
+    pub heard: bool,
     /// Bytes of shards held.
     pub used: u64,
     /// Bytes its disk still has.

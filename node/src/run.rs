@@ -13,7 +13,6 @@ use crate::maintain::health::Health;
 use crate::maintain::lease::Leases;
 use crate::maintain::near::Near;
 use crate::maintain::report::Reports;
-use crate::maintain::slow::SlowNodes;
 use crate::maintain::{Shared, exporter, lead, survey};
 use crate::raft::passport::Passport;
 use crate::raft::reseat;
@@ -212,7 +211,6 @@ impl Node {
             peers,
             seeds: config.peers.clone(),
             reached: NodeHealth::new(),
-            slow: SlowNodes::default(),
             reports,
             health: Health::new(config.timing),
             leases: Leases::new(config.timing.session_lease),

@@ -386,6 +386,7 @@ fn node_status_of(status: wire::NodeStatus) -> Result<NodeStatus, ApiError> {
     Ok(NodeStatus {
         node: required(status.node, "node")?.try_into()?,
         voter: status.voter,
+        heard: status.heard,
         used: status.used,
         free: status.free,
         shards: status.shards,

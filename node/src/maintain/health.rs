@@ -30,8 +30,8 @@ pub struct Load {
 /// What the leader knows of a node besides its record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NodeHealth {
-    /// As of its last heartbeat to this leader; zeros if there was none.
-    pub load: Load,
+    /// As of its last heartbeat to this leader, if there was one.
+    pub load: Option<Load>,
     /// Since the last heartbeat, or since this leader took over.
     pub silent: Duration,
     /// Until it is declared lost; zero if it is up, lost or gone.
@@ -164,16 +164,15 @@ impl Health {
             _ => Duration::ZERO,
         };
         let heard = table.nodes.get(&node);
-        let flaps = heard.map_or(0, |h| h.flaps.iter().filter(|at| !is_long_ago(**at, now)).count() as u32);
-        NodeHealth { load: heard.map_or(Load::default(), |h| h.load), silent, grace_left, flaps, held }
+        let flaps = heard.map_or(0, |h| h.flaps(now) as u32);
+        NodeHealth { load: heard.map(|h| h.load), silent, grace_left, flaps, held }
     }
 
     /// How long a node has to be heard yet before it is trusted. Whoever comes and goes is left out for longer and longer
     /// (as in RFC 2439): its shards count as there, and nobody waits for it.
     fn held(&self, table: &Heard, node: NodeId, now: Instant) -> Duration {
         let Some(heard) = table.nodes.get(&node) else { return Duration::ZERO };
-        let flaps = heard.flaps.iter().filter(|at| !is_long_ago(**at, now)).count();
-        let Some(over) = flaps.checked_sub(FLAPS_FREE).filter(|over| *over > 0) else {
+        let Some(over) = heard.flaps(now).checked_sub(FLAPS_FREE).filter(|over| *over > 0) else {
             return Duration::ZERO;
         };
         let most = Duration::from_millis(FLAP_HOLD_MAX_MS).min(self.timing.grace / 2);
@@ -199,6 +198,13 @@ impl Health {
 
     fn table(&self) -> MutexGuard<'_, Heard> {
         self.table.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Heartbeat {
+    /// How often it came back lately.
+    fn flaps(&self, now: Instant) -> usize {
+        self.flaps.iter().filter(|at| !is_long_ago(**at, now)).count()
     }
 }
 

@@ -4,7 +4,6 @@
 use super::Shared;
 use super::budget::{Budgets, Held, Load as Moving};
 use super::execute::{self, Moved};
-use super::health::Load;
 use super::speed::Speed;
 use crate::plan::rebalance::{Fills, plan_rebalance};
 use crate::plan::{Priority, Rebuild, RepairScan, Task, packs_of, plan_repair};
@@ -223,8 +222,10 @@ impl Repair {
             Ok(moved) => {
                 tracing::info!(pack = task.pack.0, index = task.index, to = %task.to, "shard rebuilt");
                 state.rebuilt += 1;
+                if !moved.kept {
+                    state.speed.note(task.bytes, Instant::now());
+                }
                 state.note(moved);
-                state.speed.note(task.bytes, Instant::now());
                 self.resting.remove(&key);
             }
             Err(error) => {
@@ -283,10 +284,8 @@ impl Repair {
             return Ok(Vec::new());
         }
         // Who has not said anything to this leader yet is not empty.
-        let used = |node: &NodeRecord| {
-            let load = self.shared.health.of(node.id, node.state, began).load;
-            (load != Load::default()).then_some((node.id, load.used))
-        };
+        let used =
+            |node: &NodeRecord| Some((node.id, self.shared.health.of(node.id, node.state, began).load?.used));
         let mut fills = Fills(nodes.iter().filter(|node| node.takes_shards()).filter_map(used).collect());
         let Some(slope) = fills.steepest(&nodes) else { return Ok(Vec::new()) };
         let (mut tasks, mut from) = (Vec::new(), Some(PackNo(0)));

@@ -62,13 +62,12 @@ use crate::worker::{WorkFailed, Workers};
 use farshore_core::catalogue::{Command, Reply};
 use farshore_core::health::NodeHealth;
 use farshore_core::host::Host;
-use farshore_core::id::{ClusterId, NodeId};
+use farshore_core::id::ClusterId;
 use farshore_core::limits::RECOVERY_REST_MS;
 use farshore_core::peer::ShardIo;
 use farshore_core::topology::NodeRecord;
 use farshore_proto::peers::Peers;
 use farshore_proto::shard_client::GrpcShards;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What the services and workers of one node work with.
@@ -101,8 +100,6 @@ pub struct Shared {
     pub orders: Arc<GrpcShards>,
     /// Which other nodes failed a moment ago, or are slow.
     pub reached: NodeHealth,
-    /// The nodes that are slow, as the leader says.
-    pub slow: slow::SlowNodes,
     /// Suspects of this node.
     pub reports: Arc<report::Reports>,
     /// Heartbeats, if this node leads.
@@ -158,12 +155,6 @@ impl Shared {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }
-    }
-
-    /// What is now known of who is slow.
-    pub fn note_slow(&self, slow: BTreeSet<NodeId>) {
-        self.reached.told_slow(slow.iter().copied());
-        self.slow.set(slow);
     }
 
     /// The term in which this node leads, if it does.

@@ -96,7 +96,7 @@ impl Pulse {
         let (nodes, incarnations) = (view.nodes()?, view.incarnations()?);
         let levels = view.node_levels()?;
         let known = Known { nodes, incarnations, levels, leaving: intent.leaving.clone() };
-        self.shared.note_slow(self.shared.health.slow(&known.nodes));
+        self.shared.reached.told_slow(self.shared.health.slow(&known.nodes));
         for command in self.shared.health.judge(&known, now) {
             tracing::info!(?command, "judgement");
             // A refused judgement must not keep the ones behind it from being heard.
@@ -146,6 +146,7 @@ impl Pulse {
         let channel =
             channel.ok_or_else(|| ApiError::Unreachable(format!("no address is known for node {to}")))?;
         let Load { used, free, shards, bad_found, pace } = load;
+        let (rtt_us, disk_us) = pace.told();
         let era = self.shared.consensus.era();
         let passport = self.shared.consensus.passport();
         let incarnation = passport.incarnation();
@@ -160,8 +161,8 @@ impl Pulse {
             level: self.shared.level,
             era,
             clock_ms: self.shared.host.clock.now_ms(),
-            rtt_us: as_us(pace.rtt),
-            disk_us: as_us(pace.disk),
+            rtt_us,
+            disk_us,
         };
         let begun = Instant::now();
         let mut client = channel::raft(channel);
@@ -183,7 +184,7 @@ impl Pulse {
                     return Err(ApiError::NoQuorum(format!("node {to} does not lead, {} does", leader.name)));
                 }
                 self.trips.note(to, begun.elapsed());
-                self.shared.note_slow(answer.slow.iter().take(NODES_MAX).copied().map(NodeId).collect());
+                self.shared.reached.told_slow(answer.slow.iter().take(NODES_MAX).copied().map(NodeId));
                 passport.told(answer.incarnation);
                 let (cluster, own) = (answer.feature_level, self.shared.level);
                 if cluster > own {
@@ -197,11 +198,6 @@ impl Pulse {
             Err(_) => Err(ApiError::Unreachable(format!("node {to} did not take the heartbeat"))),
         }
     }
-}
-
-/// A time as it is told: 0 if it is not known, and never if it is.
-fn as_us(time: Option<Duration>) -> u64 {
-    time.map_or(0, |time| (time.as_micros() as u64).max(1))
 }
 
 /// Notes where the nodes of the cluster listen. If most of them have moved while

@@ -8,7 +8,6 @@ use farshore_core::id::NodeId;
 use farshore_core::limits::{DISK_SLOW_MS, RTT_SLOW_MS, RTTS_KEPT, SLOW_ALWAYS_MS, SLOW_TIMES};
 use farshore_core::topology::Region;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How fast a node is, as far as it knows.
@@ -18,6 +17,20 @@ pub struct Pace {
     pub rtt: Option<Duration>,
     /// Its disk, for a MiB or for a call about less.
     pub disk: Option<Duration>,
+}
+
+impl Pace {
+    /// As it is told, in microseconds: 0 if it is not known, and never if it is.
+    pub fn told(&self) -> (u64, u64) {
+        let us = |time: Option<Duration>| time.map_or(0, |time| (time.as_micros() as u64).max(1));
+        (us(self.rtt), us(self.disk))
+    }
+
+    /// From what was told.
+    pub fn from_told(rtt_us: u64, disk_us: u64) -> Self {
+        let time = |us| (us > 0).then(|| Duration::from_micros(us));
+        Pace { rtt: time(rtt_us), disk: time(disk_us) }
+    }
 }
 
 /// How long the last heartbeats to one leader took.
@@ -43,21 +56,6 @@ impl RoundTrips {
     pub fn quickest(&self, to: NodeId) -> Option<Duration> {
         let enough = self.to == Some(to) && self.kept.len() == RTTS_KEPT;
         self.kept.iter().min().copied().filter(|_| enough)
-    }
-}
-
-/// What the leader said last of who is slow.
-#[derive(Default)]
-pub struct SlowNodes(Mutex<BTreeSet<NodeId>>);
-
-impl SlowNodes {
-    /// Replaces it.
-    pub fn set(&self, slow: BTreeSet<NodeId>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = slow;
-    }
-    /// A copy of it.
-    pub fn get(&self) -> BTreeSet<NodeId> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -127,18 +127,21 @@ impl AdminService {
         time: Option<u64>,
     ) -> NodeStatus {
         let health = self.shared.health.of(node.id, node.state, Instant::now());
+        let load = health.load.unwrap_or_default();
+        let (rtt_us, disk_us) = load.pace.told();
         let clock_offset_ms = time.and_then(|time| self.shared.consensus.clock_offset_ms(node.id, time));
         NodeStatus {
             voter: voters.contains(&node.id),
-            used: health.load.used,
-            free: health.load.free,
-            shards: health.load.shards,
+            heard: health.load.is_some(),
+            used: load.used,
+            free: load.free,
+            shards: load.shards,
             silent_ms: health.silent.as_millis() as u64,
             grace_left_ms: health.grace_left.as_millis() as u64,
             clock_offset_ms: clock_offset_ms.unwrap_or(0),
-            rtt_us: us(health.load.pace.rtt),
-            disk_us: us(health.load.pace.disk),
-            slow: self.shared.slow.get().contains(&node.id),
+            rtt_us,
+            disk_us,
+            slow: self.shared.reached.slow().contains(&node.id),
             flaps: health.flaps,
             held_ms: health.held.as_millis() as u64,
             node: Some(node.into()),
@@ -324,11 +327,6 @@ impl AdminService {
         let Caller::Client(_) = caller else { return None };
         Some(channel::admin(self.shared.peers.channel(leader)?))
     }
-}
-
-/// Microseconds, 0 for a time that is not known.
-fn us(time: Option<Duration>) -> u64 {
-    time.map_or(0, |time| (time.as_micros() as u64).max(1))
 }
 
 fn urgent(task: Urgent) -> UrgentRepair {

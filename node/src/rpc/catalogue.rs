@@ -93,7 +93,7 @@ impl CatalogueService {
             nodes: view.nodes().map_err(internal)?.into_iter().map(Into::into).collect(),
             leader: self.shared.consensus.leader().map_or(0, |node| node.0),
             applied: view.applied(),
-            slow: self.shared.slow.get().into_iter().map(|node| node.0).collect(),
+            slow: self.shared.reached.slow().into_iter().map(|node| node.0).collect(),
         })
     }
 

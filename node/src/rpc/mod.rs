@@ -38,7 +38,6 @@ use farshore_proto::serve;
 use farshore_proto::status::ApiError;
 use farshore_proto::wire::{GiveUpVoteReply, HeartbeatReply, HeartbeatRequest};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 pub use tonic::service::Routes;
 use tonic::{Response, Status};
@@ -94,12 +93,12 @@ impl HeartbeatSink for Heartbeats {
         let able = beat.level >= feature_level;
         if able && !retired && (incarnation == 0 || incarnation == beat.incarnation) {
             let Heartbeat { used, free, shards, bad_found, rtt_us, disk_us, .. } = beat;
-            let pace = Pace { rtt: known_us(rtt_us), disk: known_us(disk_us) };
+            let pace = Pace::from_told(rtt_us, disk_us);
             let load = Load { used, free, shards, bad_found, pace };
             shared.consensus.heard_clock(from, beat.clock_ms);
             shared.health.hear(beat.node, beat.incarnation, beat.level, load, Instant::now());
         }
-        let slow = shared.slow.get().into_iter().map(|node| node.0).collect();
+        let slow = shared.reached.slow().into_iter().map(|node| node.0).collect();
         Ok(HeartbeatReply { incarnation, retired, leader: None, feature_level, slow })
     }
 
@@ -127,11 +126,6 @@ impl Heartbeats {
         let leader = leader.ok_or_else(|| ApiError::NoQuorum("this node does not lead".into()))?;
         Ok(leader.into())
     }
-}
-
-/// A time that was told, if it was.
-fn known_us(us: u64) -> Option<Duration> {
-    (us > 0).then(|| Duration::from_micros(us))
 }
 
 /// A result as tonic wants it.

@@ -120,9 +120,8 @@ async fn look_at_snapshots(view: &View, repo: &RepoRecord, scan: &mut WhatIfScan
 /// What disks have left, as their nodes have told this leader.
 fn free_of(shared: &Shared, nodes: &[NodeRecord]) -> BTreeMap<NodeId, u64> {
     let now = Instant::now();
-    let loads = nodes.iter().map(|node| (node.id, shared.health.of(node.id, node.state, now).load));
-    // A node that was not heard says nothing at all.
-    loads.filter(|(_, load)| load.free > 0 || load.used > 0).map(|(id, load)| (id, load.free)).collect()
+    let free = |node: &NodeRecord| Some((node.id, shared.health.of(node.id, node.state, now).load?.free));
+    nodes.iter().filter_map(free).collect()
 }
 
 fn reply_of(
