@@ -4,8 +4,8 @@
 
 use crate::id::NodeId;
 use crate::limits::{
-    HEDGE_BYTES_PER_MS, HEDGE_BYTES_PER_MS_FIRST, HEDGE_MS, NODE_SHUN_MS, NODE_SLOW_MS, NODE_SLOW_TOLD_MS,
-    PACE_BYTES_MIN, PACES_KEPT,
+    HEDGE_BYTES_PER_MS, HEDGE_BYTES_PER_MS_FIRST, HEDGE_MS, NODE_SHUN_DOUBLINGS, NODE_SHUN_MS, NODE_SLOW_MS,
+    NODE_SLOW_TOLD_MS, PACE_BYTES_MIN, PACES_KEPT,
 };
 use crate::peer::ShardError;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +24,8 @@ pub struct NodeHealth {
 #[derive(Clone, Copy, Default)]
 struct Shunned {
     unreachable_until: Option<Instant>,
+    /// How often in a row it was asked again and had not come back.
+    relapses: u32,
     full_until: Option<Instant>,
     slow_until: Option<Instant>,
     /// The cluster says so, and not only one wait.
@@ -38,10 +40,18 @@ impl NodeHealth {
 
     /// Remembers a failed call, if it says something about the node and not only about one shard.
     pub fn note(&self, node: NodeId, error: &ShardError) {
-        let until = Some(Instant::now() + Duration::from_millis(NODE_SHUN_MS));
+        let until = |times| Some(Instant::now() + Duration::from_millis(NODE_SHUN_MS * times));
         match error {
-            ShardError::Unreachable(..) => self.nodes().entry(node).or_default().unreachable_until = until,
-            ShardError::Full(..) => self.nodes().entry(node).or_default().full_until = until,
+            ShardError::Unreachable(..) => {
+                let mut nodes = self.nodes();
+                let node = nodes.entry(node).or_default();
+                // Calls that were under way together fail together: that is one failure.
+                if over(node.unreachable_until) {
+                    node.relapses += u32::from(node.unreachable_until.is_some());
+                    node.unreachable_until = until(1 << node.relapses.min(NODE_SHUN_DOUBLINGS));
+                }
+            }
+            ShardError::Full(..) => self.nodes().entry(node).or_default().full_until = until(1),
             ShardError::Missing(..) | ShardError::Corrupt(..) | ShardError::Refused(..) => {}
         }
     }
@@ -50,6 +60,7 @@ impl NodeHealth {
     pub fn answered(&self, node: NodeId) {
         if let Some(shunned) = self.nodes().get_mut(&node) {
             shunned.unreachable_until = None;
+            shunned.relapses = 0;
         }
     }
 
@@ -140,6 +151,23 @@ mod tests {
         assert!(!health.readable(node) && health.readable(NodeId(2)));
         health.answered(node);
         assert!(health.readable(node) && !health.writable(node));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stays_away_is_shunned_for_longer_each_time() {
+        let (health, node) = (NodeHealth::new(), NodeId(1));
+        let gone = ShardError::Unreachable(node, String::new());
+        for doublings in [0, 1, 2, 3, 3] {
+            assert!(health.readable(node));
+            (0..5).for_each(|_| health.note(node, &gone));
+            tokio::time::sleep(Duration::from_millis((NODE_SHUN_MS << doublings) - 1)).await;
+            assert!(!health.readable(node), "{doublings}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        health.answered(node);
+        health.note(node, &gone);
+        tokio::time::sleep(Duration::from_millis(NODE_SHUN_MS)).await;
+        assert!(health.readable(node), "it was back in between");
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,14 +100,15 @@ pub const IMAGE_PAGE_BYTES: usize = 512 << 10;
 /// Rows read at a time for an image, and removed at a time from a dead catalogue.
 pub const IMAGE_ROWS_READ: usize = 256;
 
-/// Most bytes of a pack that a reader asks for and holds at a time.
-pub const FETCH_BATCH_BYTES: u64 = 24 << 20;
+/// Most bytes of a pack that a reader asks for and holds at a time. A usual pack fits: where it is cut in two, what is decoded
+/// at the edge is read twice.
+pub const FETCH_BATCH_BYTES: u64 = 40 << 20;
 /// Bytes nobody wants between two chunks are read along when there are no more than this.
 pub const FETCH_GAP_BYTES: u64 = SHARD_BLOCK_BYTES as u64;
 /// Batches a reader has under way at a time, if they are small.
 pub const FETCHES_IN_FLIGHT: usize = 8;
 /// Bytes of batches that a reader has under way at a time: most of the memory of a restore.
-pub const FETCHING_BYTES_MAX: u64 = 40 << 20;
+pub const FETCHING_BYTES_MAX: u64 = 80 << 20;
 /// Most chunk uses a restore plans at a time.
 pub const WINDOW_USES_MAX: usize = 32_768;
 /// Most bytes of files a restore plans at a time.
@@ -145,6 +146,8 @@ pub const PUT_BYTES_PER_MS_MIN: u64 = 2;
 pub const SHARD_VERIFY_MS: u64 = 60_000;
 /// A node that was unreachable or full is left alone for this long, so that it costs one timeout and not one per pack.
 pub const NODE_SHUN_MS: u64 = 20_000;
+/// Each time that it is asked again and is still away this doubles, so often.
+pub const NODE_SHUN_DOUBLINGS: u32 = 3;
 /// Pause before a put is tried a second time on an unreachable node.
 pub const PUT_RETRY_MS: u64 = 200;
 /// A shard read that takes longer than this plus its transfer time is hedged by decoding from other shards.
@@ -212,6 +215,8 @@ pub const BUCKET_SPACE_BYTES: u64 = 1 << 52;
 pub const SPOOL_BYTES: u64 = DISK_RESERVE_BYTES + (PUTS_IN_FLIGHT_MAX * SHARD_BYTES_MAX) as u64;
 /// A client that has never had an answer gives up after this long: the addresses are wrong, or nobody is there.
 pub const FIRST_CONTACT_MS: u64 = 10_000;
+/// A client that has never had an answer asks the next address too after this long.
+pub const CONTACT_STEP_MS: u64 = 500;
 /// A client gives up on the whole cluster after retrying this long without one success.
 pub const RETRY_BUDGET_MS: u64 = 60_000;
 /// A node that scrubs itself reports at least this often.
@@ -405,6 +410,8 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 64;
 const _: () = assert!(STRIPE_WIDTH_DEFAULT <= STRIPE_SHARDS_MAX);
 const _: () = assert!(STRIPE_SHARDS_MAX <= 255, "shard indexes are one byte and the code has 255 points");
 const _: () = assert!(PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX + (1 << 20) <= PACK_BYTES_MAX);
+const _: () = assert!((PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX) as u64 <= FETCH_BATCH_BYTES);
+const _: () = assert!(2 * FETCH_BATCH_BYTES <= FETCHING_BYTES_MAX, "one is read while another is opened");
 const _: () = assert!(PACK_BYTES_MAX <= SHARD_BYTES_MAX, "k = 1 makes a shard as long as its pack");
 const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
 const _: () =

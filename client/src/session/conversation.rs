@@ -5,11 +5,12 @@
 use crate::api::Topology;
 use crate::error::Error;
 use farshore_core::host::{Entropy, Net};
-use farshore_core::limits::{CATALOGUE_CALL_MS, FIRST_CONTACT_MS, RETRY_BUDGET_MS};
+use farshore_core::limits::{CATALOGUE_CALL_MS, CONTACT_STEP_MS, FIRST_CONTACT_MS, RETRY_BUDGET_MS};
 use farshore_core::retry::{Budget, Retry};
 use farshore_proto::channel::connect;
 use farshore_proto::status::ApiError;
 use farshore_proto::tls::{Expect, Tls, TlsError};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -64,7 +65,9 @@ impl Conversation {
         }
     }
 
-    /// Carries one call through. Asks the next node at once and pauses after each full round. Cancel-safe.
+    /// Carries one call through. Asks the next node at once and pauses after each full round. As long as nobody has ever
+    /// answered, whoever is silent for a moment is waited for beside the next, so that a region that is gone costs no timeout
+    /// (as in RFC 8305). Cancel-safe.
     pub async fn call<T, F>(&self, ask: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -76,11 +79,26 @@ impl Conversation {
         let mut tried = Vec::<String>::new();
         let mut distrusted = Vec::<String>::new();
         let mut failed_in_round = 0;
+        let (mut asked, mut another) = (FuturesUnordered::new(), true);
         loop {
-            let (at, addr, channel) = self.stop();
-            let error = match attempt(ask(channel)).await {
+            if another {
+                let (at, addr, channel) = self.stop();
+                let call = attempt(ask(channel));
+                asked.push(async move { (at, addr, call.await) });
+            }
+            let silence = tokio::time::sleep(Duration::from_millis(CONTACT_STEP_MS));
+            let (at, addr, outcome) = tokio::select! {
+                biased;
+                Some(ended) = asked.next() => ended,
+                () = silence, if self.may_ask_beside(failed_in_round + asked.len()) => {
+                    self.turn();
+                    another = true;
+                    continue;
+                }
+            };
+            let error = match outcome {
                 Ok(reply) => {
-                    self.answered.store(true, Ordering::Relaxed);
+                    self.stay(at);
                     return Ok(reply);
                 }
                 Err(error) => error,
@@ -97,6 +115,7 @@ impl Conversation {
             }
             failed_in_round += 1;
             let stops = self.move_on(at, &error);
+            another = asked.is_empty() || failed_in_round + asked.len() < stops;
             if failed_in_round < stops {
                 continue;
             }
@@ -116,6 +135,23 @@ impl Conversation {
         let stop = &mut ring.stops[at];
         let fresh = || connect(self.net.clone(), self.tls.clone(), stop.addr.clone(), Expect::AnyNode);
         (at, stop.addr.clone(), stop.channel.get_or_insert_with(fresh).clone())
+    }
+
+    /// Nobody has answered yet, and not all are being asked.
+    fn may_ask_beside(&self, tried: usize) -> bool {
+        !self.answered.load(Ordering::Relaxed) && tried < self.ring().stops.len()
+    }
+
+    /// Turns to the next address.
+    fn turn(&self) {
+        let mut ring = self.ring();
+        ring.current = (ring.current + 1) % ring.stops.len();
+    }
+
+    /// This one answers: it is asked from now on.
+    fn stay(&self, at: usize) {
+        self.ring().current = at;
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Turns to the next address, unless another call has done so already or the node only asked for a pause. Returns
@@ -267,6 +303,31 @@ mod tests {
             if addr == "b:1" { Ok(8) } else { Err(Status::from(ApiError::NoQuorum("no leader".into()))) }
         };
         assert_eq!(ask(&c, &calls, only_b).await.unwrap(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_at_first_contact_is_waited_for_beside_the_next() {
+        let c = conversation(&["a:1", "b:1", "c:1"]);
+        let (began, silent) = (tokio::time::Instant::now(), AtomicUsize::new(0));
+        // The first two never answer.
+        let first_to_answer = || async {
+            c.call(|_| {
+                let addr = c.stop().1;
+                silent.fetch_add(usize::from(addr != "c:1"), Ordering::Relaxed);
+                async move {
+                    if addr != "c:1" {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(Response::new(addr))
+                }
+            })
+            .await
+            .unwrap()
+        };
+        assert_eq!(first_to_answer().await, "c:1");
+        assert_eq!(began.elapsed(), Duration::from_millis(2 * CONTACT_STEP_MS));
+        assert_eq!(first_to_answer().await, "c:1");
+        assert_eq!(silent.load(Ordering::Relaxed), 2, "it stays with who answered");
     }
 
     #[tokio::test]
