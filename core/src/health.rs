@@ -21,6 +21,17 @@ pub struct NodeHealth {
     paces: Mutex<VecDeque<u64>>,
 }
 
+/// What speaks against reading from a node: the more, the later it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Doubt {
+    /// Nothing.
+    None,
+    /// It takes long.
+    Slow,
+    /// It did not answer.
+    Unreachable,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Shunned {
     unreachable_until: Option<Instant>,
@@ -89,10 +100,18 @@ impl NodeHealth {
         nodes.iter().filter(|(_, s)| !over(s.told_slow_until)).map(|(id, _)| *id).collect()
     }
 
+    /// What speaks against reading from the node.
+    pub fn doubt(&self, node: NodeId) -> Doubt {
+        match self.nodes().get(&node) {
+            Some(s) if !over(s.unreachable_until) => Doubt::Unreachable,
+            Some(s) if !over(s.slow_until) || !over(s.told_slow_until) => Doubt::Slow,
+            _ => Doubt::None,
+        }
+    }
+
     /// Nothing speaks against reading from the node.
     pub fn readable(&self, node: NodeId) -> bool {
-        let well = |s: &Shunned| over(s.unreachable_until) && over(s.slow_until) && over(s.told_slow_until);
-        self.nodes().get(&node).is_none_or(well)
+        self.doubt(node) == Doubt::None
     }
 
     /// Nothing speaks against storing on the node.

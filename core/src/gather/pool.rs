@@ -6,7 +6,7 @@ use super::extents::{Extents, merge, subtract};
 use super::{GatherError, Prefer};
 use crate::catalogue::StripeRecord;
 use crate::erasure::Codec;
-use crate::health::NodeHealth;
+use crate::health::{Doubt, NodeHealth};
 use crate::id::{NodeId, RepoId};
 use crate::limits::{HEDGE_MS, SHARD_RANGES_MAX};
 use crate::peer::{ShardError, ShardIo};
@@ -30,7 +30,7 @@ const STEP_MIN: Duration = Duration::from_millis(1);
 /// One shard as this gather sees it.
 struct Source {
     node: Option<NodeId>,
-    cost: (bool, u64, u8),
+    cost: (Doubt, u64, u8),
     /// Asked only if decoding needs it: its node failed lately, or cheaper shards suffice.
     aside: bool,
     /// Not asked again.
@@ -71,11 +71,11 @@ impl<'a> Pool<'a> {
         health: &'a NodeHealth,
     ) -> Self {
         let source = |(index, node): (usize, Option<NodeId>)| {
-            let aside = node.is_some_and(|node| !health.readable(node));
+            let doubt = node.map_or(Doubt::None, |node| health.doubt(node));
             Source {
                 node,
-                cost: (aside, node.map_or(u64::MAX, prefer), index as u8),
-                aside,
+                cost: (doubt, node.map_or(u64::MAX, prefer), index as u8),
+                aside: doubt > Doubt::None,
                 dead: node.is_none(),
                 slow: false,
                 got: Extents::default(),
@@ -204,8 +204,9 @@ impl<'a> Pool<'a> {
                 break;
             }
             if !self.source(index).dead && !self.will_have(index, &ranges) {
-                // A slow shard that is asked in its turn is the last hope, not a good one: do not count on it.
-                hopeful += usize::from(!self.source(index).slow);
+                // Who is slow, or did not answer a moment ago, is the last hope and not a good one: do not count on it.
+                let source = self.source(index);
+                hopeful += usize::from(!source.slow && source.cost.0 != Doubt::Unreachable);
                 self.ask(index, &ranges);
             }
         }

@@ -245,6 +245,27 @@ async fn a_shunned_node_is_not_asked_unless_needed() {
     assert_eq!(s.io.calls(holder(0)), 1);
 }
 
+/// Regression: with a region gone and one of the others behind, each node of the region was waited for before the one that was
+/// only slow.
+#[tokio::test]
+async fn who_is_slow_is_asked_before_who_did_not_answer() {
+    let s = setup(10_000);
+    for index in [0, 1] {
+        s.health.note(holder(index), &ShardError::Unreachable(holder(index), String::new()));
+    }
+    s.health.told_slow([holder(5)]);
+    let range = [PackRange { offset: 0, len: 10 }];
+    assert_eq!(s.ranges(&range).await.unwrap().bytes[0], s.pack[..10]);
+    assert_eq!([0, 1, 5].map(|index| s.io.calls(holder(index))), [0, 0, 1]);
+    // Nobody else is left: both are asked at once, and not one after the other.
+    s.io.set(holder(5), Fault::Slow(Duration::from_secs(3_600)));
+    s.io.set(holder(0), Fault::Unreachable);
+    s.health.told_slow([]);
+    s.health.note(holder(5), &ShardError::Unreachable(holder(5), String::new()));
+    assert_eq!(s.ranges(&range).await.unwrap().bytes[0], s.pack[..10]);
+    assert_eq!([0, 1].map(|index| s.io.calls(holder(index))), [1, 1]);
+}
+
 #[tokio::test]
 async fn a_hiccup_of_the_last_hope_is_ridden_out() {
     let s = setup(10_000);
