@@ -6,7 +6,7 @@ use crate::exit::{self, Exit};
 use crate::trees::{self, Extent};
 use farshore_client::api::ClusterStatus;
 use farshore_client::crypto::KdfParams;
-use farshore_client::files::{RealSource, RealTarget};
+use farshore_client::files::{How, RealSource, RealTarget};
 use farshore_client::progress::Silent;
 use farshore_client::{Client, Repository, backup, check, restore};
 use farshore_core::catalogue::SnapshotKind;
@@ -138,7 +138,7 @@ async fn tell(story: &mut Story, work: &Path, source: &Path) -> Result<(), Exit>
     );
     story.tell("the cluster repairs itself", result, good);
 
-    let report = repository.check(check::Options { read_data: true }, &Silent).await?;
+    let report = repository.check(check::Options { read: check::Subset::All }, &Silent).await?;
     story.tell("read back every shard of every pack", check_result(&report), report.verdict().is_ok());
     bring_back(story, &repository, &degraded, &new, work, "restore what was saved meanwhile").await?;
     cluster.stop().await;
@@ -182,10 +182,7 @@ async fn save(repository: &Repository, tree: &Path, kind: SnapshotKind) -> Resul
         kind,
         host_name: "demo".into(),
         user: "demo".into(),
-        tags: Vec::new(),
-        utc_offset_min: None,
-        compression: None,
-        checkpoint_ms: None,
+        ..backup::Options::default()
     };
     let source = Arc::new(RealSource::new(repository.host().compute.clone()));
     Ok(repository.backup(&options, source, Arc::new(Silent)).await?)
@@ -202,10 +199,11 @@ async fn bring_back(
 ) -> Result<(), Exit> {
     let into = work.join("restored");
     std::fs::create_dir_all(&into).map_err(Exit::failure)?;
-    let snapshot = repository.resolve(saved.snapshot.to_string().as_bytes(), &Default::default()).await?.0;
+    let id = saved.snapshot.ok_or_else(|| Exit::failure("no snapshot was saved"))?;
+    let snapshot = repository.resolve(id.to_string().as_bytes(), &Default::default()).await?.0;
     let options =
         restore::Options { root: Some(tree.as_os_str().as_bytes().to_vec()), ..restore::Options::default() };
-    let target = RealTarget::open(repository.host(), &into, false).await.map_err(Exit::failure)?;
+    let target = RealTarget::open(repository.host(), &into, How::default()).await.map_err(Exit::failure)?;
     let summary = repository.restore(&snapshot, &options, &target, &Silent).await?;
     story.tell(what, format!("{} files, {}", summary.files, Bytes(summary.bytes)), summary.problems == 0);
     let differences = trees::differences(tree, &into, 5)?;

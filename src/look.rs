@@ -8,6 +8,7 @@ use crate::repository::{entry_json, entry_text, filter, snapshot_json};
 use farshore_client::diff::{Difference, Side, Tally, Totals};
 use farshore_client::find::Wanted;
 use farshore_client::list::{Filter, ListedEntry, pick};
+use farshore_client::pattern::{Case, Pattern};
 use farshore_client::select::Select;
 use farshore_core::units::{Bytes, parse_date};
 use serde_json::{Value, json};
@@ -20,14 +21,11 @@ pub async fn find(args: FindArgs, global: &Global) -> Result<u8, Exit> {
         let ms = text.map(parse_date).transpose().map_err(|e| Exit::failure(format!("{flag}: {e}")))?;
         Ok::<_, Exit>(ms.map(|ms| ms as i64))
     };
-    let patterns: Vec<Vec<u8>> = args
-        .patterns
-        .iter()
-        .map(|p| if args.ignore_case { p.to_ascii_lowercase() } else { p.clone() }.into_bytes())
-        .collect();
+    let case = if args.ignore_case { Case::Ignored } else { Case::Kept };
+    let include = args.patterns.iter().map(|text| Pattern::parse(text.as_bytes(), case));
+    let include = include.collect::<Result<_, _>>().map_err(Exit::failure)?;
     let wanted = Wanted {
-        select: Select::new(patterns.iter().map(Vec::as_slice), []),
-        ignore_case: args.ignore_case,
+        select: Select { include, exclude: vec![] },
         since_ms: date("--oldest", args.oldest.as_deref())?,
         until_ms: date("--newest", args.newest.as_deref())?,
     };

@@ -7,6 +7,7 @@
 
 mod args;
 mod audit;
+mod backup;
 mod children;
 mod cluster;
 mod codes;
@@ -20,7 +21,9 @@ mod lock;
 mod look;
 mod memory;
 mod migrate;
+mod more;
 mod node;
+mod paths;
 mod policy;
 mod print;
 mod profile;
@@ -28,6 +31,7 @@ mod prune;
 mod recovery;
 mod repair;
 mod repository;
+mod restore;
 mod setup;
 mod topology;
 mod trees;
@@ -44,7 +48,24 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+/// What a shell says of a program that a closed pipe has ended.
+const PIPE_CLOSED: i32 = 141;
+
+/// Ends quietly when whoever read the output has gone away, as `head` does. The signal that ends other programs then is not let in: it
+/// would come for the lines to nodes, too.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            std::process::exit(PIPE_CLOSED);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_the_reader();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(asked) if matches!(asked.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -108,7 +129,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
     let global = cli.global;
     if global.stale && !reads_only(&cli.command) {
         return Err(Exit::failure(
-            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, restore, check",
+            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, stats, restore, check",
         ));
     }
     let result = match cli.command {
@@ -117,13 +138,15 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Node(command) => node::run(command, &global).await,
         Command::Cluster(command) => cluster::run(command, &global).await,
         Command::Init(args) => repository::init(args, &global).await,
-        Command::Backup(args) => repository::backup(args, &global).await,
+        Command::Backup(args) => backup::run(args, &global).await,
         Command::Snapshots(args) => repository::snapshots(args, &global).await,
         Command::Ls(args) => repository::ls(args, &global).await,
         Command::Find(args) => look::find(args, &global).await,
         Command::Diff(args) => look::diff(args, &global).await,
         Command::Cat(args) => look::cat(args, &global).await,
-        Command::Restore(args) => repository::restore(args, &global).await,
+        Command::Restore(args) => restore::run(args, &global).await,
+        Command::Stats(args) => more::stats(args, &global).await,
+        Command::Copy(args) => more::copy(args, &global).await,
         Command::Forget(args) => forget::forget(args, &global).await,
         Command::Undelete(args) => forget::undelete(args, &global).await,
         Command::Prune(args) => prune::run(args, &global).await,
@@ -140,8 +163,8 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
 }
 
 fn reads_only(command: &Command) -> bool {
-    use Command::{Cat, Check, Diff, Find, Ls, Restore, Snapshots};
-    matches!(command, Snapshots(_) | Ls(_) | Find(_) | Diff(_) | Cat(_) | Restore(_) | Check(_))
+    use Command::{Cat, Check, Diff, Find, Ls, Restore, Snapshots, Stats};
+    matches!(command, Snapshots(_) | Stats(_) | Ls(_) | Find(_) | Diff(_) | Cat(_) | Restore(_) | Check(_))
 }
 
 /// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.

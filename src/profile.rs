@@ -81,8 +81,13 @@ pub fn repo_name(global: &Global) -> Result<&str, Exit> {
 
 /// Connects and opens the repository.
 pub async fn open(global: &Global) -> Result<Repository, Exit> {
+    repo_name(global)?;
+    open_with(global, connect(global).await?).await
+}
+
+/// Opens the repository in a cluster.
+pub async fn open_with(global: &Global, client: Client) -> Result<Repository, Exit> {
     let name = repo_name(global)?.to_owned();
-    let client = connect(global).await?;
     // A repository that is not there should not cost a question for its passphrase.
     let sealed = client.find_repository(&name).await?;
     let passphrase = passphrase(global, false)?;

@@ -1,29 +1,21 @@
-//! What one does with a repository: init, backup, snapshots, ls, restore, check. Flags and JSON fields follow restic
+//! What one does with a repository: init, snapshots, ls, check. Flags and JSON fields follow restic
 //! wherever restic has the thing.
 
-use crate::args::{
-    BackupArgs, CheckArgs, Filter as FilterArgs, Global, InitArgs, Kind, LsArgs, RestoreArgs, SnapshotsArgs,
-};
+use crate::args::{CheckArgs, Filter as FilterArgs, Global, InitArgs, LsArgs, SnapshotsArgs};
 use crate::exit::{self, Exit};
+use crate::paths::absolute;
 use crate::print::{self, Meter, shown};
 use crate::profile;
-use crate::zone;
-use farshore_client::api::ClusterStatus;
-use farshore_client::backup;
-use farshore_client::check;
+use farshore_client::check::{self, Subset};
 use farshore_client::crypto::KdfParams;
-use farshore_client::files::{FileTime, RealSource, RealTarget};
+use farshore_client::files::FileTime;
 use farshore_client::format::Node;
 use farshore_client::list::{Filter, ListedEntry, Snapshot};
-use farshore_client::restore;
-use farshore_core::catalogue::SnapshotKind;
+use farshore_core::id::PackNo;
 use farshore_core::policy::Policy;
-use farshore_core::topology::NodeState;
-use farshore_core::units::{Bytes, clock, rfc3339};
+use farshore_core::units::{Bytes, rfc3339};
 use serde_json::{Value, json};
 use std::io::Write as _;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// `farshore init`.
@@ -52,157 +44,10 @@ pub async fn init(args: InitArgs, global: &Global) -> Result<u8, Exit> {
     Ok(exit::OK)
 }
 
-fn absolute(path: &Path) -> Result<Vec<u8>, Exit> {
-    let path = std::path::absolute(path).map_err(|e| Exit::failure(format!("{}: {e}", path.display())))?;
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                clean.pop();
-            }
-            std::path::Component::Normal(name) => clean.push(name),
-            _ => {}
-        }
-    }
-    Ok(clean.as_os_str().as_bytes().to_vec())
-}
-
-fn this_host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-fn this_user() -> String {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "root".into())
-}
-
-/// `farshore backup`.
-pub async fn backup(args: BackupArgs, global: &Global) -> Result<u8, Exit> {
-    let paths: Vec<Vec<u8>> = args.paths.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
-    let repository = profile::open(global).await?;
-    let kind = match (args.kind, args.force) {
-        (Kind::Full, _) | (_, true) => SnapshotKind::Full,
-        (Kind::Incremental, _) => SnapshotKind::Incremental,
-        (Kind::Differential, _) => SnapshotKind::Differential,
-    };
-    let options = backup::Options {
-        paths,
-        kind,
-        host_name: args.host.unwrap_or_else(this_host),
-        user: this_user(),
-        tags: args.tag,
-        utc_offset_min: zone::utc_offset_min(repository.host().clock.now_ms()),
-        compression: None,
-        checkpoint_ms: None,
-    };
-    let source = Arc::new(RealSource::new(repository.host().compute.clone()));
-    let meter = Arc::new(Meter::new(global, "backup"));
-    let start = repository.host().clock.now_ms();
-    let result = interruptible(repository.backup(&options, source, meter.clone())).await;
-    meter.finish();
-    let summary = result?;
-    let end = repository.host().clock.now_ms();
-    // What it survives now depends on who answers now; the snapshot is saved whether or not the cluster can tell.
-    let now = repository.client().status().await.ok();
-    let survives = survives(&summary, repository.policy(), now.as_ref());
-    if global.json {
-        println!("{}", backup_json(&summary, repository.policy(), survives, start, end, &meter));
-    } else if !global.quiet {
-        print!("{}", backup_text(&summary, &survives, &meter));
-    }
-    if summary.under_target > 0 {
-        eprintln!(
-            "farshore: snapshot {} is saved but {} of its packs are not at full strength; repair owes the rest: farshore cluster status --wait 10m",
-            summary.snapshot.short(),
-            summary.under_target
-        );
-    }
-    // What could not be read does not come right by itself, so it is said first.
-    Ok(match (summary.info.stats.unreadable, summary.under_target) {
-        (1.., _) => exit::SOURCE_UNREADABLE,
-        (0, 1..) => exit::UNDER_TARGET,
-        (0, 0) => exit::OK,
-    })
-}
-
-fn backup_json(
-    summary: &backup::Summary,
-    policy: Policy,
-    survives: String,
-    start_ms: u64,
-    end_ms: u64,
-    meter: &Meter,
-) -> Value {
-    let s = &summary.info.stats;
-    json!({
-        "message_type": "summary",
-        "files_new": s.files_new, "files_changed": s.files_changed, "files_unmodified": s.files_unmodified,
-        "dirs_new": s.dirs_new, "dirs_changed": s.dirs_changed, "dirs_unmodified": s.dirs_unmodified,
-        "data_blobs": s.data_blobs, "tree_blobs": s.tree_blobs,
-        "data_added": s.data_added + s.tree_added, "data_added_packed": s.bytes_packed,
-        "total_files_processed": s.total_files, "total_bytes_processed": s.total_bytes,
-        "total_duration": meter.elapsed().as_secs_f64(),
-        "backup_start": rfc3339(start_ms), "backup_end": rfc3339(end_ms),
-        "snapshot_id": summary.snapshot.to_string(), "dry_run": false,
-        "kind": summary.info.kind.word(), "parent": summary.info.parent.map(|p| p.to_string()),
-        "bytes_read": s.bytes_read, "bytes_sent": s.bytes_sent,
-        "files_unreadable": s.unreadable, "files_inconsistent": s.inconsistent,
-        "durability": {
-            "scheme": summary.scheme.to_string(), "policy": policy.to_string(),
-            "full_strength": summary.under_target == 0, "packs_under_target": summary.under_target,
-            "packs_degraded": summary.degraded_packs, "survives": survives,
-        },
-    })
-}
-
-/// What can be lost right now without losing this snapshot.
-fn survives(summary: &backup::Summary, policy: Policy, now: Option<&ClusterStatus>) -> String {
-    let silent: Vec<&str> = now
-        .iter()
-        .flat_map(|s| &s.nodes)
-        .filter(|n| !n.node.state.answers() && n.node.state != NodeState::Retired)
-        .map(|n| n.node.name.as_str())
-        .collect();
-    match (summary.under_target, now) {
-        (0, Some(status)) if !status.survives_region && !silent.is_empty() => {
-            format!("the loss of {policy} once these nodes are back: {}", silent.join(", "))
-        }
-        (0, _) => format!("the loss of {policy}"),
-        _ => format!("the loss of any {} more nodes, until repair has caught up", policy.floor_nodes),
-    }
-}
-
-fn backup_text(summary: &backup::Summary, survives: &str, meter: &Meter) -> String {
-    let s = &summary.info.stats;
-    let seconds = meter.elapsed().as_secs_f64();
-    let rate = Bytes((s.total_bytes as f64 / seconds.max(0.001)) as u64);
-    let parent = summary.info.parent.map_or(String::new(), |p| format!(", parent {}", p.short()));
-    format!(
-        "Files:   {:>8} new, {:>8} changed, {:>8} unmodified\nDirs:    {:>8} new, {:>8} changed, {:>8} unmodified\n\
-         Read {}, new {} in {} chunks, packed {}, sent {} as {} shards\n\
-         processed {} files, {} in {} ({rate}/s)\n{} snapshot {} saved{parent}; it survives {}\n",
-        s.files_new,
-        s.files_changed,
-        s.files_unmodified,
-        s.dirs_new,
-        s.dirs_changed,
-        s.dirs_unmodified,
-        Bytes(s.bytes_read),
-        Bytes(s.data_added + s.tree_added),
-        s.data_blobs + s.tree_blobs,
-        Bytes(s.bytes_packed),
-        Bytes(s.bytes_sent),
-        summary.scheme,
-        s.total_files,
-        Bytes(s.total_bytes),
-        clock(seconds as u64),
-        summary.info.kind.word(),
-        summary.snapshot.short(),
-        survives,
-    )
-}
-
 /// Runs until done or until Ctrl-C, which drops the work: nothing half-done is ever visible.
-async fn interruptible<T>(work: impl Future<Output = farshore_client::error::Result<T>>) -> Result<T, Exit> {
+pub async fn interruptible<T>(
+    work: impl Future<Output = farshore_client::error::Result<T>>,
+) -> Result<T, Exit> {
     tokio::select! {
         biased;
         _ = crate::node::stop_signal() => Err(Exit::code(exit::INTERRUPTED, "interrupted; what was stored will not be sent again")),
@@ -215,7 +60,7 @@ pub fn filter(args: FilterArgs) -> Result<Filter, Exit> {
     Ok(Filter {
         hosts: args.host,
         tags: args.tag.iter().map(|all| all.split(',').map(str::to_owned).collect()).collect(),
-        paths: args.path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
+        paths: args.path.iter().map(|path| absolute(path.as_os_str())).collect::<Result<_, _>>()?,
     })
 }
 
@@ -278,7 +123,8 @@ pub fn snapshot_json(s: &Snapshot) -> Value {
 pub async fn ls(args: LsArgs, global: &Global) -> Result<u8, Exit> {
     let repository = profile::open(global).await?;
     let (snapshot, path) = repository.resolve(args.snapshot.as_bytes(), &filter(args.filter)?).await?;
-    let mut roots: Vec<Vec<u8>> = args.paths.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
+    let mut roots: Vec<Vec<u8>> =
+        args.paths.iter().map(|path| absolute(path.as_os_str())).collect::<Result<_, _>>()?;
     roots.extend(path);
     if roots.is_empty() {
         roots.push(b"/".to_vec());
@@ -363,63 +209,18 @@ pub fn entry_json(entry: &ListedEntry) -> Value {
     value
 }
 
-/// `farshore restore`.
-pub async fn restore(args: RestoreArgs, global: &Global) -> Result<u8, Exit> {
-    let repository = profile::open(global).await?;
-    let (snapshot, root) = repository.resolve(args.snapshot.as_bytes(), &filter(args.filter)?).await?;
-    let include: Vec<Vec<u8>> = args.include.iter().map(|p| p.as_os_str().as_bytes().to_vec()).collect();
-    let options = restore::Options {
-        root,
-        select: restore::Select::new(include.iter().map(Vec::as_slice), []),
-        dry_run: args.dry_run,
-        ..restore::Options::default()
-    };
-    let target = RealTarget::open(repository.host(), &args.target, false)
-        .await
-        .map_err(|e| Exit::failure(format!("cannot use {}: {e}", args.target.display())))?;
-    let meter = Arc::new(Meter::new(global, "restore"));
-    let result = interruptible(repository.restore(&snapshot, &options, &target, &*meter)).await;
-    meter.finish();
-    let s = result?;
-    let verb = if args.dry_run { "would be restored" } else { "restored" };
-    if global.json {
-        let line = json!({
-            "message_type": "summary", "seconds_elapsed": meter.elapsed().as_secs(),
-            "total_files": s.files + s.dirs + s.others, "files_restored": s.files + s.dirs + s.others,
-            "files_skipped": 0, "files_deleted": 0, "total_bytes": s.bytes, "bytes_restored": s.bytes,
-            "bytes_skipped": 0, "bytes_fetched": s.bytes_planned, "packs": s.packs, "problems": s.problems,
-            "dry_run": args.dry_run, "snapshot_id": snapshot.id.to_string(),
-        });
-        println!("{line}");
-    } else if !global.quiet {
-        let (bytes, sealed) = (Bytes(s.bytes), Bytes(s.bytes_planned));
-        println!(
-            "{} files, {} directories, {} others ({bytes}) {verb} from snapshot {} in {}; read {sealed} in {} packs",
-            s.files,
-            s.dirs,
-            s.others,
-            snapshot.id.short(),
-            clock(meter.elapsed().as_secs()),
-            s.packs
-        );
-    }
-    if s.problems > 0 {
-        return Err(Exit::failure(format!(
-            "{} paths could not be restored; each is named above",
-            s.problems
-        )));
-    }
-    Ok(exit::OK)
-}
-
 /// `farshore check`.
 pub async fn check(args: CheckArgs, global: &Global) -> Result<u8, Exit> {
     let repository = profile::open(global).await?;
     let meter = Arc::new(Meter::new(global, "check"));
-    let options = check::Options { read_data: args.read_data };
+    let options = check::Options { read: subset(&args)? };
     let result = interruptible(repository.check(options, &*meter)).await;
     meter.finish();
     let report = result?;
+    if let (Some(file), Some(next)) = (&args.cursor, report.next) {
+        std::fs::write(file, format!("{}\n", next.0))
+            .map_err(|e| Exit::failure(format!("cannot note in {} where to go on: {e}", file.display())))?;
+    }
     if global.json {
         println!("{}", check_json(&report));
     } else if !global.quiet {
@@ -427,6 +228,28 @@ pub async fn check(args: CheckArgs, global: &Global) -> Result<u8, Exit> {
     }
     report.verdict()?;
     Ok(exit::OK)
+}
+
+/// Of which packs everything is to be read.
+fn subset(args: &CheckArgs) -> Result<Subset, Exit> {
+    let Some(text) = &args.read_data_subset else {
+        return Ok(if args.read_data { Subset::All } else { Subset::Nothing });
+    };
+    let subset = text.parse().map_err(|e| Exit::failure(format!("--read-data-subset: {e}")))?;
+    let Some(file) = &args.cursor else { return Ok(subset) };
+    let Subset::Sample(share) = subset else {
+        return Err(Exit::failure(
+            "--cursor goes with a share or a size: parts are read in turn by their numbers",
+        ));
+    };
+    let start = match std::fs::read_to_string(file) {
+        Ok(text) => text.trim().parse().map_err(|_| {
+            Exit::failure(format!("{} does not say where to go on; remove it to begin anew", file.display()))
+        })?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(e) => return Err(Exit::failure(format!("cannot read {}: {e}", file.display()))),
+    };
+    Ok(Subset::From(PackNo(start), share))
 }
 
 fn check_json(report: &check::Report) -> Value {
@@ -460,7 +283,7 @@ fn check_json(report: &check::Report) -> Value {
     json!({
         "message_type": "summary", "num_errors": report.broken.len() + report.damaged.len(),
         "snapshots": report.snapshots, "packs": report.packs, "packs_under_target": report.under_target,
-        "packs_unreadable": report.unreadable, "shards_checked": report.shards, "chunks_opened": report.chunks,
+        "packs_unreadable": report.unreadable, "packs_read": report.packs_read, "shards_checked": report.shards, "chunks_opened": report.chunks,
         "bytes_read": report.bytes, "damaged_packs": damaged, "broken_snapshots": broken,
     })
 }
@@ -493,7 +316,9 @@ fn check_text(report: &check::Report) -> String {
         report.snapshots, report.dirs, report.files, report.packs, report.under_target
     ));
     if report.shards > 0 {
-        line(format!("{} shards and {} chunks read ({})", report.shards, report.chunks, Bytes(report.bytes)));
+        let (read, all) = (report.packs_read, report.packs);
+        let (shards, chunks, bytes) = (report.shards, report.chunks, Bytes(report.bytes));
+        line(format!("{read} of {all} packs read: {shards} shards, {chunks} chunks, {bytes}"));
     }
     line(if report.verdict().is_ok() { "no errors were found".into() } else { "ERRORS were found".into() });
     out

@@ -2,7 +2,7 @@
 //! and does every chunk open. It reads everything and repairs nothing; repair is the cluster's own work.
 
 use crate::api::{CatalogueApi, Topology};
-use crate::crypto::RepoKeys;
+use crate::crypto::{RepoKeys, checksum};
 use crate::error::{Error, Result};
 use crate::fetch::unknown;
 use crate::files::RelPath;
@@ -15,21 +15,122 @@ use bytes::{Bytes, BytesMut};
 use farshore_core::catalogue::{ChunkSpan, PackRecord};
 use farshore_core::gather::gather_pack;
 use farshore_core::health::NodeHealth;
-use farshore_core::host::{Host, compute};
+use farshore_core::host::{Host, compute, random};
 use farshore_core::id::{ChunkId, NodeId, PackId, PackNo, SnapshotId};
 use farshore_core::limits::{CHECK_PACKS_IN_FLIGHT, LOOKUP_CHUNKS_MAX};
 use farshore_core::pack::{read_table, tail_len};
 use farshore_core::peer::{ShardError, ShardIo};
 use farshore_core::shard::ShardRange;
 use futures_util::StreamExt;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What to check.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Options {
-    /// Read every shard of every pack and open every chunk.
-    pub read_data: bool,
+    /// Of which packs every shard is read and every chunk opened.
+    pub read: Subset,
+}
+
+/// Some of the packs of a repository.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub enum Subset {
+    /// None.
+    #[default]
+    Nothing,
+    /// All.
+    All,
+    /// One part of several, the first being 1: after each part was read once, all was.
+    Part(u64, u64),
+    /// Packs drawn anew each time that come to about this.
+    Sample(Share),
+    /// The packs from this one on that come to this, round and round: what the last run's [`Report::next`] says.
+    From(PackNo, Share),
+}
+
+/// How much.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Share {
+    /// Of a hundred.
+    Percent(f64),
+    /// Bytes of packs.
+    Bytes(u64),
+}
+
+/// Text that is no part of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no part of a repository: give N/PARTS such as 1/10, a share such as 2.5%, or a size such as 50G"
+)]
+pub struct BadSubset(String);
+
+impl std::str::FromStr for Subset {
+    type Err = BadSubset;
+    fn from_str(text: &str) -> Result<Self, BadSubset> {
+        let bad = || BadSubset(text.into());
+        if let Some((part, parts)) = text.split_once('/') {
+            let number = |text: &str| text.trim().parse::<u64>().map_err(|_| bad());
+            let (part, parts) = (number(part)?, number(parts)?);
+            return if (1..=parts).contains(&part) { Ok(Subset::Part(part, parts)) } else { Err(bad()) };
+        }
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent: f64 = percent.trim().parse().map_err(|_| bad())?;
+            return if percent > 0.0 && percent <= 100.0 {
+                Ok(Subset::Sample(Share::Percent(percent)))
+            } else {
+                Err(bad())
+            };
+        }
+        let size: farshore_core::units::Bytes = text.parse().map_err(|_| bad())?;
+        Ok(Subset::Sample(Share::Bytes(size.0)))
+    }
+}
+
+/// Decides pack by pack, in the order of their numbers.
+struct Chooser {
+    subset: Subset,
+    /// Bytes of all packs.
+    total: u64,
+    /// Bytes that are still to be read; of [`Subset::From`].
+    left: u64,
+    salt: [u8; 16],
+}
+
+impl Chooser {
+    fn new(subset: Subset, total: u64, salt: [u8; 16]) -> Self {
+        let left = match subset {
+            Subset::From(_, Share::Bytes(bytes)) => bytes,
+            Subset::From(_, Share::Percent(percent)) => (total as f64 * percent / 100.0).ceil() as u64,
+            _ => 0,
+        };
+        Chooser { subset, total, left, salt }
+    }
+
+    fn takes(&mut self, pack: &PackRecord) -> bool {
+        match self.subset {
+            Subset::Nothing => false,
+            Subset::All => true,
+            // Ids are hashes, so that the parts are alike whatever was stored when.
+            Subset::Part(part, parts) => first_bytes(pack.id.as_bytes()) % parts == part - 1,
+            Subset::Sample(share) => {
+                let wanted = match share {
+                    Share::Percent(percent) => percent / 100.0,
+                    Share::Bytes(bytes) => bytes as f64 / self.total.max(1) as f64,
+                };
+                let drawn = first_bytes(&checksum(&[&self.salt, pack.id.as_bytes()]));
+                (drawn as f64) < wanted * u64::MAX as f64
+            }
+            Subset::From(..) => {
+                let takes = self.left > 0;
+                self.left = self.left.saturating_sub(pack.len);
+                takes
+            }
+        }
+    }
+}
+
+fn first_bytes(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().copied().map_or(0, u64::from_le_bytes)
 }
 
 /// A snapshot that cannot be restored whole.
@@ -93,6 +194,12 @@ pub struct Report {
     pub files: u64,
     /// Packs of the repository.
     pub packs: u64,
+    /// Bytes of them.
+    pub pack_bytes: u64,
+    /// Packs of which everything was read.
+    pub packs_read: u64,
+    /// Of [`Subset::From`]: where the next run goes on.
+    pub next: Option<PackNo>,
     /// Packs with shards that repair still owes.
     pub under_target: u64,
     /// Packs with too few holders to be read.
@@ -148,19 +255,26 @@ const PROBLEMS_MAX: usize = 100;
 /// Checks a repository. Damage is in the report; an error means that the check could not be carried through.
 pub async fn run(context: &Context, options: Options, progress: &dyn Progress) -> Result<Report> {
     let mut report = Report::default();
-    structure(context, &mut report, progress).await?;
-    packs(context, options, &mut report, progress).await?;
+    // First the packs: then the walk can name every file that lies in a lost one.
+    let lost = packs(context, options, &mut report, progress).await?;
+    structure(context, &lost, &mut report, progress).await?;
     Ok(report)
 }
 
 /// Walks every snapshot. Directories that a sound snapshot has shown to be sound are not walked again; memory grows by
 /// one id for each.
-async fn structure(context: &Context, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+async fn structure(
+    context: &Context,
+    lost: &BTreeMap<PackNo, PackId>,
+    report: &mut Report,
+    progress: &dyn Progress,
+) -> Result<()> {
     let mut sound = BTreeSet::new();
     for snapshot in snapshots(context.api.as_ref(), &context.keys, &Filter::default()).await? {
         report.snapshots += 1;
         let mut look = Look {
             context,
+            lost,
             sound: &sound,
             visited: BTreeSet::new(),
             asked: Vec::new(),
@@ -190,6 +304,8 @@ async fn structure(context: &Context, report: &mut Report, progress: &dyn Progre
 /// The walk of one snapshot.
 struct Look<'a> {
     context: &'a Context,
+    /// Packs that cannot be read.
+    lost: &'a BTreeMap<PackNo, PackId>,
     sound: &'a BTreeSet<ChunkId>,
     visited: BTreeSet<ChunkId>,
     /// Chunks not looked up yet, with the file that needs them.
@@ -256,8 +372,11 @@ impl Look<'_> {
             let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
             let located = self.context.api.locate(self.context.keys.repo(), &ids).await?;
             for ((id, path), place) in batch.iter().zip(&located.places) {
+                let lost = place.and_then(|place| self.lost.get(&place.pack));
                 if place.is_none() {
                     self.problem(path, unknown(id).to_string());
+                } else if let Some(pack) = lost {
+                    self.problem(path, format!("it lies in pack {}, which cannot be read", pack.short()));
                 }
             }
         }
@@ -289,10 +408,9 @@ async fn packs(
     options: Options,
     report: &mut Report,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<BTreeMap<PackNo, PackId>> {
     let topology = context.api.topology().await?;
-    // Its own: what a node failed at before the check began must not count as a finding of the check.
-    let health = NodeHealth::new();
+    let mut lost = BTreeMap::new();
     let mut from = Some(PackNo(0));
     while let Some(next) = from {
         let page = context.api.list_packs(context.keys.repo(), next).await?;
@@ -300,27 +418,93 @@ async fn packs(
         for pack in &page.packs {
             let held = pack.stripe.shards.iter().filter(|s| s.node.is_some()).count();
             report.packs += 1;
+            report.pack_bytes += pack.len;
             report.under_target += u64::from(held < pack.stripe.scheme.n());
-            report.unreadable += u64::from(held < pack.stripe.scheme.k());
-        }
-        if !options.read_data {
-            continue;
-        }
-        // By value: a closure over a reference would make the whole future one that cannot move between threads.
-        let mut reads = futures_util::stream::iter(page.packs)
-            .map(|pack| deep(context, &health, &topology, pack))
-            .buffered(CHECK_PACKS_IN_FLIGHT);
-        while let Some(seen) = reads.next().await {
-            let Seen { shards, chunks, bytes, damage } = seen?;
-            report.shards += shards;
-            report.chunks += chunks;
-            report.bytes += bytes;
-            progress.event(Event::Bytes { bytes });
-            if let Some(damage) = damage
-                && is_there(context, damage.no).await?
-            {
-                report.damaged.push(damage);
+            if held < pack.stripe.scheme.k() {
+                report.unreadable += 1;
+                lost.insert(pack.no, pack.id);
             }
+        }
+    }
+    let salt = random(context.host.entropy.as_ref());
+    let mut chooser = Chooser::new(options.read, report.pack_bytes, salt);
+    match options.read {
+        Subset::Nothing => {}
+        // To the end and from the beginning on, until enough was read or all.
+        Subset::From(start, _) => {
+            let (end, next) = read(context, &topology, &mut chooser, (start, None), report, progress).await?;
+            report.next = next;
+            if end && chooser.left > 0 && start > PackNo(0) {
+                let range = (PackNo(0), Some(start));
+                report.next = read(context, &topology, &mut chooser, range, report, progress).await?.1;
+            }
+            report.next = Some(report.next.unwrap_or(PackNo(0)));
+        }
+        _ => drop(read(context, &topology, &mut chooser, (PackNo(0), None), report, progress).await?),
+    }
+    lost.extend(report.damaged.iter().filter(|pack| !pack.readable).map(|pack| (pack.no, pack.id)));
+    Ok(lost)
+}
+
+/// Reads what is chosen of a range of packs. Whether the range came to its end, and the first pack that was not reached.
+async fn read(
+    context: &Context,
+    topology: &Topology,
+    chooser: &mut Chooser,
+    (start, end): (PackNo, Option<PackNo>),
+    report: &mut Report,
+    progress: &dyn Progress,
+) -> Result<(bool, Option<PackNo>)> {
+    // Its own: what a node failed at before the check began must not count as a finding of the check.
+    let health = NodeHealth::new();
+    let mut from = Some(start);
+    while let Some(next) = from {
+        let page = context.api.list_packs(context.keys.repo(), next).await?;
+        from = page.next;
+        let mut chosen = Vec::new();
+        for pack in page.packs {
+            if end.is_some_and(|end| pack.no >= end) {
+                read_packs(context, &health, topology, chosen, report, progress).await?;
+                return Ok((true, None));
+            }
+            let stop = matches!(chooser.subset, Subset::From(..)) && chooser.left == 0;
+            if stop {
+                let no = pack.no;
+                read_packs(context, &health, topology, chosen, report, progress).await?;
+                return Ok((false, Some(no)));
+            }
+            if chooser.takes(&pack) {
+                chosen.push(pack);
+            }
+        }
+        read_packs(context, &health, topology, chosen, report, progress).await?;
+    }
+    Ok((true, None))
+}
+
+async fn read_packs(
+    context: &Context,
+    health: &NodeHealth,
+    topology: &Topology,
+    chosen: Vec<PackRecord>,
+    report: &mut Report,
+    progress: &dyn Progress,
+) -> Result<()> {
+    report.packs_read += chosen.len() as u64;
+    // By value: a closure over a reference would make the whole future one that cannot move between threads.
+    let mut reads = futures_util::stream::iter(chosen)
+        .map(|pack| deep(context, health, topology, pack))
+        .buffered(CHECK_PACKS_IN_FLIGHT);
+    while let Some(seen) = reads.next().await {
+        let Seen { shards, chunks, bytes, damage } = seen?;
+        report.shards += shards;
+        report.chunks += chunks;
+        report.bytes += bytes;
+        progress.event(Event::Bytes { bytes });
+        if let Some(damage) = damage
+            && is_there(context, damage.no).await?
+        {
+            report.damaged.push(damage);
         }
     }
     Ok(())

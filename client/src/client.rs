@@ -7,7 +7,7 @@ use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
 use crate::diff;
 use crate::error::{Error, Result};
-use crate::fetch::{ChunkReader, Costs, Met, TreeReader, Watch};
+use crate::fetch::{Avoid, ChunkReader, Costs, Met, TreeReader, Watch};
 use crate::files::{Source, Target};
 use crate::find;
 use crate::format::RepoConfig;
@@ -27,7 +27,7 @@ use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::peer::{ShardError, ShardIo};
 use farshore_core::policy::{self, Policy};
-use farshore_core::topology::{Name, NodeState, Region};
+use farshore_core::topology::{Name, NodeRecord, NodeState, Region};
 use farshore_proto::peers::Peers;
 use farshore_proto::profile::Profile;
 use farshore_proto::shard_client::GrpcShards;
@@ -125,9 +125,7 @@ impl Client {
     pub async fn near(&self, home: &Region) -> Result<Client> {
         let nodes = self.topology().await?.nodes;
         if !nodes.iter().any(|node| node.region == *home) {
-            let regions: BTreeSet<&str> = nodes.iter().map(|node| node.region.as_str()).collect();
-            let regions = Vec::from_iter(regions).join(", ");
-            return Err(Error::Invalid(format!("no node is in region {home}; there are: {regions}")));
+            return Err(no_such_region(home, &nodes));
         }
         let upkeep = match &self.0.direct {
             Some(direct) => direct.operator.upkeep().await,
@@ -140,6 +138,21 @@ impl Client {
         });
         let costs = Arc::new(Costs::seen_from(home, &nodes, &upkeep));
         Ok(Client(Arc::new(Parts { costs, ..self.0.as_ref().clone() })))
+    }
+
+    /// The same client, which reads and writes as if these regions were gone: nothing is asked of their nodes. What was opened
+    /// before goes on as it was.
+    pub async fn avoiding(&self, regions: &[Region]) -> Result<Client> {
+        let nodes = self.topology().await?.nodes;
+        if let Some(unknown) = regions.iter().find(|region| !nodes.iter().any(|node| node.region == **region))
+        {
+            return Err(no_such_region(unknown, &nodes));
+        }
+        let avoided = nodes.iter().filter(|node| regions.contains(&node.region)).map(|node| node.id);
+        let avoided: BTreeSet<NodeId> = avoided.collect();
+        let costs = Arc::new(self.0.costs.avoiding(avoided.clone()));
+        let shards = Arc::new(Avoid { inner: self.0.shards.clone(), nodes: avoided });
+        Ok(Client(Arc::new(Parts { costs, shards, ..self.0.as_ref().clone() })))
     }
 
     fn assemble(
@@ -284,6 +297,12 @@ impl Client {
     }
 }
 
+fn no_such_region(region: &Region, nodes: &[NodeRecord]) -> Error {
+    let regions: BTreeSet<&str> = nodes.iter().map(|node| node.region.as_str()).collect();
+    let regions = Vec::from_iter(regions).join(", ");
+    Error::Invalid(format!("no node is in region {region}; there are: {regions}"))
+}
+
 /// Calls of one prune at most; what is left is collected by the cluster itself.
 const PRUNE_CALLS_MAX: usize = 1_000;
 
@@ -329,6 +348,18 @@ impl Repository {
     /// Its settings.
     pub fn config(&self) -> &RepoConfig {
         &self.0.config
+    }
+    /// Reads its trees.
+    pub(crate) fn trees(&self) -> Arc<TreeReader> {
+        self.0.trees.clone()
+    }
+    /// Reads its chunks.
+    pub(crate) fn reader(&self) -> Arc<ChunkReader> {
+        self.0.reader.clone()
+    }
+    /// The catalogue it is described in.
+    pub(crate) fn catalogue(&self) -> &dyn CatalogueApi {
+        self.0.client.0.api.as_ref()
     }
     /// What reading has met since the repository was opened: bytes, bad shards, silent nodes.
     pub fn met(&self) -> Met {
@@ -536,6 +567,18 @@ impl Repository {
     ) -> Result<restore::Summary> {
         let context = restore::Context { reader: self.0.reader.clone(), trees: self.0.trees.clone() };
         restore::run(&context, snapshot, options, target, progress).await
+    }
+
+    /// Reads back what a restore with these options has written, and compares it with the snapshot.
+    pub async fn verify(
+        &self,
+        snapshot: &Snapshot,
+        options: &restore::Options,
+        target: &dyn Target,
+        progress: &dyn Progress,
+    ) -> Result<restore::Verified> {
+        let context = restore::Context { reader: self.0.reader.clone(), trees: self.0.trees.clone() };
+        restore::verify::run(&context, snapshot, options, target, progress).await
     }
 
     /// Checks the repository; the report's verdict says whether all is well.

@@ -4,6 +4,7 @@ use super::*;
 use crate::files::FileTime;
 use crate::find::Wanted;
 use crate::list::Filter;
+use crate::pattern::{Case, Pattern};
 use crate::select::Select;
 use crate::testing::{Planter, entry};
 
@@ -106,8 +107,10 @@ async fn paths_are_found_by_pattern_case_and_time() {
     let repo = p.repository().await;
     let all = repo.snapshots(&Filter::default()).await.unwrap();
     let found = async |pattern: &str, ignore_case: bool, since_ms: Option<i64>| {
-        let select = Select::new([pattern.as_bytes()], []);
-        let mut finder = repo.finder(Wanted { select, ignore_case, since_ms, until_ms: None });
+        let case = if ignore_case { Case::Ignored } else { Case::Kept };
+        let include = vec![Pattern::parse(pattern.as_bytes(), case).unwrap()];
+        let select = Select { include, exclude: vec![] };
+        let mut finder = repo.finder(Wanted { select, since_ms, until_ms: None });
         let mut paths = Vec::new();
         for snapshot in all.iter().rev() {
             let mut each =

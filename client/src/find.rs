@@ -18,8 +18,6 @@ const BARREN_MAX: usize = 65_536;
 pub struct Wanted {
     /// Which paths, by patterns. What a pattern matches is found with everything below it, as in restic.
     pub select: Select,
-    /// Patterns are in lower case, and paths are compared in lower case (of ASCII letters).
-    pub ignore_case: bool,
     /// Changed at this time or later, Unix milliseconds.
     pub since_ms: Option<i64>,
     /// Changed at this time or earlier, Unix milliseconds.
@@ -31,19 +29,7 @@ impl Wanted {
         let at = entry.meta.mtime.as_ms();
         self.since_ms.is_none_or(|since| at >= since)
             && self.until_ms.is_none_or(|until| at <= until)
-            && self.select.admits(&self.cased(path))
-    }
-
-    fn may_contain(&self, dir: &RelPath) -> bool {
-        self.select.may_contain(&self.cased(dir))
-    }
-
-    fn cased(&self, path: &RelPath) -> RelPath {
-        if !self.ignore_case {
-            return path.clone();
-        }
-        // Lower case adds neither slash nor length, so that the path stays sound.
-        RelPath::from_path(&path.as_bytes().to_ascii_lowercase()).unwrap_or_else(|_| path.clone())
+            && self.select.admits(path)
     }
 }
 
@@ -77,7 +63,7 @@ impl Finder {
                     let admitted = self.wanted.admits(&path, &entry);
                     if let Node::Dir { root } = entry.node {
                         let barren = self.barren.contains(&(path.clone(), root));
-                        if barren || !self.wanted.may_contain(&path) {
+                        if barren || !self.wanted.select.may_contain(&path) {
                             walk.skip();
                         } else {
                             inside.push((path.clone(), root, false));

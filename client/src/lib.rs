@@ -3,6 +3,10 @@
 //! Read downwards: a module uses only those below it. Everything outside arrives through `farshore_core::host::Host`
 //! and the traits of `files`; plaintext, names and keys never leave this crate.
 
+pub mod copy;
+
+pub mod stats;
+
 pub mod client;
 
 pub mod check;
@@ -20,6 +24,8 @@ pub mod find;
 pub mod list;
 
 pub mod select;
+
+pub mod pattern;
 
 pub mod walk;
 

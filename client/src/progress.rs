@@ -48,6 +48,11 @@ pub enum Event<'a> {
         /// Length in bytes; 0 if it is not a file.
         bytes: u64,
     },
+    /// Something that is not in the snapshot was taken away.
+    Removed {
+        /// Path below the target.
+        path: &'a [u8],
+    },
     /// A path could not be read, or only inconsistently.
     Problem {
         /// Absolute path.

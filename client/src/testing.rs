@@ -101,6 +101,15 @@ impl MemoryCluster {
     }
 
     /// Ids of all nodes.
+    /// Too few nodes hold the last pack of data; gives its id.
+    pub fn lose_a_pack(&self) -> PackId {
+        let mut state = self.state();
+        let data = state.packs.values_mut().rev().find(|pack| pack.kind == PackKind::Data);
+        let pack = data.expect("something was stored");
+        let k = pack.stripe.scheme.k();
+        pack.stripe.shards.iter_mut().skip(k - 1).for_each(|shard| shard.node = None);
+        pack.id
+    }
     pub fn node_ids(&self) -> Vec<NodeId> {
         self.nodes.iter().map(|n| n.id).collect()
     }

@@ -243,10 +243,8 @@ impl Agent {
             kind,
             host_name: self.host_name.clone(),
             user: "sim".into(),
-            tags: Vec::new(),
-            utc_offset_min: None,
-            compression: None,
             checkpoint_ms: Some(CHECKPOINT_MS),
+            ..backup::Options::default()
         };
         let task = self.spawn(async move { repository.backup(&options, source, witness).await });
         Backup { world: self.world.clone(), label: self.label, repository: number, task, tree: tree.clone() }
@@ -352,7 +350,7 @@ impl Agent {
 
     fn checking(&self, number: usize) -> JoinHandle<Result<check::Report, Error>> {
         let (repository, witness) = (self.repositories[number].clone(), self.witness());
-        let options = check::Options { read_data: true };
+        let options = check::Options { read: check::Subset::All };
         self.spawn(async move { repository.check(options, witness.as_ref()).await })
     }
 
@@ -408,7 +406,8 @@ impl Backup {
             }
             other => other?,
         };
-        let (id, owed) = (summary.snapshot.to_string(), summary.under_target);
+        let saved = summary.snapshot.ok_or_else(|| Failure::Broken("no snapshot was saved".into()))?;
+        let (id, owed) = (saved.to_string(), summary.under_target);
         event!(self.world, self.label, "snapshot {id} acknowledged, {owed} packs under target");
         match summary.info.stats.unreadable {
             0 => Ok((Promise { repository: self.repository, id, tree: self.tree }, owed)),

@@ -4,7 +4,7 @@ use crate::entropy::Rng;
 use crate::taint::Taint;
 use async_trait::async_trait;
 use bytes::Bytes;
-use farshore_client::files::target::{Kept, RelPath, Target, TargetFile};
+use farshore_client::files::target::{Kept, ReadAt, RelPath, Standing, Target, TargetFile};
 use farshore_client::files::{
     FileKind, FileTime, Fingerprint, Listed, Listing, Meta, Opened, Source, SourceFile, Stat,
 };
@@ -341,10 +341,43 @@ impl Target for SimTarget {
     async fn begin_file(&self, path: &RelPath, size: u64) -> io::Result<Box<dyn TargetFile>> {
         Ok(Box::new(SimWriting { target: self.clone(), path: path.clone(), bytes: vec![0; size as usize] }))
     }
-    async fn has(&self, path: &RelPath, size: u64, meta: &Meta) -> io::Result<bool> {
+    async fn begun_file(&self, _: &RelPath, _: u64) -> io::Result<Option<Box<dyn TargetFile>>> {
+        Ok(None)
+    }
+    async fn look(&self, paths: &[RelPath]) -> Vec<io::Result<Option<Standing>>> {
         let tree = self.lock();
-        let stat = tree.get(path.as_bytes()).map(|e| &e.stat);
-        Ok(stat.is_some_and(|s| s.kind == FileKind::File { size } && s.meta.mtime == meta.mtime))
+        let look = |path: &RelPath| {
+            let stat = &tree.get(path.as_bytes())?.stat;
+            let file = if let FileKind::File { size } = stat.kind { Some(size) } else { None };
+            Some(Standing { file, mtime: stat.meta.mtime })
+        };
+        paths.iter().map(|path| Ok(look(path))).collect()
+    }
+    async fn open_file(&self, path: &RelPath) -> io::Result<Arc<dyn ReadAt>> {
+        let tree = self.lock();
+        let entry = tree.get(path.as_bytes()).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(SimStanding(entry.bytes.clone())))
+    }
+    async fn set_file_meta(&self, path: &RelPath, meta: &Meta) -> io::Result<Kept> {
+        let mut tree = self.lock();
+        let entry = tree.get_mut(path.as_bytes()).ok_or(io::ErrorKind::NotFound)?;
+        entry.stat.meta = meta.clone();
+        Ok(Kept::default())
+    }
+    async fn names(&self, dir: &RelPath) -> io::Result<Vec<Vec<u8>>> {
+        let tree = self.lock();
+        let inside = |path: &Vec<u8>| {
+            let (parent, name) = RelPath::from_path(path).ok()?.split().map(|(d, n)| (d, n.to_vec()))?;
+            (parent == *dir).then_some(name)
+        };
+        let mut names: Vec<Vec<u8>> = tree.keys().filter_map(inside).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+    async fn remove(&self, path: &RelPath) -> io::Result<()> {
+        let below = [path.as_bytes(), b"/"].concat();
+        self.lock().retain(|other, _| other != path.as_bytes() && !other.starts_with(&below));
+        Ok(())
     }
     async fn symlink(&self, path: &RelPath, to: &[u8], meta: &Meta) -> io::Result<Kept> {
         self.put(path, FileKind::Symlink { target: to.to_vec() }, meta, Bytes::new())
@@ -365,6 +398,15 @@ impl Target for SimTarget {
     }
 }
 
+struct SimStanding(Bytes);
+
+impl ReadAt for SimStanding {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let from = (offset as usize).min(self.0.len());
+        Ok(self.0[from..(from + len).min(self.0.len())].to_vec())
+    }
+}
+
 struct SimWriting {
     target: SimTarget,
     path: RelPath,
@@ -380,6 +422,9 @@ impl TargetFile for SimWriting {
             place.copy_from_slice(&piece);
         }
         Ok(())
+    }
+    fn read_back(&self) -> Option<Arc<dyn ReadAt>> {
+        None
     }
     async fn finish(self: Box<Self>, meta: &Meta) -> io::Result<Kept> {
         let kind = FileKind::File { size: self.bytes.len() as u64 };

@@ -223,10 +223,7 @@ impl Bench {
             kind,
             host_name: "here".into(),
             user: "me".into(),
-            tags: Vec::new(),
-            utc_offset_min: None,
-            compression: None,
-            checkpoint_ms: None,
+            ..Options::default()
         }
     }
     async fn backup(&self) -> Summary {
@@ -316,12 +313,12 @@ async fn a_tree_comes_back_and_the_second_run_reads_nothing() {
     let second = bench.backup().await;
     assert_eq!(bench.tree.take_opened(), Vec::<String>::new());
     assert_eq!(bench.cluster.state().packs.len(), packs, "nothing new, so nothing sent");
-    assert_eq!((second.info.kind, second.info.parent), (SnapshotKind::Incremental, Some(first.snapshot)));
-    assert_eq!(second.info.base, Some(first.snapshot));
+    assert_eq!((second.info.kind, second.info.parent), (SnapshotKind::Incremental, first.snapshot));
+    assert_eq!(second.info.base, first.snapshot);
     assert_eq!((second.info.stats.files_unmodified, second.info.stats.bytes_read), (306, 0));
     assert_eq!(second.info.root, first.info.root);
     let live = |id| bench.cluster.state().snapshots[&(bench.ctx.repo.id, id)].live.clone();
-    assert_eq!(live(second.snapshot), live(first.snapshot), "both need the same chunks");
+    assert_eq!(live(second.snapshot.unwrap()), live(first.snapshot.unwrap()), "both need the same chunks");
     assert!(bench.cluster.state().sessions.is_empty());
 }
 
@@ -331,7 +328,7 @@ async fn every_chunk_a_snapshot_references_is_in_its_bitmap() {
     sample_tree(&bench.tree);
     bench.backup().await;
     let second = bench.backup().await;
-    let record = bench.cluster.state().snapshots[&(bench.ctx.repo.id, second.snapshot)].clone();
+    let record = bench.cluster.state().snapshots[&(bench.ctx.repo.id, second.snapshot.unwrap())].clone();
     let live = roaring::RoaringTreemap::deserialize_from(&record.live[..]).unwrap();
     let all: u64 = bench.cluster.state().chunks.len() as u64;
     assert_eq!(live.len(), all, "nothing was left out and this cluster holds nothing else");
@@ -388,20 +385,24 @@ fn the_racy_window_reaches_two_seconds_either_way_of_the_scan() {
     };
     for (ms, same) in [(7_999, true), (8_000, false), (10_000, false), (22_000, false), (22_001, true)] {
         let was = entry(ms);
-        assert_eq!(is_same(&Fingerprint::of(0, &was.meta), &was, 10_000, 20_000), same, "{ms}");
+        assert_eq!(
+            is_same(&Fingerprint::of(0, &was.meta), &was, (10_000, 20_000), Trust::default()),
+            same,
+            "{ms}"
+        );
     }
     let was = entry(1_000);
     let now = Fingerprint::of(0, &was.meta);
-    assert!(is_same(&now, &was, 10_000, 20_000));
+    assert!(is_same(&now, &was, (10_000, 20_000), Trust::default()));
     for other in [
         Fingerprint { size: 1, ..now },
         Fingerprint { ino: 2, ..now },
         Fingerprint { mtime: FileTime::from_ms(1_001), ..now },
         Fingerprint { ctime: FileTime::from_ms(1_001), ..now },
     ] {
-        assert!(!is_same(&other, &was, 10_000, 20_000), "{other:?}");
+        assert!(!is_same(&other, &was, (10_000, 20_000), Trust::default()), "{other:?}");
     }
-    assert!(!is_same(&now, &Entry { inconsistent: true, ..was }, 10_000, 20_000));
+    assert!(!is_same(&now, &Entry { inconsistent: true, ..was }, (10_000, 20_000), Trust::default()));
 }
 
 #[tokio::test]
@@ -490,8 +491,8 @@ async fn kinds_choose_their_parents() {
     let second = bench.backup().await;
     let differential = bench.backup_paths(SnapshotKind::Differential, &paths).await.unwrap();
     assert_eq!((full.info.parent, full.info.base), (None, None));
-    assert_eq!((first.info.parent, second.info.parent), (Some(full.snapshot), Some(first.snapshot)));
-    assert_eq!((second.info.base, differential.info.parent), (Some(full.snapshot), Some(full.snapshot)));
+    assert_eq!((first.info.parent, second.info.parent), (full.snapshot, first.snapshot));
+    assert_eq!((second.info.base, differential.info.parent), (full.snapshot, full.snapshot));
     let other = bench.backup_paths(SnapshotKind::Incremental, &["/src/a"]).await.unwrap();
     assert_eq!((other.info.parent, other.info.kind), (None, SnapshotKind::Full), "another group");
     bench.tree.take_opened();
@@ -565,7 +566,7 @@ async fn a_run_that_dies_leaves_one_checkpoint_and_the_next_run_removes_it() {
     let done = bench.backup().await;
     let options = bench.options(SnapshotKind::Incremental, &["/src"]);
     let (ctx, group) = (&bench.ctx, bench.ctx.keys.group("here", &options.paths));
-    let left = || async { base::choose(ctx, SnapshotKind::Incremental, group).await.unwrap() };
+    let left = || async { base::choose(ctx, &options, group).await.unwrap() };
     let session = SessionId([9; 16]);
     ctx.catalogue.open_session(session, ctx.repo.id, 0).await.unwrap();
     let (ledger, checkpoints) = (Ledger::default(), Checkpoints::new(ctx, session, group, &options));
@@ -579,7 +580,7 @@ async fn a_run_that_dies_leaves_one_checkpoint_and_the_next_run_removes_it() {
     let second = left().await;
     assert_eq!(second.checkpoints, Vec::from_iter(checkpoints.last()), "each replaces the one before");
     assert_ne!(second.checkpoints, first);
-    assert_eq!(second.base.unwrap().id, done.snapshot, "a checkpoint is nobody's parent");
+    assert_eq!(second.base.map(|base| base.id), done.snapshot, "a checkpoint is nobody's parent");
     bench.backup().await;
     assert!(left().await.checkpoints.is_empty());
 }
@@ -593,6 +594,7 @@ async fn a_long_run_makes_checkpoints_and_its_snapshot_replaces_the_last() {
     run(&bench.ctx, &options).await.unwrap();
     assert!(bench.cluster.state().partial_commits > 0);
     let group = bench.ctx.keys.group("here", &options.paths);
-    let left = base::choose(&bench.ctx, SnapshotKind::Incremental, group).await.unwrap();
+    let options = bench.options(SnapshotKind::Incremental, &["/src"]);
+    let left = base::choose(&bench.ctx, &options, group).await.unwrap();
     assert!(left.checkpoints.is_empty() && left.base.is_some());
 }

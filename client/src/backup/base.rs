@@ -1,18 +1,19 @@
 //! What a run builds on: the choice of the parent snapshot, and the proof, entry by entry, that what it says about a
 //! file still holds and that every chunk of it still exists.
 
-use super::Context;
 use super::ledger::Ledger;
 use super::scan::{Reread, Step};
+use super::{Context, Options, Parent};
 use crate::api::CatalogueApi;
 use crate::error::{Error, Result};
 use crate::files::{FileTime, Fingerprint};
 use crate::format::{ChunkSource, Content, ContentIter, Entry, Node, SnapshotInfo};
+use crate::retention::GroupBy;
 use farshore_core::catalogue::{SnapshotKind, SnapshotRecord};
 use farshore_core::id::{ChunkId, Ordinal, RepoId, SessionId, SnapshotId};
 use farshore_core::limits::LOOKUP_CHUNKS_MAX;
 use farshore_core::mutant::{Mutant, mutant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -46,14 +47,20 @@ pub struct Chosen {
     pub checkpoints: Vec<SnapshotId>,
 }
 
-/// Finds the parent: none for a full run, else the newest snapshot of the group, for a differential run the newest full
-/// one. A snapshot whose description does not open is passed over.
-pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Result<Chosen> {
-    let fits = |s: &SnapshotRecord| match kind {
+/// Finds the parent: none for a full run, else the one that was named or the newest that belongs together with the run, for
+/// a differential run the newest full one. A snapshot whose description does not open is passed over. Checkpoints are those
+/// of the group of this host and these paths.
+pub async fn choose(ctx: &Context, options: &Options, group: [u8; 16]) -> Result<Chosen> {
+    let fits = |s: &SnapshotRecord| match (options.kind, options.parent) {
         _ if s.label.partial => false,
-        SnapshotKind::Full => false,
-        SnapshotKind::Incremental => true,
-        SnapshotKind::Differential => s.kind == SnapshotKind::Full,
+        (SnapshotKind::Full, _) => false,
+        (_, Parent::Snapshot(id)) => s.id == id,
+        (SnapshotKind::Differential, _) if s.kind != SnapshotKind::Full => false,
+        (_, Parent::Newest(by)) if by == GroupBy::default() => s.group == group,
+        // What else they have in common is sealed.
+        (_, Parent::Newest(by)) => {
+            SnapshotInfo::open(&ctx.keys, &s.id, &s.sealed).is_ok_and(|info| belongs(&info, options, by))
+        }
     };
     let mut checkpoints = Vec::new();
     let mut newest: Option<SnapshotRecord> = None;
@@ -61,8 +68,8 @@ pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Resul
     loop {
         let page = ctx.catalogue.list_snapshots(ctx.repo.id, after, false).await?;
         after = page.snapshots.last().map(|s| s.id);
-        for snapshot in page.snapshots.into_iter().filter(|s| s.group == group) {
-            if snapshot.label.partial {
+        for snapshot in page.snapshots {
+            if snapshot.label.partial && snapshot.group == group {
                 checkpoints.push(snapshot.id);
             }
             if !fits(&snapshot) {
@@ -77,7 +84,14 @@ pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Resul
             break;
         }
     }
-    let Some(newest) = newest else { return Ok(Chosen { base: None, checkpoints }) };
+    let Some(newest) = newest else {
+        return match options.parent {
+            Parent::Snapshot(id) if options.kind != SnapshotKind::Full => {
+                Err(Error::SnapshotMissing(id.to_string()))
+            }
+            _ => Ok(Chosen { base: None, checkpoints }),
+        };
+    };
     let base = match SnapshotInfo::open(&ctx.keys, &newest.id, &newest.sealed) {
         Ok(info) => Some(Base { id: newest.id, info }),
         Err(error) => {
@@ -88,14 +102,47 @@ pub async fn choose(ctx: &Context, kind: SnapshotKind, group: [u8; 16]) -> Resul
     Ok(Chosen { base, checkpoints })
 }
 
+fn belongs(info: &SnapshotInfo, options: &Options, by: GroupBy) -> bool {
+    fn same<T: Ord>(a: &[T], b: &[T]) -> bool {
+        a.iter().collect::<BTreeSet<_>>() == b.iter().collect::<BTreeSet<_>>()
+    }
+    (!by.host || info.host == options.host_name)
+        && (!by.paths || same(&info.paths, &options.paths))
+        && (!by.tags || same(&info.tags, &options.tags))
+}
+
+/// What is taken to prove that a file has not changed, besides its size and when it was modified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trust {
+    /// When its contents or attributes last changed. Without it a program that sets the time of modification back hides a
+    /// change.
+    pub ctime: bool,
+    /// Its inode number; some network file systems draw new ones at every mount.
+    pub inode: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Trust { ctime: true, inode: true }
+    }
+}
+
 /// Whether what the parent says about a file must still hold: size, times and inode are the same, and its times are
 /// not so near to the parent's scan that a later change could hide behind them.
-pub fn is_same(now: &Fingerprint, was: &Entry, scan_start_ms: u64, scan_end_ms: u64) -> bool {
+pub fn is_same(now: &Fingerprint, was: &Entry, scan_ms: (u64, u64), trust: Trust) -> bool {
     let Node::File { size, .. } = was.node else { return false };
+    let (scan_start_ms, scan_end_ms) = scan_ms;
+    let known = Fingerprint::of(size, &was.meta);
+    let now = Fingerprint {
+        ctime: if trust.ctime { now.ctime } else { known.ctime },
+        ino: if trust.inode { now.ino } else { known.ino },
+        ..*now
+    };
     let window =
         (scan_start_ms as i64).saturating_sub(RACY_MS)..=(scan_end_ms as i64).saturating_add(RACY_MS);
     let racy = |time: FileTime| window.contains(&time.as_ms());
-    *now == Fingerprint::of(size, &was.meta) && !was.inconsistent && !racy(now.mtime) && !racy(now.ctime)
+    let racy = racy(now.mtime) || (trust.ctime && racy(now.ctime));
+    now == known && !was.inconsistent && !racy
 }
 
 /// The stage: turns every step that claims to be the same into a kept entry, if all its chunks exist, or into a file to

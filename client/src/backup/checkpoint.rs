@@ -120,6 +120,12 @@ impl<'a> Checkpoints<'a> {
         }
     }
 
+    /// Removes those of this run: no snapshot will replace them. What they name is there already.
+    pub async fn give_up(&self) {
+        let own = std::mem::take(&mut *self.own());
+        self.clear(&own).await;
+    }
+
     fn own(&self) -> MutexGuard<'_, Vec<SnapshotId>> {
         self.own.lock().expect("no holder of this lock panics")
     }

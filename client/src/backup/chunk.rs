@@ -17,6 +17,8 @@ pub struct Chunker {
     mask_easy: u64,
     scanned: usize,
     hash: u64,
+    /// Every cut is made at the maximum.
+    even: bool,
 }
 
 /// The top bits: in a left-shifting gear hash they depend on the most bytes, 64 in the highest.
@@ -28,13 +30,29 @@ impl Chunker {
     /// A chunker at the start of a stream.
     pub fn new(table: Arc<GearTable>, sizes: ChunkSizes) -> Self {
         let bits = sizes.mean.ilog2();
-        Chunker { table, sizes, mask_hard: mask(bits + 2), mask_easy: mask(bits - 2), scanned: 0, hash: 0 }
+        Chunker {
+            table,
+            sizes,
+            mask_hard: mask(bits + 2),
+            mask_easy: mask(bits - 2),
+            scanned: 0,
+            hash: 0,
+            even: false,
+        }
+    }
+
+    /// A chunker that cuts at multiples of the largest size: for images of disks, whose blocks change where they are.
+    pub fn even(table: Arc<GearTable>, sizes: ChunkSizes) -> Self {
+        Chunker { even: true, ..Self::new(table, sizes) }
     }
 
     /// Looks for the end of the current chunk. `bytes` is everything of it that has arrived, and grows from call to
     /// call until this returns its length; the bytes behind are the start of the next chunk.
     pub fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
         let (min, mean, max) = (self.sizes.min as usize, self.sizes.mean as usize, self.sizes.max as usize);
+        if self.even {
+            return (bytes.len() >= max).then_some(max);
+        }
         let from = self.scanned.max(min);
         let bytes_in_reach = &bytes[..bytes.len().min(max)];
         let found = self

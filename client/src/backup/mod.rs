@@ -17,6 +17,7 @@ pub mod live;
 pub mod pack;
 pub mod read;
 pub mod report;
+pub mod rules;
 pub mod scan;
 pub mod seal;
 pub mod tree;
@@ -32,8 +33,9 @@ use crate::error::{Error, Result};
 use crate::files::Source;
 use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo, Spare};
 use crate::progress::Progress;
+use crate::retention::GroupBy;
 use ahead::Opener;
-use base::{Base, Keep};
+use base::{Base, Keep, Trust};
 use checkpoint::Checkpoints;
 use chunk::Chunker;
 use commit::Commit;
@@ -52,8 +54,9 @@ use ledger::Ledger;
 use pack::Fill;
 use read::Read;
 use report::Report;
+use rules::Rules;
 use scan::Scan;
-use seal::Seal;
+use seal::{Seal, SealedChunk};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -124,16 +127,62 @@ pub struct Options {
     pub compression: Option<Compression>,
     /// What is stored is named by a checkpoint this often; [`farshore_core::limits::CHECKPOINT_MS`] if not said.
     pub checkpoint_ms: Option<u64>,
+    /// What is left out.
+    pub rules: Rules,
+    /// What to build on.
+    pub parent: Parent,
+    /// What the times and the inode of a file are taken to prove.
+    pub trust: Trust,
+    /// Time to record for the snapshot, Unix milliseconds; the beginning of the scan if not said. A label.
+    pub time_ms: Option<u64>,
+    /// Save no snapshot if its tree is the parent's.
+    pub skip_if_unchanged: bool,
+    /// The paths are images of disks, or disks: cut evenly, and read whatever their times say.
+    pub image: bool,
+    /// Read, cut and count, and store nothing.
+    pub dry_run: bool,
+}
+
+impl Default for Options {
+    /// An incremental run of nothing.
+    fn default() -> Self {
+        Options {
+            paths: Vec::new(),
+            kind: SnapshotKind::Incremental,
+            host_name: String::new(),
+            user: String::new(),
+            tags: Vec::new(),
+            utc_offset_min: None,
+            compression: None,
+            checkpoint_ms: None,
+            rules: Rules::default(),
+            parent: Parent::Newest(GroupBy::default()),
+            trust: Trust::default(),
+            time_ms: None,
+            skip_if_unchanged: false,
+            image: false,
+            dry_run: false,
+        }
+    }
+}
+
+/// Which snapshot a run builds on, unless it is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parent {
+    /// The newest that has these things in common with the run; of a differential run the newest full one.
+    Newest(GroupBy),
+    /// This one.
+    Snapshot(SnapshotId),
 }
 
 /// What a run did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Summary {
-    /// The new snapshot.
-    pub snapshot: SnapshotId,
+    /// The new snapshot; `None` if none was saved, because nothing has changed or because it was a dry run.
+    pub snapshot: Option<SnapshotId>,
     /// Its description, counts and unreadable paths included.
     pub info: SnapshotInfo,
-    /// Catalogue time of the commit, Unix milliseconds.
+    /// Catalogue time of the commit, Unix milliseconds; 0 without a snapshot.
     pub committed_ms: u64,
     /// Code of its new packs.
     pub scheme: Scheme,
@@ -190,22 +239,42 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn snapshot(&self) -> Result<Summary> {
-        let Options { kind, host_name, paths, .. } = self.options;
+        let Options { host_name, paths, .. } = self.options;
         let group = self.ctx.keys.group(host_name, paths);
-        let base::Chosen { base, checkpoints: earlier } = base::choose(self.ctx, *kind, group).await?;
+        let base::Chosen { base, checkpoints: earlier } = base::choose(self.ctx, self.options, group).await?;
         let ledger = Ledger::default();
         let scan_start_ms = self.ctx.host.clock.now_ms();
         let checkpoints = Checkpoints::new(self.ctx, self.session, group, self.options);
         let root = tokio::select! {
             root = self.flow(base.as_ref(), &ledger) => root?,
-            () = checkpoints.run(&ledger) => unreachable!("checkpoints are made until the flow ends"),
+            () = checkpoints.run(&ledger), if !self.options.dry_run => unreachable!("checkpoints are made until the flow ends"),
         };
+        let unchanged = base.as_ref().is_some_and(|base| base.info.root == root);
+        if self.options.dry_run || (self.options.skip_if_unchanged && unchanged) {
+            checkpoints.give_up().await;
+            let (info, degraded_packs) = self.describe(root, base.as_ref(), scan_start_ms);
+            return Ok(Summary {
+                snapshot: None,
+                info,
+                committed_ms: 0,
+                scheme: self.scheme,
+                degraded_packs,
+                under_target: 0,
+            });
+        }
         let id = SnapshotId(random(&*self.ctx.host.entropy));
         let (info, degraded_packs) = self.describe(root, base.as_ref(), scan_start_ms);
         let committed = self.commit(id, &info, group, &ledger, checkpoints.last()).await?;
         checkpoints.clear(&earlier).await;
         let SnapshotCommitted { committed_ms, under_target } = committed;
-        Ok(Summary { snapshot: id, info, committed_ms, scheme: self.scheme, degraded_packs, under_target })
+        Ok(Summary {
+            snapshot: Some(id),
+            info,
+            committed_ms,
+            scheme: self.scheme,
+            degraded_packs,
+            under_target,
+        })
     }
 
     /// The stages, joined. Gives the top node of the root directory once every chunk of it has an ordinal.
@@ -224,7 +293,16 @@ impl Run<'_> {
         let (full_in, full) = mpsc::channel(PACKS_ON_THEIR_WAY);
         let (uploaded_in, uploaded) = mpsc::channel(PACKS_ON_THEIR_WAY);
 
-        let scan = Scan { source: &*ctx.source, chunks: ctx.chunks.clone(), base, report, out: scanned_in };
+        let scan = Scan {
+            source: &*ctx.source,
+            chunks: ctx.chunks.clone(),
+            base,
+            trust: self.options.trust,
+            rules: &self.options.rules,
+            image: self.options.image,
+            report,
+            out: scanned_in,
+        };
         let keep = Keep { catalogue, session: *session, repo, chunks: ctx.chunks.clone(), ledger };
         let read = Read {
             opener: Opener {
@@ -233,7 +311,10 @@ impl Run<'_> {
                 keys: keys.clone(),
                 min: ctx.config.chunks.min as usize,
             },
-            chunker: Chunker::new(keys.gear_table().into(), ctx.config.chunks),
+            chunker: match self.options.image {
+                true => Chunker::even(keys.gear_table().into(), ctx.config.chunks),
+                false => Chunker::new(keys.gear_table().into(), ctx.config.chunks),
+            },
             room: room.clone(),
             report,
             out: pieces_in,
@@ -261,6 +342,12 @@ impl Run<'_> {
         let upload = Upload { ctx, topology: &self.topology, coding, memory, out: uploaded_in };
         let commit = Commit { catalogue, session: *session, ledger, report };
 
+        let store = async {
+            if self.options.dry_run {
+                return count(sealed, report).await;
+            }
+            tokio::try_join!(fill.run(sealed), upload.run(full), commit.run(uploaded)).map(drop)
+        };
         let (_, _, _, root, ..) = tokio::try_join!(
             scan.run(&self.options.paths),
             keep.run(scanned, kept_in),
@@ -268,11 +355,11 @@ impl Run<'_> {
             tree.run(pieces),
             dedup.run(chunks),
             seal.run(new),
-            fill.run(sealed),
-            upload.run(full),
-            commit.run(uploaded),
+            store,
         )?;
-        assert_eq!(ledger.pending(), 0, "every chunk that was claimed is present or was committed");
+        // What a dry run does not store stays on its way.
+        let pending = if self.options.dry_run { 0 } else { ledger.pending() };
+        assert_eq!(pending, 0, "every chunk that was claimed is present or was committed");
         Ok(root)
     }
 
@@ -280,7 +367,7 @@ impl Run<'_> {
         let (stats, unreadable, degraded) = self.report.close();
         let options = self.options;
         let info = SnapshotInfo {
-            time_ms: scan_start_ms,
+            time_ms: options.time_ms.unwrap_or(scan_start_ms),
             utc_offset_min: options.utc_offset_min,
             host: options.host_name.clone(),
             user: options.user.clone(),
@@ -327,6 +414,15 @@ impl Run<'_> {
         };
         self.ctx.catalogue.commit_snapshot(self.session, record, replaces).await
     }
+}
+
+/// The end of a dry run: takes the memory of what is new back, and counts.
+async fn count(mut sealed: mpsc::Receiver<Vec<SealedChunk>>, report: &Report) -> Result<()> {
+    while let Some(job) = sealed.recv().await {
+        let bytes: usize = job.iter().map(|chunk| chunk.sealed.len()).sum();
+        report.count(|stats| stats.bytes_packed += bytes as u64);
+    }
+    Ok(())
 }
 
 /// What nodes may know of tags: enough to tell equal ones.

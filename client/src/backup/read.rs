@@ -7,7 +7,7 @@ use super::report::Report;
 use super::scan::{Reread, Step};
 use super::twins::{CHUNKS_MAX, Twins};
 use crate::crypto::RepoKeys;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{Fingerprint, Meta, Opened, SourceFile};
 use crate::format::{ContentChunk, Entry, NewChunk};
 use crate::progress::{Change, Event};
@@ -107,9 +107,9 @@ impl Read<'_> {
                 Some(Waiting::Step(step)) => self.pass(step).await,
                 Some(Waiting::File(path, file, first)) => {
                     let first = first.value().await.and_then(|first| first);
-                    self.file(path, file, first).await;
+                    self.file(path, file, first).await?;
                 }
-                Some(Waiting::Twin(path, file)) => self.twin(path, file).await,
+                Some(Waiting::Twin(path, file)) => self.twin(path, file).await?,
                 None => return Ok(()),
             }
         }
@@ -148,7 +148,7 @@ impl Read<'_> {
     }
 
     /// A further name of a file: takes over the chunks of the first if the file still looks the same.
-    async fn twin(&mut self, path: Vec<u8>, file: Box<Reread>) {
+    async fn twin(&mut self, path: Vec<u8>, file: Box<Reread>) -> Result<()> {
         let Some(chunks) = self.twins.chunks_of(&file.stat) else {
             let first = self.opener.start(path.clone()).value().await.and_then(|first| first);
             return self.file(path, file, first).await;
@@ -158,10 +158,11 @@ impl Read<'_> {
         self.send(Piece::Begin).await;
         self.send(Piece::Known(chunks)).await;
         self.send(Piece::End { path, file, inconsistent: false }).await;
+        Ok(())
     }
 
     /// Reads one file. If it looks different afterwards from what its entry will say, it is read once more.
-    async fn file(&mut self, path: Vec<u8>, mut file: Box<Reread>, first: io::Result<First>) {
+    async fn file(&mut self, path: Vec<u8>, mut file: Box<Reread>, first: io::Result<First>) -> Result<()> {
         self.report.event(Event::Reading { path: &path });
         let mut first = Some(first);
         for attempt in 1..=ATTEMPTS {
@@ -174,26 +175,34 @@ impl Read<'_> {
                 Ok(first) => self.contents(first).await,
                 Err(error) => Err(error),
             };
-            match after {
-                Ok(after) if Some(after) == file.stat.fingerprint() => {
+            let is_stream = self.opener.source.is_stream();
+            let inconsistent = match after {
+                Ok(after) if is_stream || Some(after) == file.stat.fingerprint() => {
                     let read = self.chunks.take().map(|chunks| (after, chunks));
                     self.twins.note(&file.stat.meta, read);
-                    return self.send(Piece::End { path, file, inconsistent: false }).await;
+                    false
                 }
-                Ok(_) if attempt < ATTEMPTS => {}
+                Err(error) if is_stream => {
+                    return Err(Error::local(format!("read {}", String::from_utf8_lossy(&path)), error));
+                }
+                Ok(_) if attempt < ATTEMPTS => continue,
                 Ok(_) => {
                     self.twins.note(&file.stat.meta, None);
                     let why = "it changed while it was read, twice; its contents may mix old and new";
                     self.report.event(Event::Problem { path: &path, why });
-                    return self.send(Piece::End { path, file, inconsistent: true }).await;
+                    true
                 }
                 Err(error) => {
                     self.twins.note(&file.stat.meta, None);
                     self.report.unreadable(&path, &error);
-                    return self.send(Piece::Gone).await;
+                    self.send(Piece::Gone).await;
+                    return Ok(());
                 }
-            }
+            };
+            self.send(Piece::End { path, file, inconsistent }).await;
+            return Ok(());
         }
+        Ok(())
     }
 
     /// A second attempt begins with a second look, since the first may just have come late.

@@ -1,8 +1,9 @@
 //! Walking the source: depth first, names ascending, one page of each open directory in memory, side by side with the
 //! parent's tree. Decides what looks the same; reads no contents.
 
-use super::base::{Base, is_same, kept_entry};
+use super::base::{Base, Trust, is_same, kept_entry};
 use super::report::Report;
+use super::rules::{Inherited, Rules};
 use crate::error::{Error, Result};
 use crate::files::source::join;
 use crate::files::{FileKind, Listed, Listing, Meta, Source, Stat};
@@ -123,6 +124,25 @@ struct Open {
     path: Vec<u8>,
     names: Names,
     beside: Option<Beside>,
+    /// What holds for the entries of this directory.
+    inherited: Inherited,
+    /// The file system it lies in.
+    dev: u64,
+}
+
+/// A directory about to be entered.
+struct Entered {
+    name: Vec<u8>,
+    path: Vec<u8>,
+    meta: Meta,
+    /// The parent's directory of that path; without attributes for the root, which has no entry.
+    was: Option<(Option<Meta>, ChunkId)>,
+    /// What is wanted of it; `None` for everything.
+    below: Option<Wanted>,
+    /// What holds in the directory it lies in.
+    outer: Inherited,
+    /// Nothing in it is taken.
+    empty: bool,
 }
 
 /// The stage.
@@ -133,6 +153,12 @@ pub struct Scan<'a> {
     pub chunks: Arc<dyn ChunkSource>,
     /// The parent.
     pub base: Option<&'a Base>,
+    /// What a file's times and inode are taken to prove.
+    pub trust: Trust,
+    /// What is left out.
+    pub rules: &'a Rules,
+    /// Of images no time says whether they have changed.
+    pub image: bool,
     /// Counts and problems.
     pub report: &'a Report,
     /// Where steps go.
@@ -183,7 +209,16 @@ impl Scan<'_> {
             }
         };
         let root = self.base.map(|base| base.info.root);
-        self.enter(Vec::new(), b"/".to_vec(), meta, root.map(|root| (None, root)), Some(wanted), open).await;
+        let entered = Entered {
+            name: Vec::new(),
+            path: b"/".to_vec(),
+            meta,
+            was: root.map(|root| (None, root)),
+            below: Some(wanted),
+            outer: Inherited::default(),
+            empty: false,
+        };
+        self.enter(entered, open).await;
         Ok(())
     }
 
@@ -216,6 +251,11 @@ impl Scan<'_> {
         let Listed { name, stat } = listed;
         let top = open.last_mut().expect("the caller has just read a name from it");
         let path = join(&top.path, &name);
+        // What lies on the way to a path that was asked for is not left out.
+        let on_the_way = below.is_some();
+        if !on_the_way && self.rules.exclude(&path) {
+            return Ok(());
+        }
         let stat = match stat {
             Ok(_) if !name_is_sound(&name) => Err(io::Error::other("its name cannot be stored")),
             Ok(stat) if below.is_some() && stat.kind != FileKind::Dir => {
@@ -230,6 +270,15 @@ impl Scan<'_> {
                 return Ok(());
             }
         };
+        if !on_the_way && self.rules.leave_out(&path, &stat, &top.inherited) {
+            return Ok(());
+        }
+        // A path that was asked for lies where it lies; what is below it must not lead elsewhere.
+        let listed = matches!(top.names, Names::Listing(..));
+        let elsewhere = listed && self.rules.one_file_system && stat.meta.dev != top.dev;
+        if elsewhere && stat.kind != FileKind::Dir {
+            return Ok(());
+        }
         let was = self.was(top, &name).await;
         match stat.kind {
             FileKind::Dir => {
@@ -237,7 +286,9 @@ impl Scan<'_> {
                     Node::Dir { root } => Some((Some(e.meta), root)),
                     _ => None,
                 });
-                self.enter(name, path, stat.meta, was, below, open).await;
+                let outer = top.inherited.clone();
+                let entered = Entered { name, path, meta: stat.meta, was, below, outer, empty: elsewhere };
+                self.enter(entered, open).await;
             }
             FileKind::File { .. } => self.file(path, name, stat, was).await,
             _ => {
@@ -263,38 +314,58 @@ impl Scan<'_> {
         }
     }
 
-    async fn enter(
-        &self,
-        name: Vec<u8>,
-        path: Vec<u8>,
-        meta: Meta,
-        was: Option<(Option<Meta>, ChunkId)>,
-        below: Option<Wanted>,
-        open: &mut Vec<Open>,
-    ) {
+    async fn enter(&self, entered: Entered, open: &mut Vec<Open>) {
+        let Entered { name, path, meta, was, below, outer, empty } = entered;
         let beside = was
             .as_ref()
             .map(|(_, root)| Beside { entries: DirIter::new(self.chunks.clone(), *root), ahead: None });
         let was = was.and_then(|(meta, root)| Some(Box::new((meta?, root))));
+        let dev = meta.dev;
         self.send(Step::Enter { name, meta, was }).await;
-        let names = match below {
-            Some(wanted) if !wanted.whole => Names::Wanted(wanted.below.into_iter()),
-            _ => match self.source.list(&path).await {
-                Ok(listing) => Names::Listing(listing, Vec::new().into_iter()),
-                Err(error) => {
-                    self.report.unreadable(&path, &error);
-                    return self.send(Step::Leave).await;
-                }
-            },
+        let (names, inherited) = match below {
+            Some(wanted) if !wanted.whole => (Names::Wanted(wanted.below.into_iter()), outer),
+            _ if empty => (Names::Wanted(BTreeMap::new().into_iter()), outer),
+            _ => {
+                let names = match self.names(&path).await {
+                    Ok(names) => names,
+                    Err(error) => {
+                        self.report.unreadable(&path, &error);
+                        return self.send(Step::Leave).await;
+                    }
+                };
+                (names, self.inherit(&path, outer).await)
+            }
         };
-        open.push(Open { path, names, beside });
+        open.push(Open { path, names, beside, inherited, dev });
+    }
+
+    /// The names of a directory of which everything is wanted that no marker leaves out.
+    async fn names(&self, path: &[u8]) -> io::Result<Names> {
+        if let Some(marker) = self.rules.marker(self.source, path).await {
+            let marker = (marker, Wanted { whole: true, below: BTreeMap::new() });
+            return Ok(Names::Wanted(BTreeMap::from([marker]).into_iter()));
+        }
+        Ok(Names::Listing(self.source.list(path).await?, Vec::new().into_iter()))
+    }
+
+    /// Rules that cannot be read leave nothing out.
+    async fn inherit(&self, path: &[u8], outer: Inherited) -> Inherited {
+        match self.rules.inherit(self.source, path, &outer).await {
+            Ok(inherited) => inherited,
+            Err(error) => {
+                let text = format!("nothing is left out by it: {error}");
+                self.report.event(Event::Notice { text: &text });
+                outer
+            }
+        }
     }
 
     async fn file(&self, path: Vec<u8>, name: Vec<u8>, stat: Stat, was: Option<Entry>) {
         self.report.found(&stat);
-        let same = self.base.zip(was.as_ref()).zip(stat.fingerprint()).is_some_and(|((base, was), now)| {
-            is_same(&now, was, base.info.scan_start_ms, base.info.scan_end_ms)
-        });
+        let same = !self.image
+            && self.base.zip(was.as_ref()).zip(stat.fingerprint()).is_some_and(|((base, was), now)| {
+                is_same(&now, was, (base.info.scan_start_ms, base.info.scan_end_ms), self.trust)
+            });
         let reread = Box::new(Reread { name, stat, was });
         let step = match reread.was.clone() {
             Some(was) if same => Step::Same { path, entry: kept_entry(&reread, was), reread },

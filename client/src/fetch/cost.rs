@@ -4,7 +4,7 @@
 use farshore_core::catalogue::Upkeep;
 use farshore_core::id::NodeId;
 use farshore_core::topology::{NodeRecord, Region};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Costs by node, millionths of the currency unit a GiB and one more; none of them known, all cost the same.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -12,6 +12,8 @@ pub struct Costs {
     of: BTreeMap<NodeId, u64>,
     /// Of nodes that have come since.
     others: u64,
+    /// Who is not asked at all.
+    avoided: BTreeSet<NodeId>,
 }
 
 impl Costs {
@@ -23,7 +25,18 @@ impl Costs {
         };
         let of: BTreeMap<NodeId, u64> = nodes.iter().map(|node| (node.id, cost(node))).collect();
         let others = of.values().max().copied().unwrap_or(0);
-        Costs { of, others }
+        Costs { of, others, avoided: BTreeSet::new() }
+    }
+
+    /// The same, and these nodes are not asked.
+    #[must_use]
+    pub fn avoiding(&self, nodes: BTreeSet<NodeId>) -> Self {
+        Costs { avoided: nodes, ..self.clone() }
+    }
+
+    /// Whether a node is not asked at all.
+    pub fn avoids(&self, node: NodeId) -> bool {
+        self.avoided.contains(&node)
     }
 
     /// Of a GiB from this node.

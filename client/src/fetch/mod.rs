@@ -1,11 +1,14 @@
 //! Reading chunks by their ids: locate → plan → gather → open. Backup (a parent's trees), listing, restore and check
 //! all read through here; nothing else in this crate asks a node for shard bytes, save the deep check.
 
+pub mod avoid;
 pub mod cost;
+pub mod estimate;
 pub mod plan;
 pub mod trees;
 pub mod watch;
 
+pub use avoid::Avoid;
 pub use cost::Costs;
 pub use plan::{FetchPlan, PackFetch};
 pub use trees::TreeReader;
@@ -18,13 +21,14 @@ use crate::format::{Opener, Spare};
 use bytes::Bytes;
 use farshore_core::catalogue::{PackKind, PackRecord};
 use farshore_core::gather::{PackRange, gather_ranges};
-use farshore_core::health::NodeHealth;
+use farshore_core::health::{Doubt, NodeHealth};
 use farshore_core::host::task::Owned;
-use farshore_core::host::{Host, compute};
+use farshore_core::host::{Compute, Host, compute};
 use farshore_core::id::{ChunkId, NodeId};
 use farshore_core::limits::{FETCHES_IN_FLIGHT, FETCHING_BYTES_MAX, LOOKUP_CHUNKS_MAX};
 use farshore_core::peer::ShardIo;
 use futures_util::StreamExt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -61,6 +65,16 @@ impl ChunkReader {
         ChunkReader { costs, ..self }
     }
 
+    /// The keys of the repository it reads.
+    pub fn keys(&self) -> &RepoKeys {
+        &self.keys
+    }
+
+    /// Where its work is done that takes processors.
+    pub fn processors(&self) -> &dyn Compute {
+        self.host.compute.as_ref()
+    }
+
     /// Plans how to read these chunks; each is read once however often it is named.
     pub async fn plan(&self, ids: &[ChunkId]) -> Result<FetchPlan> {
         let mut distinct = ids.to_vec();
@@ -73,6 +87,15 @@ impl ChunkReader {
             located.packs.append(&mut page.packs);
         }
         Ok(FetchPlan::new(&distinct, located))
+    }
+
+    /// Adds what a plan would read from each node as things stand, and says how many packs cannot be read.
+    pub fn estimate(&self, plan: &FetchPlan, sum: &mut BTreeMap<NodeId, u64>) -> u64 {
+        let cost = |node: NodeId| {
+            let gone = self.costs.avoids(node) || self.health.doubt(node) == Doubt::Unreachable;
+            (!gone).then(|| self.costs.of(node))
+        };
+        estimate::add(plan, cost, sum)
     }
 
     /// Reads everything a plan names, several packs at a time, in no certain order. Chunks the plan misses are not

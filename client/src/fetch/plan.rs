@@ -179,7 +179,7 @@ impl Rows {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use farshore_core::catalogue::{PackKind, StripeRecord};
     use farshore_core::erasure::Scheme;
@@ -192,7 +192,7 @@ mod tests {
         ChunkId(id)
     }
 
-    fn pack(no: u64) -> (PackNo, PackRecord) {
+    pub fn pack(no: u64) -> (PackNo, PackRecord) {
         let stripe = StripeRecord {
             id: StripeId([0; 16]),
             scheme: Scheme::new(2, 1, 1).unwrap(),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use farshore_core::host::{Compute, compute};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -28,19 +28,37 @@ const XATTR_VALUE_MAX: usize = 64 << 10;
 pub struct RealSource {
     compute: Arc<dyn Compute>,
     names: Arc<Names>,
+    images: bool,
 }
 
 impl RealSource {
     /// Reads the names of users and groups once, from `/etc/passwd` and `/etc/group`; there is no other name service.
     pub fn new(compute: Arc<dyn Compute>) -> Self {
-        let names = Names { users: id_names("/etc/passwd"), groups: id_names("/etc/group") };
-        RealSource { compute, names: Arc::new(names) }
+        let names = Names { users: id_names("/etc/passwd"), groups: id_names("/etc/group"), atime: false };
+        RealSource { compute, names: Arc::new(names), images: false }
+    }
+
+    /// Keeps when files were last read, too.
+    #[must_use]
+    pub fn with_atime(mut self) -> Self {
+        self.names = Arc::new(Names { atime: true, ..(*self.names).clone() });
+        self
+    }
+
+    /// Takes block devices for the files of bytes that they are.
+    #[must_use]
+    pub fn with_images(mut self) -> Self {
+        self.images = true;
+        self
     }
 }
 
+/// What descriptions of entries are made with.
+#[derive(Clone)]
 struct Names {
     users: BTreeMap<u32, String>,
     groups: BTreeMap<u32, String>,
+    atime: bool,
 }
 
 /// Third field is the number, first the name, in both files. The first line of a number wins.
@@ -59,10 +77,15 @@ fn id_names(file: &str) -> BTreeMap<u32, String> {
 #[async_trait]
 impl Source for RealSource {
     async fn stat(&self, path: &[u8]) -> io::Result<Stat> {
-        let (path, names) = (path.to_vec(), self.names.clone());
+        let (path, names, images) = (path.to_vec(), self.names.clone(), self.images);
         compute(&*self.compute, move || {
             let stat = rustix::fs::lstat(&*path)?;
-            describe(&path, &stat, &names)
+            let mut described = describe(&path, &stat, &names)?;
+            if let (true, FileKind::BlockDev { .. }) = (images, &described.kind) {
+                let seen = fingerprint(open_quietly(&path)?)?;
+                described = image(described, &seen);
+            }
+            Ok(described)
         })
         .await
     }
@@ -83,13 +106,14 @@ impl Source for RealSource {
     async fn open(&self, path: &[u8], want: usize) -> io::Result<Opened> {
         let path = path.to_vec();
         let on = self.compute.clone();
-        compute(&*self.compute, move || open_file(&path, want, on)).await
+        let images = self.images;
+        compute(&*self.compute, move || open_file(&path, want, on, images)).await
     }
 
     async fn open_all(&self, paths: &[Vec<u8>], want: usize) -> Vec<io::Result<Opened>> {
-        let (paths, on) = (paths.to_vec(), self.compute.clone());
-        compute(&*self.compute, move || paths.iter().map(|path| open_file(path, want, on.clone())).collect())
-            .await
+        let (paths, on, images) = (paths.to_vec(), self.compute.clone(), self.images);
+        let open = move |path: &Vec<u8>| open_file(path, want, on.clone(), images);
+        compute(&*self.compute, move || paths.iter().map(open).collect()).await
     }
 }
 
@@ -161,7 +185,7 @@ fn describe(path: &[u8], stat: &rustix::fs::Stat, names: &Names) -> io::Result<S
         group: name(&names.groups, stat.st_gid),
         mtime: FileTime { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
         ctime: FileTime { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 },
-        atime: None,
+        atime: names.atime.then_some(FileTime { secs: stat.st_atime, nanos: stat.st_atime_nsec as u32 }),
         ino: stat.st_ino,
         dev: stat.st_dev,
         nlink: u64::from(stat.st_nlink),
@@ -202,14 +226,22 @@ fn sized(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<u8
     }
 }
 
-fn open_file(path: &[u8], want: usize, compute: Arc<dyn Compute>) -> io::Result<Opened> {
+/// A block device as a file. What its node says of times and owners is about the node.
+fn image(device: Stat, seen: &Fingerprint) -> Stat {
+    let meta = Meta { mtime: seen.mtime, ctime: seen.ctime, nlink: 1, xattrs: Vec::new(), ..device.meta };
+    Stat { kind: FileKind::File { size: seen.size }, meta }
+}
+
+fn open_file(path: &[u8], want: usize, compute: Arc<dyn Compute>, images: bool) -> io::Result<Opened> {
     let fd = open_quietly(path)?;
     let stat = rustix::fs::fstat(&fd)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(io::Error::other("it is no longer a regular file"));
-    }
+    let size = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_size as u64,
+        FileType::BlockDevice if images => fingerprint(&fd)?.size,
+        _ => return Err(io::Error::other("it is no longer a regular file")),
+    };
     // One byte more than the file is long, so that its end shows without another buffer.
-    let room = want.min(usize::try_from(stat.st_size).unwrap_or(usize::MAX).saturating_add(1));
+    let room = want.min(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(1));
     let (head, ended) = fill(&fd, room)?;
     let (head, ended) = if ended || head.len() >= want {
         (head, ended)
@@ -247,13 +279,25 @@ fn fill(fd: impl AsFd, want: usize) -> io::Result<(Vec<u8>, bool)> {
 }
 
 fn fingerprint(fd: impl AsFd) -> io::Result<Fingerprint> {
-    let stat = rustix::fs::fstat(fd)?;
+    let stat = rustix::fs::fstat(&fd)?;
+    let size = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::BlockDevice => device_size(&fd)?,
+        _ => stat.st_size as u64,
+    };
     Ok(Fingerprint {
-        size: stat.st_size as u64,
+        size,
         mtime: FileTime { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
         ctime: FileTime { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 },
         ino: stat.st_ino,
     })
+}
+
+/// A device tells its length only by where it ends; where reading goes on stays as it was.
+fn device_size(fd: impl AsFd) -> io::Result<u64> {
+    let at = rustix::fs::tell(&fd)?;
+    let size = rustix::fs::seek(&fd, SeekFrom::End(0))?;
+    rustix::fs::seek(&fd, SeekFrom::Start(at))?;
+    Ok(size)
 }
 
 struct RealFile {

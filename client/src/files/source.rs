@@ -45,6 +45,11 @@ pub struct Opened {
 /// component. Cancel-safe: dropping a call abandons it.
 #[async_trait]
 pub trait Source: Send + Sync {
+    /// Whether what it has can be read only once, and how long a file is shows only at its end. A file of it that cannot be
+    /// read ends a backup.
+    fn is_stream(&self) -> bool {
+        false
+    }
     /// What a path is.
     async fn stat(&self, path: &[u8]) -> io::Result<Stat>;
     /// Lists a directory.

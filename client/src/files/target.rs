@@ -1,12 +1,13 @@
 //! `Target`: where a restore writes. Real directories in `real_target`, memory in the simulator. Names come from a
 //! snapshot and count as hostile until they have become a [`RelPath`].
 
-use super::meta::{FileKind, Meta};
+use super::meta::{FileKind, FileTime, Meta};
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::limits::ENTRY_NAME_BYTES_MAX;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// A name that must not reach a file system.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +98,21 @@ pub struct WholeFile {
     pub meta: Meta,
 }
 
+/// What stands at a path of a target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Its length in bytes if it is a regular file.
+    pub file: Option<u64>,
+    /// When it was modified.
+    pub mtime: FileTime,
+}
+
+/// A regular file that can be read. Blocks, so it is used within `Compute` only.
+pub trait ReadAt: Send + Sync {
+    /// The bytes from an offset on, fewer at the end of the file only.
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+}
+
 /// A tree being written. Nothing here follows a symbolic link below the root. Entries that exist are replaced whole,
 /// except that a directory stays and is never replaced by something else.
 #[async_trait]
@@ -105,9 +121,18 @@ pub trait Target: Send + Sync {
     async fn make_dir(&self, path: &RelPath) -> io::Result<()>;
     /// Begins a file of `size` zero bytes. It has its name only after `finish`.
     async fn begin_file(&self, path: &RelPath, size: u64) -> io::Result<Box<dyn TargetFile>>;
-    /// Whether a file with this length and modification time is there already. A restore gives a file its name only
-    /// when it is whole, so after an interrupted one this tells which need not be fetched again.
-    async fn has(&self, path: &RelPath, size: u64, meta: &Meta) -> io::Result<bool>;
+    /// A file of `size` bytes that a restore began and did not finish, if the target keeps such; bytes of it may be right.
+    async fn begun_file(&self, path: &RelPath, size: u64) -> io::Result<Option<Box<dyn TargetFile>>>;
+    /// What stands at these paths, one answer for each; `None` for nothing.
+    async fn look(&self, paths: &[RelPath]) -> Vec<io::Result<Option<Standing>>>;
+    /// Opens the regular file that stands at a path.
+    async fn open_file(&self, path: &RelPath) -> io::Result<Arc<dyn ReadAt>>;
+    /// Sets the attributes of the regular file that stands at a path.
+    async fn set_file_meta(&self, path: &RelPath, meta: &Meta) -> io::Result<Kept>;
+    /// All names in a directory, ascending as bytes.
+    async fn names(&self, dir: &RelPath) -> io::Result<Vec<Vec<u8>>>;
+    /// Removes what stands at a path, with everything below it. Follows no link and leaves other file systems alone.
+    async fn remove(&self, path: &RelPath) -> io::Result<()>;
     /// Makes a symbolic link.
     async fn symlink(&self, path: &RelPath, to: &[u8], meta: &Meta) -> io::Result<Kept>;
     /// Gives the finished file `first` a second name.
@@ -134,9 +159,11 @@ async fn write_whole<T: Target + ?Sized>(target: &T, file: WholeFile) -> io::Res
 
 /// A file being written under a temporary name. Dropping it unfinished removes it.
 #[async_trait]
-pub trait TargetFile: Send {
+pub trait TargetFile: Send + Sync {
     /// Writes bytes at their offsets, in any order.
     async fn write(&mut self, pieces: Vec<(u64, Bytes)>) -> io::Result<()>;
+    /// To read what has been written so far; `None` if that cannot be.
+    fn read_back(&self) -> Option<Arc<dyn ReadAt>>;
     /// Sets the attributes, then gives the file its name.
     async fn finish(self: Box<Self>, meta: &Meta) -> io::Result<Kept>;
 }

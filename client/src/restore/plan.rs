@@ -88,6 +88,8 @@ pub enum After {
     Link(RelPath, RelPath, u64),
     /// Attributes of a directory that gets nothing more.
     DirMeta(RelPath, Meta),
+    /// A directory that gets nothing more, and its top tree node: what else stands in it may go.
+    Prune(RelPath, ChunkId),
 }
 
 /// A bounded part of a restore. Done in this order: `before`, `files`, `after`.
@@ -129,7 +131,7 @@ pub struct Planner {
     select: Select,
     limits: WindowLimits,
     /// Directories we are in, with what the walk said about them.
-    open: Vec<(RelPath, Meta)>,
+    open: Vec<(RelPath, Meta, ChunkId)>,
     /// How many of the open directories have been made. A directory above something selected is made only when needed.
     made: usize,
     /// The file that did not fit into the last window.
@@ -185,33 +187,37 @@ impl Planner {
     async fn step(&mut self, step: Step, plan: &mut RestorePlan, filled: &mut Filled) {
         match step {
             Step::Entry(path, entry) => self.entry(path, entry, plan, filled).await,
-            Step::Leave(_) => self.leave(plan),
+            Step::Leave(_) => self.leave(plan, true),
             Step::Broken(path, error) => {
                 // The root is not among the open directories.
                 if path != RelPath::root() {
-                    self.leave(plan);
+                    self.leave(plan, false);
                 }
                 plan.problems.push((path, error));
             }
         }
     }
 
-    fn leave(&mut self, plan: &mut RestorePlan) {
-        if let Some((path, meta)) = self.open.pop()
+    /// `whole` if every entry of the innermost directory was met.
+    fn leave(&mut self, plan: &mut RestorePlan, whole: bool) {
+        if let Some((path, meta, root)) = self.open.pop()
             && self.made > self.open.len()
         {
             self.made = self.open.len();
+            if whole {
+                plan.after.push(After::Prune(path.clone(), root));
+            }
             plan.after.push(After::DirMeta(path, meta));
         }
     }
 
     async fn entry(&mut self, path: RelPath, entry: Entry, plan: &mut RestorePlan, filled: &mut Filled) {
-        if let Node::Dir { .. } = entry.node {
+        if let Node::Dir { root } = entry.node {
             if !self.select.may_contain(&path) {
                 return self.walk.skip();
             }
             let wanted = self.select.admits(&path);
-            self.open.push((path, entry.meta));
+            self.open.push((path, entry.meta, root));
             if wanted {
                 self.make_parents(plan);
             }
@@ -255,7 +261,7 @@ impl Planner {
 
     /// Makes the open directories that are not made yet.
     fn make_parents(&mut self, plan: &mut RestorePlan) {
-        for (path, _) in &self.open[self.made..] {
+        for (path, ..) in &self.open[self.made..] {
             plan.before.push(Before::Dir(path.clone()));
         }
         self.made = self.open.len();

@@ -1,21 +1,24 @@
 //! Restores of trees planted by hand, onto a real directory.
 #![expect(clippy::disallowed_methods, reason = "tests look at what was restored")]
 
-use crate::check;
+use crate::check::{self, Share, Subset};
 use crate::client::Repository;
 use crate::error::Error;
-use crate::files::RealTarget;
+use crate::files::{How, RealTarget};
 use crate::format::{Content, ContentChunk, Entry, Node};
 use crate::list::Filter;
-use crate::progress::Silent;
-use crate::restore::{Options, Select, Summary, WindowLimits};
+use crate::pattern::{Case, Pattern};
+use crate::progress::{Event, Progress, Silent};
+use crate::restore::{Options, Overwrite, Select, Summary, WindowLimits};
 use crate::testing::{Planter, entry, host};
 use farshore_core::catalogue::PackKind;
-use farshore_core::id::ChunkId;
+use farshore_core::id::{ChunkId, PackNo};
 use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that do not compress and differ by seed.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -101,7 +104,7 @@ fn tiny() -> WindowLimits {
 async fn restore(repo: &Repository, spec: &[u8], options: Options, to: &Path) -> Summary {
     let (snapshot, root) = repo.resolve(spec, &Filter::default()).await.unwrap();
     let options = Options { root, ..options };
-    let target = RealTarget::open(&host(), to, false).await.unwrap();
+    let target = RealTarget::open(&host(), to, How::default()).await.unwrap();
     repo.restore(&snapshot, &options, &target, &Silent).await.unwrap()
 }
 
@@ -164,7 +167,7 @@ async fn any_m_nodes_may_be_down_or_rotten() {
     p.cluster.set_down([nodes[4], nodes[3]]);
     let repo = p.repository().await;
     let (snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
-    let target = RealTarget::open(&host(), dir.path(), false).await.unwrap();
+    let target = RealTarget::open(&host(), dir.path(), How::default()).await.unwrap();
     let summary = repo.restore(&snapshot, &Options::default(), &target, &Silent).await.unwrap();
     assert!(summary.problems > 0, "three of six are too many");
 }
@@ -186,7 +189,8 @@ async fn a_subtree_a_single_file_and_a_selection() {
     assert_files(dir.path(), &below(b"home/x/deep/").into_iter().filter(|(k, _)| k == b"f007").collect());
 
     let dir = tempfile::tempdir().unwrap();
-    let select = Select::new([&b"/home/x/deep"[..]], [&b"f00?"[..]]);
+    let pattern = |text: &[u8]| Pattern::parse(text, Case::Kept).unwrap();
+    let select = Select { include: vec![pattern(b"/home/x/deep")], exclude: vec![pattern(b"f00?")] };
     restore(&repo, b"latest", Options { select, ..Options::default() }, dir.path()).await;
     let wanted = |k: &[u8]| k.starts_with(b"home/x/deep/") && !k.starts_with(b"home/x/deep/f00");
     assert_files(
@@ -196,7 +200,7 @@ async fn a_subtree_a_single_file_and_a_selection() {
     assert!(!dir.path().join("home/closed").exists());
 
     let (snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
-    let target = RealTarget::open(&host(), dir.path(), false).await.unwrap();
+    let target = RealTarget::open(&host(), dir.path(), How::default()).await.unwrap();
     let options = Options { root: Some(b"/home/nobody".to_vec()), ..Options::default() };
     let missing = repo.restore(&snapshot, &options, &target, &Silent).await;
     assert!(matches!(missing, Err(Error::PathMissing { .. })));
@@ -208,9 +212,11 @@ async fn a_dry_run_counts_the_same_and_writes_nothing() {
     let repo = p.repository().await;
     let dir = tempfile::tempdir().unwrap();
     let limits = tiny();
-    let dry =
+    let mut dry =
         restore(&repo, b"latest", Options { dry_run: true, limits, ..Options::default() }, dir.path()).await;
     assert!(picture(dir.path()).is_empty());
+    let from_nodes: u64 = std::mem::take(&mut dry.by_node).values().sum();
+    assert_eq!(from_nodes, dry.bytes_planned, "with every node there nothing is read twice");
     assert_eq!(dry, restore(&repo, b"latest", Options { limits, ..Options::default() }, dir.path()).await);
 }
 
@@ -305,7 +311,7 @@ async fn listing_goes_down_only_if_asked() {
 #[tokio::test]
 async fn a_check_names_what_is_bad_and_where() {
     let (p, _) = plant(200_000).await;
-    let (repo, deep) = (p.repository().await, check::Options { read_data: true });
+    let (repo, deep) = (p.repository().await, check::Options { read: Subset::All });
     let report = repo.check(deep, &Silent).await.unwrap();
     report.verdict().unwrap();
     assert!(report.packs > 10 && report.chunks > 400 && report.shards == report.packs * 6);
@@ -441,7 +447,7 @@ async fn what_is_there_already_is_left_alone() {
         restore(&repo, b"latest", Options::default(), dir.path()).await;
         std::fs::write(dir.path().join("home/x/deep/f010"), b"changed").unwrap();
         std::fs::remove_file(dir.path().join("home/x/deep/f011")).unwrap();
-        let again = Options { keep_same: true, limits, ..Options::default() };
+        let again = Options { overwrite: Overwrite::IfChanged, limits, ..Options::default() };
         let summary = restore(&repo, b"latest", again, dir.path()).await;
         // The second name of the big file is made anew.
         assert_eq!((summary.files, summary.kept, summary.problems), (3, files.len() as u64 - 3, 0));
@@ -456,7 +462,6 @@ async fn a_backup_of_a_real_tree_restores_the_same() {
     use crate::backup;
     use crate::files::{RealSource, real_source::absolute};
     use farshore_core::catalogue::SnapshotKind;
-    use std::sync::Arc;
 
     let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let at = |name: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(name));
@@ -499,10 +504,7 @@ async fn a_backup_of_a_real_tree_restores_the_same() {
         kind: SnapshotKind::Full,
         host_name: "h".into(),
         user: "u".into(),
-        tags: vec![],
-        utc_offset_min: None,
-        compression: None,
-        checkpoint_ms: None,
+        ..backup::Options::default()
     };
     let source = Arc::new(RealSource::new(host().compute));
     let saved = repo.backup(&options, source, Arc::new(Silent)).await.unwrap();
@@ -521,13 +523,193 @@ async fn a_backup_of_a_real_tree_restores_the_same() {
     }
 
     let flat = tempfile::tempdir().unwrap();
-    let spec = [saved.snapshot.short().as_bytes(), b":", dir.path().as_os_str().as_bytes()].concat();
+    let spec = [saved.snapshot.unwrap().short().as_bytes(), b":", dir.path().as_os_str().as_bytes()].concat();
     let (snapshot, root) = repo.resolve(&spec, &Filter::default()).await.unwrap();
-    let target = RealTarget::open(&host(), flat.path(), true).await.unwrap();
+    let target =
+        RealTarget::open(&host(), flat.path(), How { sparse: true, ..How::default() }).await.unwrap();
     let options = Options { root, ..Options::default() };
     repo.restore(&snapshot, &options, &target, &Silent).await.unwrap();
     assert!(picture(dir.path()) == picture(flat.path()), "the path as the root, zeros as holes");
     assert!(std::fs::metadata(flat.path().join("zeros")).unwrap().blocks() < 100);
     p.cluster.set_down([]);
-    repo.check(check::Options { read_data: true }, &Silent).await.unwrap().verdict().unwrap();
+    repo.check(check::Options { read: Subset::All }, &Silent).await.unwrap().verdict().unwrap();
+}
+
+fn touch(path: &Path, secs: i64) {
+    let stamp = rustix::fs::Timespec { tv_sec: secs, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: stamp, last_modification: stamp };
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty()).unwrap();
+}
+
+#[tokio::test]
+async fn what_stands_in_the_target_gives_way_or_stays_as_was_asked() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let dir = tempfile::tempdir().unwrap();
+    restore(&repo, b"latest", Options::default(), dir.path()).await;
+    let at = |name: &str| dir.path().join("home/x/deep").join(name);
+    let spoil = || {
+        std::fs::write(at("f010"), b"newer").unwrap();
+        std::fs::write(at("f011"), b"older").unwrap();
+        touch(&at("f010"), 1_800_000_000);
+        touch(&at("f011"), 1_600_000_000);
+    };
+    for (overwrite, stays) in [(Overwrite::Never, vec!["f010", "f011"]), (Overwrite::IfNewer, vec!["f010"])] {
+        spoil();
+        let options = Options { overwrite, ..Options::default() };
+        let summary = restore(&repo, b"latest", options, dir.path()).await;
+        assert_eq!(summary.problems, 0);
+        for name in ["f010", "f011"] {
+            let found = std::fs::read(at(name)).unwrap();
+            let wanted = &files[format!("home/x/deep/{name}").as_bytes()];
+            assert_eq!(found != *wanted, stays.contains(&name), "{overwrite:?} {name}");
+        }
+    }
+    // Whatever the times say, bytes that are right are not fetched, and those that are not are.
+    spoil();
+    let big = files.iter().max_by_key(|(_, bytes)| bytes.len()).unwrap().0;
+    let big = dir.path().join(std::ffi::OsStr::from_bytes(big));
+    let mut bytes = std::fs::read(&big).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&big, bytes).unwrap();
+    touch(&big, 1_700_000_000);
+    for limits in [WindowLimits::default(), tiny()] {
+        let options = Options { limits, ..Options::default() };
+        let summary = restore(&repo, b"latest", options, dir.path()).await;
+        assert_eq!(summary.problems, 0);
+        assert!(summary.bytes_planned < 120_000, "{}", summary.bytes_planned);
+        assert_files(dir.path(), &files);
+    }
+}
+
+#[tokio::test]
+async fn deleting_spares_what_the_snapshot_does_not_know_about_and_what_was_not_asked_for() {
+    let (p, files) = plant(20_000).await;
+    let repo = p.repository().await;
+    let dir = tempfile::tempdir().unwrap();
+    let extra = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, b"extra").unwrap();
+        path
+    };
+    restore(&repo, b"latest", Options::default(), dir.path()).await;
+    let outside = extra("home/y/kept");
+    let (inside, below) = (extra("home/x/deep/extra"), extra("home/x/more/and/more"));
+    let link = dir.path().join("home/x/link to outside");
+    std::os::unix::fs::symlink(dir.path().join("home/y"), &link).unwrap();
+    // The snapshot is of /home/x: what else is in /home is none of its business.
+    let (mut snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
+    snapshot.info.paths = vec![b"/home/x".to_vec()];
+    let run = async |options: Options| {
+        let target = RealTarget::open(&host(), dir.path(), How::default()).await.unwrap();
+        repo.restore(&snapshot, &options, &target, &Silent).await.unwrap()
+    };
+    let delete = Options { delete: true, ..Options::default() };
+    let dry = run(Options { dry_run: true, ..delete.clone() }).await;
+    assert_eq!((dry.removed, dry.problems), (3, 0));
+    assert!(inside.exists() && below.exists());
+    let pattern = Pattern::parse(b"extra", Case::Kept).unwrap();
+    let spared = Select { include: vec![], exclude: vec![pattern] };
+    assert_eq!(run(Options { select: spared, ..delete.clone() }).await.removed, 2);
+    assert!(inside.exists() && !below.exists() && link.symlink_metadata().is_err() && outside.exists());
+    assert_eq!(run(delete).await.removed, 1);
+    assert!(!inside.exists() && outside.exists());
+    std::fs::remove_dir_all(dir.path().join("home/y")).unwrap();
+    restore(&repo, b"latest", Options::default(), dir.path()).await;
+    assert_files(dir.path(), &files);
+}
+
+#[tokio::test]
+async fn an_interrupted_restore_goes_on_within_a_large_file() {
+    let (p, files) = plant(400_000).await;
+    let repo = p.repository().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (snapshot, _) = repo.resolve(b"latest", &Filter::default()).await.unwrap();
+    let how = How { keep_begun: true, ..How::default() };
+    let target = RealTarget::open(&host(), dir.path(), how).await.unwrap();
+    let options = Options { limits: tiny(), resume: true, ..Options::default() };
+    let whole: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
+    let mut fetched = 0;
+    // Cut off after ever more of it; the last run is not.
+    for events in [40, 80, 120, 100_000] {
+        let stop = Arc::new(tokio::sync::Notify::new());
+        let progress = StopAfter { left: AtomicU64::new(events), stop: stop.clone() };
+        let before = repo.met().bytes;
+        tokio::select! {
+            done = repo.restore(&snapshot, &options, &target, &progress) => assert_eq!(done.unwrap().problems, 0),
+            () = stop.notified() => {}
+        }
+        fetched += repo.met().bytes - before;
+    }
+    assert_files(dir.path(), &files);
+    assert!(fetched < whole * 2, "{fetched} fetched of {whole}");
+    let verified = repo.verify(&snapshot, &options, &target, &Silent).await.unwrap();
+    assert_eq!((verified.files, verified.wrong), (files.len() as u64 - 1, 0), "one has two names");
+    let spoilt = dir.path().join("home/x/deep/f010");
+    let mut bytes = std::fs::read(&spoilt).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&spoilt, bytes).unwrap();
+    std::fs::remove_file(dir.path().join("home/x/deep/f011")).unwrap();
+    assert_eq!(repo.verify(&snapshot, &options, &target, &Silent).await.unwrap().wrong, 2);
+}
+
+/// Notifies after so many events.
+struct StopAfter {
+    left: AtomicU64,
+    stop: Arc<tokio::sync::Notify>,
+}
+
+impl Progress for StopAfter {
+    fn event(&self, _: Event<'_>) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.notify_one();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_check_of_parts_reads_everything_in_turn_and_names_the_files_of_a_lost_pack() {
+    let (p, files) = plant(200_000).await;
+    let repo = p.repository().await;
+    let run = async |read: Subset| repo.check(check::Options { read }, &Silent).await.unwrap();
+    let all = run(Subset::All).await;
+    assert_eq!(all.packs_read, all.packs);
+    let mut parts = 0;
+    for part in 1..=4 {
+        parts += run(Subset::Part(part, 4)).await.packs_read;
+    }
+    assert_eq!(parts, all.packs, "each pack is in one part");
+    let share = Share::Percent(30.0);
+    let (mut next, mut read) = (PackNo(0), 0);
+    for _ in 0..4 {
+        let report = run(Subset::From(next, share)).await;
+        next = report.next.unwrap();
+        read += report.packs_read;
+    }
+    assert!(read >= all.packs && read < all.packs * 2, "{read} of {}", all.packs);
+    assert_eq!(
+        run(Subset::From(PackNo(3), Share::Bytes(u64::MAX))).await.packs_read,
+        all.packs,
+        "round once"
+    );
+    assert_eq!(run(Subset::Nothing).await.packs_read, 0);
+    for bad in ["0/3", "4/3", "x", "0%", "101%", "-1%", "3/"] {
+        assert!(bad.parse::<Subset>().is_err(), "{bad}");
+    }
+    assert_eq!("2.5%".parse(), Ok(Subset::Sample(Share::Percent(2.5))));
+
+    // Two shards can be lost; of three, every file in the pack is named.
+    let lost = p.cluster.lose_a_pack();
+    let report = run(Subset::Nothing).await;
+    assert_eq!((report.unreadable, report.verdict().unwrap_err().exit_code()), (1, 15));
+    let named = &report.broken[0].problems;
+    assert!(
+        !named.is_empty()
+            && named
+                .iter()
+                .all(|(path, why)| { files.contains_key(&path[1..]) && why.contains(&lost.short()) }),
+        "{named:?}"
+    );
 }

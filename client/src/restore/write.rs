@@ -3,9 +3,11 @@
 
 use super::Summary;
 use super::plan::{After, Before, FileEnd, PlannedFile};
+use super::prune::Prune;
+use super::reuse::{Overwrite, Prepared, Ready, Reuse};
 use crate::fetch::Reading;
 use crate::files::target::{Kept, WholeFile};
-use crate::files::{RelPath, Target, TargetFile};
+use crate::files::{FileTime, RelPath, Standing, Target, TargetFile};
 use crate::progress::{Event, Progress};
 use bytes::Bytes;
 use farshore_core::id::ChunkId;
@@ -81,35 +83,77 @@ impl<'a> Writer<'a> {
         self.progress.event(Event::Problem { path: path.as_bytes(), why });
     }
 
-    /// Leaves out files that are there already.
-    pub async fn still_needed(&mut self, files: Vec<PlannedFile>) -> Vec<PlannedFile> {
-        let mut needed = Vec::with_capacity(files.len());
-        for file in files {
-            let kept = match file.continues {
-                true => matches!(self.carried, Carried::Kept),
-                // What cannot be looked at is written, and fails then if it must.
-                false => self.target.has(&file.path, file.size, &file.meta).await.unwrap_or(false),
-            };
-            if !kept {
-                needed.push(file);
-                continue;
-            }
-            match file.end {
-                FileEnd::GoesOn => self.carried = Carried::Kept,
-                FileEnd::Done => {
-                    self.carried = Carried::Nothing;
-                    self.summary.kept += 1;
+    /// What is left to do for these files, once what is there already is left out.
+    pub async fn prepare(&mut self, files: Vec<PlannedFile>, reuse: &Reuse<'_>) -> Vec<Prepared> {
+        let mut prepared = Vec::with_capacity(files.len());
+        let paths: Vec<RelPath> = files.iter().map(|file| file.path.clone()).collect();
+        let standing = self.target.look(&paths).await;
+        for (file, standing) in files.into_iter().zip(standing) {
+            let mut open = None;
+            if file.continues {
+                match std::mem::replace(&mut self.carried, Carried::Nothing) {
+                    Carried::Open(begun) => open = Some(begun),
+                    Carried::Nothing => {}
+                    over @ (Carried::Failed | Carried::Kept) => {
+                        if file.end == FileEnd::GoesOn {
+                            self.carried = over;
+                        }
+                        continue;
+                    }
                 }
-                FileEnd::Broken => self.carried = Carried::Nothing,
+            }
+            // What cannot be looked at is written, and fails then if it must.
+            match reuse.ready(file, standing.ok().flatten(), open).await {
+                Ready::Write(file) => prepared.push(file),
+                Ready::Right(file) => self.right(file, reuse.dry_run).await,
+                Ready::Stays(file) => self.stays(&file),
             }
         }
-        needed
+        prepared
+    }
+
+    async fn right(&mut self, file: PlannedFile, dry_run: bool) {
+        self.stays(&file);
+        if !dry_run && file.end == FileEnd::Done {
+            let set = self.target.set_file_meta(&file.path, &file.meta).await;
+            self.kept(&file.path, 0, Counted::Nothing, "set attributes", set);
+        }
+    }
+
+    fn stays(&mut self, file: &PlannedFile) {
+        match file.end {
+            FileEnd::GoesOn => self.carried = Carried::Kept,
+            FileEnd::Done | FileEnd::Broken => {}
+        }
+        self.summary.kept += 1;
+        self.summary.bytes_kept += file.size;
+    }
+
+    /// Whether something else than a file stays where it stands.
+    async fn leaves(&self, overwrite: Overwrite, path: &RelPath, mtime: FileTime) -> bool {
+        if matches!(overwrite, Overwrite::Always | Overwrite::IfChanged) {
+            return false;
+        }
+        let standing: Option<Standing> =
+            self.target.look(std::slice::from_ref(path)).await.pop().and_then(|found| found.ok().flatten());
+        standing.is_some_and(|standing| overwrite.leaves(&standing, mtime))
+    }
+
+    /// Something was taken away.
+    pub fn removed(&mut self, path: &RelPath) {
+        self.summary.removed += 1;
+        self.progress.event(Event::Removed { path: path.as_bytes() });
     }
 
     /// Directories, links and special files.
-    pub async fn before(&mut self, steps: Vec<Before>) {
+    pub async fn before(&mut self, steps: Vec<Before>, overwrite: Overwrite) {
         for step in steps {
             match step {
+                Before::Symlink(path, _, meta) | Before::Special(path, _, meta)
+                    if self.leaves(overwrite, &path, meta.mtime).await =>
+                {
+                    self.summary.kept += 1;
+                }
                 Before::Dir(path) => match self.target.make_dir(&path).await {
                     Ok(()) => self.done(&path, 0, Counted::Dir),
                     Err(error) => self.problem(&path, &format!("make directory: {error}")),
@@ -127,9 +171,21 @@ impl<'a> Writer<'a> {
     }
 
     /// Further names, then attributes of directories.
-    pub async fn after(&mut self, steps: Vec<After>) {
+    pub async fn after(&mut self, steps: Vec<After>, overwrite: Overwrite, prune: Option<&Prune<'_>>) {
         for step in steps {
             match step {
+                After::Prune(dir, node) => {
+                    if let Some(prune) = prune {
+                        prune.dir(&dir, node, self).await;
+                    }
+                }
+                // Its time is that of the first name, which was looked at.
+                After::Link(_, path, _)
+                    if overwrite == Overwrite::Never
+                        && self.leaves(overwrite, &path, FileTime::default()).await =>
+                {
+                    self.summary.kept += 1;
+                }
                 After::Link(first, path, _) if self.failed.contains(&first) => {
                     self.problem(&path, &format!("link to {first}: that could not be restored"));
                 }
@@ -146,8 +202,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Files, from the chunks that come in.
-    pub async fn files(&mut self, files: Vec<PlannedFile>, reading: &mut Reading) {
-        let mut slots: Vec<Slot> = files.into_iter().map(|file| self.slot(file)).collect();
+    pub async fn files(&mut self, files: Vec<Prepared>, reading: &mut Reading) {
+        let mut slots: Vec<Slot> = files.into_iter().map(slot).collect();
         let mut uses = index(&slots);
         let mut ready = Vec::new();
         for slot in slots.iter_mut().filter(|slot| slot.missing == 0) {
@@ -182,19 +238,6 @@ impl<'a> Writer<'a> {
         }
         self.write_small(&mut ready).await;
         self.carry(slots);
-    }
-
-    fn slot(&mut self, file: PlannedFile) -> Slot {
-        let state = match (file.small, file.continues) {
-            (true, _) => State::Small(Vec::with_capacity(file.uses.len())),
-            (false, false) => State::Large(None),
-            (false, true) => match std::mem::replace(&mut self.carried, Carried::Nothing) {
-                Carried::Open(open) => State::Large(Some(open)),
-                Carried::Nothing => State::Large(None),
-                Carried::Failed | Carried::Kept => State::Over,
-            },
-        };
-        Slot { missing: file.uses.len(), file, state }
     }
 
     /// Writes pieces of a large file; finishes it with its last.
@@ -318,6 +361,12 @@ impl<'a> Writer<'a> {
         }
         self.progress.event(Event::Restored { path: path.as_bytes(), bytes });
     }
+}
+
+fn slot(prepared: Prepared) -> Slot {
+    let Prepared { file, pieces, open } = prepared;
+    let state = if file.small { State::Small(pieces) } else { State::Large(open) };
+    Slot { missing: file.uses.len(), file, state }
 }
 
 /// What a finished step counts as.
