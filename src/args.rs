@@ -1,6 +1,10 @@
 //! Flags exactly as typed. Every flag that has an environment variable shows it in `--help`; what the flags mean
 //! together is decided in the command's own file.
 
+mod key;
+
+pub use key::{KeyCommand, NewKeyArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_core::retention::{Count, Span};
 use std::path::PathBuf;
@@ -33,6 +37,12 @@ pub struct Global {
     /// The passphrase itself; only by environment, since arguments can be seen by others
     #[arg(long, hide = true, env = "FARSHORE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// Key file that opens the repository instead of a passphrase
+    #[arg(long, global = true, env = "FARSHORE_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// File with the recovery key that opens the repository instead of a passphrase; `-` to type it
+    #[arg(long, global = true, env = "FARSHORE_RECOVERY_KEY_FILE", value_name = "FILE")]
+    pub recovery_key_file: Option<PathBuf>,
     /// Region that this machine is in: what is read comes from where that costs least, by the prices that `cluster budget` knows
     #[arg(long, global = true, env = "FARSHORE_NEAR", value_name = "REGION")]
     pub near: Option<farshore_core::topology::Region>,
@@ -89,6 +99,9 @@ pub enum Command {
     Policy(PolicyArgs),
     /// Keep snapshots from being removed, for a time and by anybody; without a time, show what is locked
     Lock(LockArgs),
+    /// List, add, change and remove the keys that open the repository
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Check that everything needed is there, and on request that all of it can be read
     Check(CheckArgs),
     /// Run the failure-injection simulator (the program farshore-sim beside this one)

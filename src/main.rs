@@ -16,6 +16,7 @@ mod exit;
 mod explain;
 mod forget;
 mod health;
+mod key;
 mod lock;
 mod look;
 mod memory;
@@ -28,6 +29,7 @@ mod prune;
 mod recovery;
 mod repair;
 mod repository;
+mod secret;
 mod setup;
 mod topology;
 mod trees;
@@ -129,6 +131,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Prune(args) => prune::run(args, &global).await,
         Command::Policy(args) => policy::run(args, &global).await,
         Command::Lock(args) => lock::run(args, &global).await,
+        Command::Key(command) => key::run(command, &global).await,
         Command::Check(args) => repository::check(args, &global).await,
         Command::Sim { args } => simulate(args),
     };

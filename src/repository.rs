@@ -7,13 +7,15 @@ use crate::args::{
 use crate::exit::{self, Exit};
 use crate::print::{self, Meter, shown};
 use crate::profile;
+use crate::secret;
 use crate::zone;
 use farshore_client::api::ClusterStatus;
 use farshore_client::backup;
 use farshore_client::check;
+use farshore_client::client::NewKey;
 use farshore_client::crypto::KdfParams;
 use farshore_client::files::{FileTime, RealSource, RealTarget};
-use farshore_client::format::Node;
+use farshore_client::format::{Node, RepoConfig};
 use farshore_client::list::{Filter, ListedEntry, Snapshot};
 use farshore_client::restore;
 use farshore_core::catalogue::SnapshotKind;
@@ -34,8 +36,9 @@ pub async fn init(args: InitArgs, global: &Global) -> Result<u8, Exit> {
     if client.find_repository(&name).await.is_ok() {
         return Err(Exit::failure(format!("repository {name:?} already exists")));
     }
-    let passphrase = profile::passphrase(global, true)?;
-    let repository = client.create_repository(&name, policy, &passphrase, KdfParams::default()).await?;
+    let (secret, note) = (secret::given(global, true)?, secret::note(None, None));
+    let key = NewKey { secret, kdf: KdfParams::default(), note };
+    let repository = client.create_repository_with(&name, policy, &key, RepoConfig::default()).await?;
     let topology = client.topology().await?;
     let scheme = farshore_core::policy::compile(&policy, &topology.nodes).map_err(Exit::failure)?;
     if global.json {
@@ -47,7 +50,9 @@ pub async fn init(args: InitArgs, global: &Global) -> Result<u8, Exit> {
     } else if !global.quiet {
         println!("created repository {name} ({})", repository.id());
         println!("{}", farshore_core::policy::explain(scheme, &policy, &topology.nodes));
-        println!("Nobody can help if the passphrase is lost: keep a copy of it elsewhere.");
+        println!(
+            "Nobody can help if the passphrase is lost: keep a copy of it elsewhere, or a recovery key on paper (farshore key add --recovery)."
+        );
     }
     Ok(exit::OK)
 }
@@ -67,11 +72,11 @@ fn absolute(path: &Path) -> Result<Vec<u8>, Exit> {
     Ok(clean.as_os_str().as_bytes().to_vec())
 }
 
-fn this_host() -> String {
+pub fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn this_user() -> String {
+pub fn this_user() -> String {
     std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "root".into())
 }
 

@@ -1,10 +1,14 @@
 //! `Client` and `Repository`: what the command line, the agent and the simulator call. Wiring only; the work is in the
 //! modules below. Both are cheap to clone and may be used from several tasks at a time. Nothing here prints.
 
+mod keys;
+
+pub use keys::{Key, NewKey};
+
 use crate::api::{CatalogueApi, ClusterStatus, GarbageReport, Topology};
 use crate::backup;
 use crate::check;
-use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
+use crate::crypto::{KdfParams, MasterKey, RepoKeys, Secret, SlotNote, Unlocked};
 use crate::diff;
 use crate::error::{Error, Result};
 use crate::fetch::{ChunkReader, Costs, Met, TreeReader, Watch};
@@ -21,7 +25,7 @@ use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings, Upkeep};
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
-use farshore_core::host::{Host, compute, random};
+use farshore_core::host::{Host, random};
 use farshore_core::id::{NodeId, RepoId, SnapshotId};
 use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::mutant::{Mutant, mutant};
@@ -34,7 +38,7 @@ use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::Tls;
 use farshore_proto::wire::ScrubStatusReply;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A cluster, as a client sees it.
 #[derive(Clone)]
@@ -222,6 +226,20 @@ impl Client {
         kdf: KdfParams,
         config: RepoConfig,
     ) -> Result<Repository> {
+        let note =
+            SlotNote { user: String::new(), host: String::new(), created_ms: self.0.host.clock.now_ms() };
+        let key = NewKey { secret: Secret::passphrase(passphrase), kdf, note };
+        self.create_repository_with(name, policy, &key, config).await
+    }
+
+    /// Creates a repository with any kind of key.
+    pub async fn create_repository_with(
+        &self,
+        name: &str,
+        policy: Policy,
+        key: &NewKey,
+        config: RepoConfig,
+    ) -> Result<Repository> {
         let name = named(name)?;
         match self.0.api.get_repository(&name).await {
             Err(Error::RepositoryMissing(_)) => {}
@@ -233,18 +251,11 @@ impl Client {
         let entropy = self.0.host.entropy.clone();
         let (id, master) = (RepoId(random(entropy.as_ref())), MasterKey::new(entropy.as_ref()));
         let keys = master.keys(id);
-        let passphrase = passphrase.as_bytes().to_vec();
-        let slot = {
-            let entropy = entropy.clone();
-            compute(self.0.host.compute.as_ref(), move || wrap(&master, &passphrase, kdf, entropy.as_ref()))
-                .await
-        };
-        let slot =
-            slot.ok_or_else(|| Error::Invalid("these key derivation costs are out of bounds".into()))?;
+        let (slot, unlocked) = self.new_slot(id, &master, key).await?;
         let sealed_config = config.seal(&keys, entropy.as_ref());
         let record = RepoRecord { id, name, policy, sealed_config, key_slots: vec![slot] };
         let record = self.0.api.create_repository(record).await?;
-        Ok(self.repository(record, keys, config))
+        Ok(self.repository(record, unlocked, keys, config))
     }
 
     /// Finds a repository by name.
@@ -254,12 +265,7 @@ impl Client {
 
     /// Opens a repository that was found.
     pub async fn unlock_repository(&self, sealed: SealedRepository, passphrase: &str) -> Result<Repository> {
-        let SealedRepository(record) = sealed;
-        let (slots, passphrase) = (record.key_slots.clone(), passphrase.as_bytes().to_vec());
-        let master = compute(self.0.host.compute.as_ref(), move || open_slots(&slots, &passphrase)).await;
-        let keys = master.map_err(|_| Error::WrongPassword(record.name.to_string()))?.keys(record.id);
-        let config = RepoConfig::open(&keys, &record.sealed_config)?;
-        Ok(self.repository(record, keys, config))
+        self.unlock_with(sealed, Secret::passphrase(passphrase)).await
     }
 
     /// Finds and opens a repository.
@@ -268,7 +274,13 @@ impl Client {
         self.unlock_repository(sealed, passphrase).await
     }
 
-    fn repository(&self, record: RepoRecord, keys: RepoKeys, config: RepoConfig) -> Repository {
+    fn repository(
+        &self,
+        record: RepoRecord,
+        unlocked: Unlocked,
+        keys: RepoKeys,
+        config: RepoConfig,
+    ) -> Repository {
         let parts = &self.0;
         let watch = Arc::new(Watch::new(parts.shards.clone()));
         let reader = ChunkReader::new(
@@ -280,7 +292,8 @@ impl Client {
         );
         let reader = Arc::new(reader.at(parts.costs.clone()));
         let trees = Arc::new(TreeReader::new(reader.clone()));
-        Repository(Arc::new(Opened { client: self.clone(), record, keys, config, watch, reader, trees }))
+        let (client, unlocked) = (self.clone(), Mutex::new(unlocked));
+        Repository(Arc::new(Opened { client, record, unlocked, keys, config, watch, reader, trees }))
     }
 }
 
@@ -298,6 +311,8 @@ pub struct Repository(Arc<Opened>);
 struct Opened {
     client: Client,
     record: RepoRecord,
+    /// The slot it was opened with; another one after a change of key.
+    unlocked: Mutex<Unlocked>,
     keys: RepoKeys,
     config: RepoConfig,
     watch: Arc<Watch>,
@@ -329,6 +344,12 @@ impl Repository {
     /// Its settings.
     pub fn config(&self) -> &RepoConfig {
         &self.0.config
+    }
+    fn unlocked(&self) -> Unlocked {
+        self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    fn use_key(&self, unlocked: Unlocked) {
+        *self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner) = unlocked;
     }
     /// What reading has met since the repository was opened: bytes, bad shards, silent nodes.
     pub fn met(&self) -> Met {

@@ -1,13 +1,21 @@
-//! Keys, names and seals: the home of ring, argon2 and keyed BLAKE3. Nothing of this crate encrypts anywhere else, and
-//! no key ever leaves the process except wrapped in a key slot.
+//! Keys, names and seals: the home of ring, argon2, x25519-dalek and keyed BLAKE3. Nothing of this crate encrypts anywhere
+//! else, and no key ever leaves the process except wrapped in a key slot.
 
 pub mod chunk;
+mod exchange;
 pub mod keys;
+pub mod recovery;
+pub mod secret;
 pub mod slot;
 
 pub use chunk::{SEAL_BYTES, open_blob, open_chunk, seal_blob, seal_chunk};
 pub use keys::{GearTable, MasterKey, RepoKeys};
-pub use slot::{KdfParams, WrongPassphrase, open_slots, wrap};
+pub use recovery::BadRecoveryKey;
+pub use secret::{KdfParams, Secret, SlotKind};
+pub use slot::{
+    SlotId, SlotInfo, SlotNote, Unlocked, Unwrappable, WrongSecret, describe, open_slots, reopen, rewrap,
+    slot_id, wrap,
+};
 
 /// Sealed bytes that do not open: altered, cut, of another repository, or sealed with another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

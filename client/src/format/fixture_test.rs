@@ -4,7 +4,8 @@
 use super::nodes::{Form, Link, Nodes, decode, encode};
 use super::*;
 use crate::backup::chunk::Chunker;
-use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
+use crate::crypto::slot::wrap_1;
+use crate::crypto::{KdfParams, MasterKey, RepoKeys, Secret, SlotNote, describe, open_slots, wrap};
 use crate::files::{FileTime, Meta};
 use crate::fixtures::Fixtures;
 use farshore_core::catalogue::{PackKind, SnapshotKind};
@@ -13,6 +14,7 @@ use farshore_core::host::task::splitmix;
 use farshore_core::id::{ChunkId, RepoId, SnapshotId};
 use farshore_core::pack::{PackBuilder, read_table, tail_len};
 
+const REPO: RepoId = RepoId([0x11; 16]);
 const PARENT: SnapshotId = SnapshotId([0x22; 32]);
 const ROOT: ChunkId = ChunkId([0x33; 32]);
 
@@ -29,7 +31,7 @@ fn master() -> MasterKey {
     MasterKey::new(&Counting)
 }
 fn keys() -> RepoKeys {
-    master().keys(RepoId([0x11; 16]))
+    master().keys(REPO)
 }
 
 fn meta() -> Meta {
@@ -119,9 +121,8 @@ fn noise(len: u64) -> Vec<u8> {
 fn objects_of_version_1_are_read_and_written_as_ever() {
     let (keys, mut fixtures) = (keys(), Fixtures::of("objects-v1"));
 
-    let slot = wrap(&master(), b"passphrase", KdfParams::CHEAPEST, &Counting).unwrap();
-    let slot = fixtures.kept("key slot", &slot);
-    assert_eq!(open_slots(&[slot], b"passphrase").unwrap(), master());
+    let slot = fixtures.kept("key slot", &wrap_1(&master(), b"passphrase", KdfParams::CHEAPEST, &Counting));
+    assert!(open_slots(REPO, &[slot], &Secret::passphrase("passphrase")).unwrap().root == master());
 
     let config = RepoConfig { zstd_level: 7, ..RepoConfig::default() };
     let sealed = fixtures.kept("configuration", &config.seal(&keys, &Counting));
@@ -145,6 +146,23 @@ fn objects_of_version_1_are_read_and_written_as_ever() {
     let above = fixtures.kept("link node of a directory", &above);
     assert_eq!(decode::<Entry>(&above, Form::Dir, Some(1)).unwrap(), (1, Nodes::Links(vec![link])));
 
+    fixtures.end();
+}
+
+#[test]
+fn key_slots_of_version_2_are_read_and_written_as_ever() {
+    let mut fixtures = Fixtures::of("slots-v2");
+    let note = SlotNote { user: "me".into(), host: "here".into(), created_ms: 1_700_000_000_000 };
+    let (key_file, _) = Secret::new_key_file(&Counting);
+    let (recovery_key, groups) = Secret::new_recovery_key(&Counting);
+    fixtures.kept("recovery key on paper", groups.join("-").as_bytes());
+    let secrets = [Secret::passphrase("passphrase"), key_file, recovery_key];
+    for secret in &secrets {
+        let slot = wrap(REPO, &master(), secret, KdfParams::CHEAPEST, &note, &Counting).unwrap();
+        let slot = fixtures.kept(secret.kind().word(), &slot);
+        assert!(open_slots(REPO, std::slice::from_ref(&slot), secret).unwrap().root == master());
+        assert_eq!(describe(REPO, &master(), &[slot])[0].note, Some(note.clone()));
+    }
     fixtures.end();
 }
 

@@ -103,6 +103,9 @@ pub enum RepoAct {
     SetRetention { policy: Option<String> },
     /// What must be survived was set, and how it is coded.
     SetPolicy { policy: Policy, scheme: Scheme },
+    /// Key slots were added, removed or wrapped anew: how many there were and are, and the hashes of the lists
+    /// ([`super::slots_hash`]).
+    SetKeySlots { was: u32, now: u32, before: AuditHash, after: AuditHash },
 }
 
 impl RepoAct {
@@ -117,6 +120,7 @@ impl RepoAct {
             RepoAct::SetTrash { .. } => "set-trash",
             RepoAct::SetRetention { .. } => "set-retention",
             RepoAct::SetPolicy { .. } => "set-policy",
+            RepoAct::SetKeySlots { .. } => "set-key-slots",
         }
     }
 }

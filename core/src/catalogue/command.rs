@@ -9,7 +9,7 @@ use super::record::{
 use super::upkeep::{StripeRead, Subject, Upkeep};
 use crate::erasure::Scheme;
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
-use crate::level::{LEVEL_FIRST, LEVEL_MIGRATE, LEVEL_RECODE};
+use crate::level::{LEVEL_FIRST, LEVEL_KEYS, LEVEL_MIGRATE, LEVEL_RECODE};
 use crate::policy::Policy;
 use crate::topology::{Change, NodeRecord, NodeState, Region};
 use crate::units::rfc3339;
@@ -125,6 +125,7 @@ impl Command {
     pub fn level(&self) -> u32 {
         match self {
             Command::ChangeRepository { change: RepoChange::SetPolicy { .. }, .. } => LEVEL_RECODE,
+            Command::ChangeRepository { change: RepoChange::SetKeySlots { .. }, .. } => LEVEL_KEYS,
             Command::Migrate { .. }
             | Command::EndMigration { .. }
             | Command::RecordVerified { .. }
@@ -182,6 +183,9 @@ pub enum RepoChange {
     /// Sets what must be survived. Packs coded in another way than `scheme` are coded anew, one after the other; `scheme`
     /// is what the policy makes of the nodes of now.
     SetPolicy { policy: Policy, scheme: Scheme },
+    /// Replaces the key slots, if those of now hash to `expected` (`RepoRecord::slots_hash`). Of two who looked at the same
+    /// slots one is refused: neither undoes what the other did. There is always at least one. Repeating it is harmless.
+    SetKeySlots { expected: [u8; 32], slots: Vec<Vec<u8>> },
 }
 
 /// Ordinals of one committed pack's chunks, in table order. A chunk that was already known keeps its old ordinal.
@@ -303,4 +307,7 @@ pub enum Refusal {
         "nothing is written while region {0} moves to {1}; try again when `farshore cluster migrate` has ended"
     )]
     Frozen(Region, Region),
+    /// Somebody else has changed the key slots meanwhile.
+    #[error("the keys of the repository have changed since you looked; look again with `farshore key list`")]
+    StaleKeys,
 }

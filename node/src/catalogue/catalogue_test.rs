@@ -265,6 +265,19 @@ fn change() -> impl Strategy<Value = RepoChange> {
             RepoChange::SetPolicy { policy, scheme: Scheme::new(1, m, spread).unwrap() }
         }),
         1 => (0..5u8).prop_map(|s| RepoChange::MarkVerified { snapshot: SnapshotId([s; 32]) }),
+        3 => (slots(), slots()).prop_map(|(before, slots)| {
+            RepoChange::SetKeySlots { expected: slots_hash(&before), slots }
+        }),
+    ]
+}
+
+/// Few enough that what is expected is often there; the first is what repositories begin with. Some are too many, or too
+/// large.
+fn slots() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop_oneof![
+        3 => Just(vec![vec![4]]),
+        4 => (0..2u8).prop_map(|n| vec![vec![4], vec![n; 3]]),
+        1 => prop_oneof![Just(vec![]), Just(vec![vec![]]), Just(vec![vec![1]; 33]), Just(vec![vec![1; 4_097]])],
     ]
 }
 

@@ -87,6 +87,13 @@ impl Model {
         {
             return no(Refusal::LevelNeeded(3, self.level()));
         }
+        let needs_keys = |change: &RepoChange| matches!(change, RepoChange::SetKeySlots { .. });
+        if let Command::ChangeRepository { change, .. } = command
+            && needs_keys(change)
+            && self.level() < 5
+        {
+            return no(Refusal::LevelNeeded(5, self.level()));
+        }
         let needs_migrate = matches!(
             command,
             Command::Migrate { .. }
@@ -565,6 +572,23 @@ impl Model {
             }
             RepoChange::SetTrash { trash_ms } => settings.trash_ms = trash_ms,
             RepoChange::SetRetention { policy } => settings.retention = policy,
+            RepoChange::SetKeySlots { expected, slots } => {
+                let known = self.repos.get_mut(&repo).expect("looked up above");
+                if slots.is_empty()
+                    || slots.len() > 32
+                    || slots.iter().any(|s| s.is_empty() || s.len() > 4_096)
+                {
+                    return malformed();
+                }
+                let parts: Vec<&[u8]> = std::iter::once(b"farshore key slots".as_slice())
+                    .chain(known.key_slots.iter().map(Vec::as_slice))
+                    .collect();
+                if known.key_slots != slots && hash_parts(&parts) != expected {
+                    return no(Refusal::StaleKeys);
+                }
+                known.key_slots = slots;
+                return Reply::Done;
+            }
             RepoChange::SetPolicy { policy, scheme } => {
                 if !policy.admits(scheme) {
                     return malformed();

@@ -1,5 +1,6 @@
 //! Conversions of what operators change in a repository: snapshots forgotten and locked, settings, reports on garbage.
 
+use super::catalogue::key_slots;
 use super::{list, required};
 use crate::status::ApiError;
 use crate::wire;
@@ -149,6 +150,10 @@ impl From<RepoChange> for Change {
                 policy: Some(policy.into()),
                 scheme: Some(scheme.into()),
             }),
+            RepoChange::SetKeySlots { expected, slots } => Change::SetKeySlots(wire::SetKeySlots {
+                expected: bytes::Bytes::copy_from_slice(&expected),
+                slots: slots.into_iter().map(Into::into).collect(),
+            }),
         }
     }
 }
@@ -181,6 +186,12 @@ impl TryFrom<Change> for RepoChange {
             Change::SetPolicy(wire::SetPolicy { policy, scheme }) => RepoChange::SetPolicy {
                 policy: required(policy, "policy")?.try_into()?,
                 scheme: required(scheme, "scheme")?.try_into()?,
+            },
+            Change::SetKeySlots(wire::SetKeySlots { expected, slots }) => RepoChange::SetKeySlots {
+                expected: expected.as_ref().try_into().map_err(|_| {
+                    ApiError::Invalid("the hash of the key slots that are expected has 32 bytes".into())
+                })?,
+                slots: key_slots(slots)?,
             },
         })
     }

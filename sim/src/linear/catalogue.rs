@@ -551,6 +551,7 @@ impl Repo {
             RepoChange::SetTrash { .. }
             | RepoChange::SetRetention { .. }
             | RepoChange::SetPolicy { .. }
+            | RepoChange::SetKeySlots { .. }
             | RepoChange::MarkVerified { .. } => {
                 return true;
             }
@@ -580,6 +581,8 @@ impl Repo {
             RepoChange::LockSnapshot { snapshot, .. } => self.locked || !is_listed(snapshot),
             RepoChange::MarkVerified { snapshot } => !is_listed(snapshot),
             RepoChange::Lock { .. } => self.locked,
+            // Its outcome hangs on slots that are not followed here.
+            RepoChange::SetKeySlots { .. } => true,
             RepoChange::Purge { .. }
             | RepoChange::SetTrash { .. }
             | RepoChange::SetRetention { .. }

@@ -10,7 +10,9 @@ use farshore_core::catalogue::{
 };
 use farshore_core::erasure::Scheme;
 use farshore_core::id::{RepoId, SnapshotId};
-use farshore_core::limits::{RETENTION_BYTES_MAX, SNAPSHOTS_PER_COMMAND_MAX};
+use farshore_core::limits::{
+    KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, RETENTION_BYTES_MAX, SNAPSHOTS_PER_COMMAND_MAX,
+};
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::policy::Policy;
 
@@ -27,7 +29,28 @@ pub(super) fn change(tx: &mut Tx, repo: RepoId, change: &RepoChange) -> Outcome 
         RepoChange::SetRetention { policy } => set_retention(tx, repo, policy.as_deref()),
         RepoChange::MarkVerified { snapshot } => mark_verified(tx, repo, *snapshot),
         RepoChange::SetPolicy { policy, scheme } => set_policy(tx, repo, *policy, *scheme),
+        RepoChange::SetKeySlots { expected, slots } => set_key_slots(tx, repo, expected, slots),
     }
+}
+
+/// The slots are opaque here. What is kept from happening is that a repository loses its last one, or that one admin
+/// undoes what another did.
+fn set_key_slots(tx: &mut Tx, repo: RepoId, expected: &[u8; 32], slots: &[Vec<u8>]) -> Outcome {
+    let known = tx.get::<Repos>(&repo)?.ok_or(Refusal::NoRepo)?;
+    let fit = |slot: &Vec<u8>| (1..=KEY_SLOT_BYTES_MAX).contains(&slot.len());
+    if !(1..=KEY_SLOTS_MAX).contains(&slots.len()) || !slots.iter().all(fit) {
+        let what =
+            format!("a repository has 1 to {KEY_SLOTS_MAX} key slots of 1 to {KEY_SLOT_BYTES_MAX} bytes");
+        return Err(Refusal::Malformed(what).into());
+    }
+    if known.key_slots == slots {
+        return Ok(Reply::Done);
+    }
+    if known.slots_hash() != *expected {
+        return Err(Refusal::StaleKeys.into());
+    }
+    tx.put::<Repos>(&repo, &RepoRecord { key_slots: slots.to_vec(), ..known })?;
+    Ok(Reply::Done)
 }
 
 fn set_policy(tx: &mut Tx, repo: RepoId, policy: Policy, scheme: Scheme) -> Outcome {
