@@ -21,6 +21,7 @@ pub async fn run(command: KeyCommand, global: &Global) -> Result<u8, Exit> {
         KeyCommand::List => list(&repository, global).await,
         KeyCommand::Add(args) => write(&repository, args, false, global).await,
         KeyCommand::Passwd(args) => write(&repository, args, true, global).await,
+        KeyCommand::Rotate => rotate(&repository, global).await,
         KeyCommand::Remove(args) => {
             let gone = repository.remove_key(&args.id).await?;
             if global.json {
@@ -68,6 +69,22 @@ fn key_json(key: &Key) -> Value {
         "created": note.map_or_else(String::new, |note| rfc3339(note.created_ms)),
         "kind": kind(&key.slot), "vouched": key.slot.vouched,
     })
+}
+
+async fn rotate(repository: &Repository, global: &Global) -> Result<u8, Exit> {
+    let (epoch, keys) = repository.rotate_keys(&secret::note(None, None)).await?;
+    let ids: Vec<String> = keys.iter().map(|slot| slot.id.to_string()).collect();
+    if global.json {
+        println!("{}", json!({"message_type": "keys_rotated", "epoch": epoch, "keys": ids}));
+    } else if !global.quiet {
+        println!(
+            "epoch {epoch} has begun; what is stored from now on opens with {} keys: {}",
+            ids.len(),
+            ids.join(", ")
+        );
+        println!("What was stored before is as it was.");
+    }
+    Ok(exit::OK)
 }
 
 /// Adds a key, or puts one in the place of that in use.

@@ -31,6 +31,11 @@ fn fails(output: &Output, code: i32, says: &str) {
     assert!(err.contains(says), "{err}");
 }
 
+/// Bytes that neither shorten nor repeat.
+fn noise(len: u32, seed: u32) -> Vec<u8> {
+    (0..len).map(|n| ((n ^ (seed << 27)).wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
 fn list(text: &str) -> Vec<Value> {
     serde_json::from_str::<Value>(text).unwrap().as_array().unwrap().clone()
 }
@@ -139,6 +144,30 @@ fn every_kind_of_key_opens_and_none_that_was_removed() {
     ok(with(&dev, &[("PASSWORD_FILE", &new)], &["backup", source.to_str().unwrap()]));
     ok(with(&dev, &[("RECOVERY_KEY_FILE", &paper)], &["check", "--read-data"]));
 
+    // A new epoch: every key opens what was before and what comes after, also for a client that began before it.
+    let by_new = |args: &[&str]| ok(with(&dev, &[("PASSWORD_FILE", &new)], args));
+    let rotated = json_line(&by_new(&["key", "rotate", "--json"]), "keys_rotated");
+    assert_eq!((&rotated["epoch"], rotated["keys"].as_array().unwrap().len()), (&json!(1), 3));
+    fs::write(source.join("dir/later"), noise(3_000_000, 1)).unwrap();
+    by_new(&["backup", source.to_str().unwrap()]);
+    fs::write(source.join("dir/much"), noise(60_000_000, 2)).unwrap();
+    let mut running = farshore();
+    running.envs(dev.env()).env_remove("FARSHORE_PASSWORD").env("FARSHORE_PASSWORD_FILE", &second);
+    let running = running.args(["backup", source.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let said = by_new(&["key", "rotate"]);
+    assert!(said.starts_with("epoch 2 has begun; what is stored from now on opens with 3 keys"), "{said}");
+    ok(running.wait_with_output().unwrap());
+    for (way, target) in [(("PASSWORD_FILE", &second), "again-1"), (("RECOVERY_KEY_FILE", &paper), "again-2")]
+    {
+        let target = path(target);
+        let way: (&str, &Path) = (way.0, way.1);
+        ok(with(&dev, &[way], &["restore", "latest", "--target", target.to_str().unwrap()]));
+        assert_eq!(tree_differences(&source, &target.join(source.strip_prefix("/").unwrap())), "");
+        ok(with(&dev, &[way], &["check", "--read-data"]));
+    }
+    let listed: Vec<Value> = serde_json::from_str(&by_new(&["snapshots", "--json"])).unwrap();
+    assert_eq!(listed.len(), 4);
+
     // Two at the same time: each is done, or told to look again; none is lost without a word.
     let both: Vec<_> = ["a", "b", "c"]
         .map(|name| {
@@ -171,7 +200,7 @@ fn every_kind_of_key_opens_and_none_that_was_removed() {
     let audit = dev.ok(&["cluster", "audit", "--json"]);
     let acts: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let text = Value::from(acts).to_string();
-    assert_eq!(text.matches("set-key-slots").count(), 5 + added, "{text}");
+    assert_eq!(text.matches("set-key-slots").count(), 7 + added, "{text}");
     let verified = json_line(&dev.ok(&["cluster", "audit", "--verify", "--json"]), "audit_verified");
     assert!(verified["records"].as_u64() > Some(6), "{verified}");
     dev.stop();

@@ -15,6 +15,7 @@ use crate::fetch::{ChunkReader, Costs, Met, TreeReader, Watch};
 use crate::files::{Source, Target};
 use crate::find;
 use crate::format::RepoConfig;
+use crate::keyring::KeyRing;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
 use crate::restore;
@@ -38,7 +39,7 @@ use farshore_proto::shard_client::GrpcShards;
 use farshore_proto::tls::Tls;
 use farshore_proto::wire::ScrubStatusReply;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A cluster, as a client sees it.
 #[derive(Clone)]
@@ -283,17 +284,19 @@ impl Client {
     ) -> Repository {
         let parts = &self.0;
         let watch = Arc::new(Watch::new(parts.shards.clone()));
+        let ring = KeyRing::new(parts.api.clone(), record.name.clone(), keys.clone(), unlocked);
+        let ring = Arc::new(ring);
         let reader = ChunkReader::new(
             parts.host.clone(),
             parts.api.clone(),
             watch.clone(),
-            keys.clone(),
+            keys,
             parts.health.clone(),
         );
-        let reader = Arc::new(reader.at(parts.costs.clone()));
+        let reader = Arc::new(reader.at(parts.costs.clone()).learning(ring.clone()));
         let trees = Arc::new(TreeReader::new(reader.clone()));
-        let (client, unlocked) = (self.clone(), Mutex::new(unlocked));
-        Repository(Arc::new(Opened { client, record, unlocked, keys, config, watch, reader, trees }))
+        let client = self.clone();
+        Repository(Arc::new(Opened { client, record, ring, config, watch, reader, trees }))
     }
 }
 
@@ -311,9 +314,7 @@ pub struct Repository(Arc<Opened>);
 struct Opened {
     client: Client,
     record: RepoRecord,
-    /// The slot it was opened with; another one after a change of key.
-    unlocked: Mutex<Unlocked>,
-    keys: RepoKeys,
+    ring: Arc<KeyRing>,
     config: RepoConfig,
     watch: Arc<Watch>,
     reader: Arc<ChunkReader>,
@@ -345,11 +346,15 @@ impl Repository {
     pub fn config(&self) -> &RepoConfig {
         &self.0.config
     }
-    fn unlocked(&self) -> Unlocked {
-        self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn keys_of(&self) -> &RepoKeys {
+        self.0.ring.keys()
     }
-    fn use_key(&self, unlocked: Unlocked) {
-        *self.0.unlocked.lock().unwrap_or_else(PoisonError::into_inner) = unlocked;
+    /// Asks once more if later keys had to be learnt first.
+    async fn with_keys<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T> {
+        match ask().await {
+            Err(error) if self.0.ring.learn_for(&error).await => ask().await,
+            done => done,
+        }
     }
     /// What reading has met since the repository was opened: bytes, bad shards, silent nodes.
     pub fn met(&self) -> Met {
@@ -358,7 +363,8 @@ impl Repository {
 
     /// Its snapshots, oldest first.
     pub async fn snapshots(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
-        list::snapshots(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+        let api = self.0.client.0.api.as_ref();
+        self.with_keys(|| list::snapshots(api, self.keys_of(), filter)).await
     }
 
     /// The snapshot a person means by `latest`, an id or the beginning of one, among those the filter admits. A path
@@ -366,7 +372,7 @@ impl Repository {
     pub async fn resolve(&self, spec: &[u8], filter: &Filter) -> Result<(Snapshot, Option<Vec<u8>>)> {
         let Spec { snapshot, path } = Spec::parse(spec);
         let api = self.0.client.0.api.as_ref();
-        Ok((list::resolve(api, &self.0.keys, &snapshot, filter).await?, path))
+        Ok((self.with_keys(|| list::resolve(api, self.keys_of(), &snapshot, filter)).await?, path))
     }
 
     /// Lists what lies below a path of a snapshot, calling `each` for every entry.
@@ -397,7 +403,8 @@ impl Repository {
 
     /// Snapshots in the trash, oldest first.
     pub async fn trash(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
-        list::trash(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+        let api = self.0.client.0.api.as_ref();
+        self.with_keys(|| list::trash(api, self.keys_of(), filter)).await
     }
 
     /// Moves snapshots to the trash, all or none: refused if a lock keeps one. `bypass` ignores locks in governance mode.
@@ -411,12 +418,12 @@ impl Repository {
     pub async fn plan_forget(&self, keep: &Keep, filter: &Filter) -> Result<ForgetPlan> {
         let snapshots = self.snapshots(filter).await?;
         let (settings, now_ms) = self.settings().await?;
-        Ok(retention::plan(&self.0.keys, keep, snapshots, &settings, now_ms))
+        Ok(retention::plan(self.keys_of(), keep, snapshots, &settings, now_ms))
     }
 
     /// Stores a policy that then runs by itself, on groups of host and paths; or takes it away.
     pub async fn store_policy(&self, keep: Option<&Keep>) -> Result<()> {
-        let policy = keep.map(|keep| keep.hashed(&self.0.keys));
+        let policy = keep.map(|keep| keep.hashed(self.keys_of()));
         if let Some(policy) = &policy {
             policy.check().map_err(|e| Error::Invalid(e.to_string()))?;
         }
@@ -529,16 +536,15 @@ impl Repository {
         if mutant(Mutant::StalePolicy) {
             repo.policy = self.policy();
         }
-        if repo.id != self.id() {
-            return Err(Error::RepositoryMissing(self.name().to_string()));
-        }
+        // What is sealed from now on is sealed with the keys of now, and only by whose key is one of now.
+        self.0.ring.learn_from(&repo)?;
         let context = backup::Context {
             host: parts.host.clone(),
             catalogue: parts.api.clone(),
             shards: self.0.watch.clone(),
             health: parts.health.clone(),
             repo,
-            keys: self.0.keys.clone(),
+            keys: self.keys_of().clone(),
             config: self.0.config,
             chunks: self.0.trees.clone(),
             source,
@@ -566,9 +572,11 @@ impl Repository {
             host: parts.host.clone(),
             api: parts.api.clone(),
             shards: self.0.watch.clone(),
-            keys: self.0.keys.clone(),
+            ring: self.0.ring.clone(),
             trees: self.0.trees.clone(),
         };
+        // Nothing is called damaged for want of the keys of now.
+        context.ring.present().await?;
         check::run(&context, options, progress).await
     }
 }

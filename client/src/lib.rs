@@ -25,6 +25,8 @@ pub mod walk;
 
 pub mod fetch;
 
+pub mod keyring;
+
 pub mod session;
 
 pub mod api;

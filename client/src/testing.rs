@@ -483,11 +483,16 @@ impl Planter {
         root
     }
 
-    /// Commits a snapshot with this root directory.
-    pub async fn snapshot(&mut self, first: u8, host: &str, root: ChunkId) -> SnapshotId {
+    /// Stores what waits for its pack to fill.
+    pub async fn flush_all(&mut self) {
         for slot in self.packs.keys().copied().collect::<Vec<_>>() {
             self.flush(slot).await;
         }
+    }
+
+    /// Commits a snapshot with this root directory.
+    pub async fn snapshot(&mut self, first: u8, host: &str, root: ChunkId) -> SnapshotId {
+        self.flush_all().await;
         let id = SnapshotId([first; 32]);
         let info = SnapshotInfo {
             time_ms: 0,

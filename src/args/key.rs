@@ -13,6 +13,8 @@ pub enum KeyCommand {
     Remove(KeyRemoveArgs),
     /// Put a new key in the place of the one in use
     Passwd(NewKeyArgs),
+    /// Seal with new keys from now on, which only the holders of the keys of now can have; rewrites nothing
+    Rotate,
 }
 
 #[derive(Args, Debug)]

@@ -3,11 +3,12 @@
 
 use super::{Client, Repository, SealedRepository};
 use crate::crypto::{
-    KdfParams, MasterKey, Secret, SlotInfo, SlotNote, Unlocked, WrongSecret, describe, open_slots, reopen,
-    slot_id, wrap,
+    Epochs, KdfParams, MasterKey, RepoKeys, Secret, SlotInfo, SlotNote, Unlocked, WrongSecret, describe,
+    is_ring, open_slots, reopen, rewrap, slot_id, wrap,
 };
 use crate::error::{Error, Result};
 use crate::format::RepoConfig;
+use crate::keyring::epochs_of;
 use farshore_core::catalogue::{RepoChange, RepoRecord};
 use farshore_core::host::compute;
 use farshore_core::id::RepoId;
@@ -38,7 +39,7 @@ impl Client {
     pub async fn unlock_with(&self, sealed: SealedRepository, secret: Secret) -> Result<Repository> {
         let SealedRepository(record) = sealed;
         let unlocked = self.open_with(&record, secret).await?;
-        let keys = unlocked.root.keys(record.id);
+        let keys = RepoKeys::of(record.id, &epochs_of(&record, &unlocked)?);
         let config = RepoConfig::open(&keys, &record.sealed_config)?;
         Ok(self.repository(record, unlocked, keys, config))
     }
@@ -85,16 +86,17 @@ fn unopened(when: &str) -> Error {
 impl Repository {
     /// Its keys.
     pub async fn keys(&self) -> Result<Vec<Key>> {
-        let (record, unlocked) = self.present().await?;
+        let (record, unlocked) = self.0.ring.present().await?;
         let slots = describe(record.id, &unlocked.root, &record.key_slots);
         Ok(slots.into_iter().map(|slot| Key { current: slot.id == unlocked.slot, slot }).collect())
     }
 
     /// Adds a key.
     pub async fn add_key(&self, new: &NewKey) -> Result<SlotInfo> {
-        let (record, unlocked) = self.present().await?;
+        let (record, unlocked) = self.0.ring.present().await?;
         if record.key_slots.len() >= KEY_SLOTS_MAX {
-            let why = format!("the repository has {KEY_SLOTS_MAX} keys already; remove one first");
+            let why =
+                format!("the repository has {} keys already; remove one first", self.keys().await?.len());
             return Err(Error::Invalid(why));
         }
         let (slot, _) = self.client().new_slot(record.id, &unlocked.root, new).await?;
@@ -105,19 +107,19 @@ impl Repository {
 
     /// Puts a new key in the place of the one that the repository was opened with, in one step, and goes on with it.
     pub async fn change_key(&self, new: &NewKey) -> Result<SlotInfo> {
-        let (record, unlocked) = self.present().await?;
+        let (record, unlocked) = self.0.ring.present().await?;
         let (slot, _) = self.client().new_slot(record.id, &unlocked.root, new).await?;
         let mut slots = record.key_slots.clone();
         let own = slots.iter_mut().find(|bytes| slot_id(bytes) == unlocked.slot);
         *own.expect("it was opened just now") = slot;
         let (info, opened) = self.write_slots(&record, slots, &unlocked.root, new).await?;
-        self.use_key(opened);
+        self.0.ring.use_slot(opened);
         Ok(info)
     }
 
     /// Removes the key whose id begins so. The one in use is refused, and with it the last one.
     pub async fn remove_key(&self, id: &str) -> Result<SlotInfo> {
-        let (record, unlocked) = self.present().await?;
+        let (record, unlocked) = self.0.ring.present().await?;
         let known = describe(record.id, &unlocked.root, &record.key_slots);
         let fits: Vec<&SlotInfo> = known.iter().filter(|slot| slot.id.to_string().starts_with(id)).collect();
         let gone = match fits.as_slice() {
@@ -140,15 +142,36 @@ impl Repository {
         Ok(gone)
     }
 
-    /// The record of now, and the root key that is in our slot now.
-    async fn present(&self) -> Result<(RepoRecord, Unlocked)> {
-        let record = self.client().0.api.get_repository(self.name()).await?;
-        if record.id != self.id() {
-            return Err(Error::RepositoryMissing(self.name().to_string()));
+    /// Begins a new epoch: what is sealed from now on is sealed with keys that nobody has who had no key of now, whatever he has
+    /// kept. Nothing that is stored is written anew, and all of it stays readable. Returns the number of the epoch, from 0,
+    /// and the keys that open it: exactly those there were.
+    pub async fn rotate_keys(&self, note: &SlotNote) -> Result<(u16, Vec<SlotInfo>)> {
+        let (record, unlocked) = self.0.ring.present().await?;
+        let (repo, entropy) = (record.id, self.host().entropy.as_ref());
+        let (root, secret) = (MasterKey::new(entropy), MasterKey::new(entropy));
+        let epochs = epochs_of(&record, &unlocked)?.and_another(secret);
+        let epochs = epochs.ok_or_else(|| {
+            Error::Invalid("the keys of this repository were rotated as often as they may be".into())
+        })?;
+        let old: Vec<_> = record.key_slots.iter().filter(|bytes| !is_ring(bytes)).cloned().collect();
+        if old.len() >= KEY_SLOTS_MAX {
+            return Err(Error::Invalid(format!("the repository has {KEY_SLOTS_MAX} keys; remove one first")));
         }
-        let unlocked = reopen(record.id, &record.key_slots, &self.unlocked());
-        let unlocked = unlocked.map_err(|WrongSecret| Error::WrongPassword(self.name().to_string()))?;
-        Ok((record, unlocked))
+        let slots = rewrap(repo, &old, &unlocked, &root, note, entropy);
+        let mut slots = slots.map_err(|why| Error::Invalid(why.to_string()))?;
+        slots.push(epochs.seal(repo, &root, entropy));
+        let opens = |slots: &[Vec<u8>]| {
+            let again = reopen(repo, slots, &unlocked).ok().filter(|again| again.root == root);
+            again.filter(|again| Epochs::open(repo, &again.root, slots).as_ref() == Ok(&epochs))
+        };
+        if opens(&slots).is_none() {
+            return Err(unopened("right after it was made"));
+        }
+        self.set_slots(&record, slots).await?;
+        let (written, _) = self.0.ring.present().await?;
+        let now = opens(&written.key_slots).ok_or_else(|| unopened("as it was stored"))?;
+        self.0.ring.use_slot(now);
+        Ok((epochs.newest(), describe(repo, &root, &written.key_slots)))
     }
 
     async fn set_slots(&self, seen: &RepoRecord, slots: Vec<Vec<u8>>) -> Result<()> {

@@ -7,6 +7,7 @@
 use super::chunk::{SALT_BYTES, SEAL_BYTES, open, seal};
 use super::exchange;
 use super::keys::{MasterKey, message_key, wipe};
+use super::ring::is_ring;
 use super::secret::{KdfParams, Secret, SlotKey, SlotKind};
 use farshore_core::host::{Entropy, random};
 use farshore_core::id::{RepoId, hex};
@@ -218,7 +219,7 @@ pub fn describe(repo: RepoId, root: &MasterKey, slots: &[Vec<u8>]) -> Vec<SlotIn
         let vouched = slot.as_ref().filter(|slot| slot.version == VERSION).map(|_| note.is_some());
         SlotInfo { id: slot_id(bytes), kind: slot.map(|slot| slot.kind), note, vouched }
     };
-    slots.iter().take(KEY_SLOTS_MAX).map(info).collect()
+    slots.iter().take(KEY_SLOTS_MAX).filter(|bytes| !is_ring(bytes)).map(info).collect()
 }
 
 /// What never changes in a slot names it: kind, costs and salt, which both versions have in the same place.

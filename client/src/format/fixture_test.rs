@@ -5,7 +5,9 @@ use super::nodes::{Form, Link, Nodes, decode, encode};
 use super::*;
 use crate::backup::chunk::Chunker;
 use crate::crypto::slot::wrap_1;
-use crate::crypto::{KdfParams, MasterKey, RepoKeys, Secret, SlotNote, describe, open_slots, wrap};
+use crate::crypto::{
+    Epochs, KdfParams, MasterKey, RepoKeys, Secret, SlotNote, describe, open_slots, rewrap, wrap,
+};
 use crate::files::{FileTime, Meta};
 use crate::fixtures::Fixtures;
 use farshore_core::catalogue::{PackKind, SnapshotKind};
@@ -29,6 +31,16 @@ impl Entropy for Counting {
 
 fn master() -> MasterKey {
     MasterKey::new(&Counting)
+}
+/// Another secret than the first.
+fn secret(start: u8) -> MasterKey {
+    struct From(u8);
+    impl Entropy for From {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.iter_mut().zip(self.0..).for_each(|(byte, n)| *byte = n);
+        }
+    }
+    MasterKey::new(&From(start))
 }
 fn keys() -> RepoKeys {
     master().keys(REPO)
@@ -187,6 +199,32 @@ fn packs_and_seals_of_version_1_are_read_as_ever() {
         assert_eq!(unseal(&keys, PackKind::Data, &span.id, sealed).unwrap(), plain);
     }
     assert_eq!(table.chunks.len(), 2);
+    fixtures.end();
+}
+
+/// What is sealed after the keys were rotated, and the entry that says with which.
+#[test]
+fn seals_of_later_epochs_are_read_and_written_as_ever() {
+    let (root, mut fixtures) = (MasterKey::new(&Counting), Fixtures::of("epochs-v1"));
+    let epochs =
+        Epochs::first(master()).and_another(secret(5)).and_then(|e| e.and_another(secret(6))).unwrap();
+    let ring = fixtures.kept("key ring", &epochs.seal(REPO, &root, &Counting));
+    assert!(Epochs::open(REPO, &root, &[ring]) == Ok(epochs.clone()));
+    let keys = RepoKeys::of(REPO, &epochs);
+    let sealed = fixtures.kept("snapshot", &info().seal(&keys, &PARENT, &Counting).unwrap());
+    assert_eq!(SnapshotInfo::open(&keys, &PARENT, &sealed).unwrap(), info());
+    let (plain, id) = (noise(40), keys.chunk_id(PackKind::Data, &noise(40)));
+    let today = Sealer::new(Compression::Off).seal(&keys, PackKind::Data, &id, &plain, [9; 16]);
+    let sealed = fixtures.kept("chunk", &today);
+    assert_eq!(unseal(&keys, PackKind::Data, &id, &sealed).unwrap(), plain);
+    let (owner, file) = (Secret::passphrase("owner"), Secret::key_file(&[4; 32]).unwrap());
+    let note = SlotNote { user: "me".into(), host: "here".into(), created_ms: 1_700_000_000_000 };
+    let slots = [&owner, &file]
+        .map(|secret| wrap(REPO, &master(), secret, KdfParams::CHEAPEST, &note, &Counting).unwrap());
+    let by = open_slots(REPO, &slots, &file).unwrap();
+    let renewed = rewrap(REPO, &slots, &by, &secret(7), &note, &Counting).unwrap();
+    let kept = fixtures.kept("slot wrapped for its public key", &renewed[0]);
+    assert!(open_slots(REPO, &[kept], &owner).unwrap().root == secret(7));
     fixtures.end();
 }
 
