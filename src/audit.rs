@@ -169,6 +169,11 @@ fn repo_text(act: &RepoAct) -> String {
         RepoAct::SetRetention { policy: Some(policy) } => policy.clone(),
         RepoAct::SetRetention { policy: None } => "none".into(),
         RepoAct::SetPolicy { policy, scheme } => format!("survive {policy}, coded {scheme}"),
+        RepoAct::SetKeySlots { was, now, .. } if was == now => {
+            format!("{now} key slots, some of them written anew")
+        }
+        RepoAct::SetKeySlots { was, now, .. } => format!("{now} key slots instead of {was}"),
+        RepoAct::Describe { snapshot, .. } => format!("{} described anew", snapshot.short()),
     }
 }
 
@@ -264,6 +269,12 @@ fn repo_details(act: &RepoAct) -> Value {
         RepoAct::SetRetention { policy } => json!({"policy": policy}),
         RepoAct::SetPolicy { policy, scheme } => json!({
             "survive": policy.to_string(), "k": scheme.k(), "m": scheme.m(), "spread": scheme.spread(),
+        }),
+        RepoAct::SetKeySlots { was, now, before, after } => json!({
+            "was": was, "now": now, "before": before.to_string(), "after": after.to_string(),
+        }),
+        RepoAct::Describe { snapshot, before, after } => json!({
+            "snapshot": snapshot.to_string(), "before": before.to_string(), "after": after.to_string(),
         }),
     }
 }

@@ -17,6 +17,7 @@ mod exit;
 mod explain;
 mod forget;
 mod health;
+mod key;
 mod lock;
 mod look;
 mod memory;
@@ -32,6 +33,7 @@ mod recovery;
 mod repair;
 mod repository;
 mod restore;
+mod secret;
 mod setup;
 mod topology;
 mod trees;
@@ -146,12 +148,14 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Cat(args) => look::cat(args, &global).await,
         Command::Restore(args) => restore::run(args, &global).await,
         Command::Stats(args) => more::stats(args, &global).await,
+        Command::Tag(args) => more::tag(args, &global).await,
         Command::Copy(args) => more::copy(args, &global).await,
         Command::Forget(args) => forget::forget(args, &global).await,
         Command::Undelete(args) => forget::undelete(args, &global).await,
         Command::Prune(args) => prune::run(args, &global).await,
         Command::Policy(args) => policy::run(args, &global).await,
         Command::Lock(args) => lock::run(args, &global).await,
+        Command::Key(command) => key::run(command, &global).await,
         Command::Check(args) => repository::check(args, &global).await,
         Command::Sim { args } => simulate(args),
     };

@@ -1,6 +1,6 @@
-//! `farshore stats` and `farshore copy`.
+//! `farshore stats`, `farshore copy` and `farshore tag`.
 
-use crate::args::{CopyArgs, Filter as FilterArgs, Global, StatsArgs, StatsMode};
+use crate::args::{CopyArgs, Filter as FilterArgs, Global, StatsArgs, StatsMode, TagArgs};
 use crate::exit::{self, Exit};
 use crate::print::{Meter, count};
 use crate::profile;
@@ -8,6 +8,7 @@ use crate::repository::{filter, interruptible};
 use farshore_client::Repository;
 use farshore_client::list::{Snapshot, pick};
 use farshore_client::stats::Mode;
+use farshore_client::tag::TagChange;
 use farshore_core::units::Bytes;
 use serde_json::json;
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub async fn copy(args: CopyArgs, global: &Global) -> Result<u8, Exit> {
         source.password_file = args.from_password_file.clone();
         source.password_command = args.from_password_command.clone();
         source.password = None;
+        source.key_file = None;
+        source.recovery_key_file = None;
     }
     let from = profile::open(&source).await?;
     if from.id() == to.id() {
@@ -131,6 +134,33 @@ pub async fn copy(args: CopyArgs, global: &Global) -> Result<u8, Exit> {
         println!("{}", json!({"message_type": "summary", "copied": copied, "skipped": skipped}));
     } else if !global.quiet {
         println!("{} copied, {skipped} there already", count(copied, "snapshot"));
+    }
+    Ok(exit::OK)
+}
+
+/// `farshore tag`.
+pub async fn tag(args: TagArgs, global: &Global) -> Result<u8, Exit> {
+    let change = match args.set.is_empty() {
+        false => TagChange::Set(args.set),
+        true => TagChange::Edit { add: args.add, remove: args.remove },
+    };
+    let repository = profile::open(global).await?;
+    let mut changed = 0;
+    for snapshot in chosen(&repository, &args.snapshots, args.filter).await? {
+        if !repository.tag(&snapshot, &change).await? {
+            continue;
+        }
+        changed += 1;
+        if global.json {
+            // The id stays; restic gives a new one.
+            let id = snapshot.id.to_string();
+            println!("{}", json!({"message_type": "changed", "old_snapshot_id": id, "new_snapshot_id": id}));
+        }
+    }
+    if global.json {
+        println!("{}", json!({"message_type": "summary", "changed_snapshots": changed}));
+    } else if !global.quiet {
+        println!("tags of {} changed", count(changed, "snapshot"));
     }
     Ok(exit::OK)
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Exit code for a passphrase or credential that does not work.
-const WRONG_CREDENTIAL: u8 = 12;
+pub const WRONG_CREDENTIAL: u8 = 12;
 /// An error is not kept back longer than this for the sake of better words.
 const NAMES_WITHIN: Duration = Duration::from_secs(3);
 
@@ -90,8 +90,7 @@ pub async fn open_with(global: &Global, client: Client) -> Result<Repository, Ex
     let name = repo_name(global)?.to_owned();
     // A repository that is not there should not cost a question for its passphrase.
     let sealed = client.find_repository(&name).await?;
-    let passphrase = passphrase(global, false)?;
-    Ok(client.unlock_repository(sealed, &passphrase).await?)
+    Ok(client.unlock_with(sealed, crate::secret::given(global, false)?).await?)
 }
 
 /// The passphrase, from wherever the flags say, or asked for on the terminal (twice if it is new).
@@ -105,15 +104,29 @@ pub fn passphrase(global: &Global, new: bool) -> Result<String, Exit> {
     if let Some(text) = &global.password {
         return non_empty(text.clone(), "FARSHORE_PASSWORD");
     }
-    if !std::io::stdin().is_terminal() {
-        return Err(Exit::code(
-            WRONG_CREDENTIAL,
-            "no passphrase: give --password-file FILE or set FARSHORE_PASSWORD_FILE or FARSHORE_PASSWORD",
-        ));
+    let none = "no passphrase: give --password-file FILE or set FARSHORE_PASSWORD_FILE or FARSHORE_PASSWORD";
+    typed("repository passphrase: ", new, none)
+}
+
+/// A passphrase that is to become one: from a file or a command, or asked for twice.
+pub fn new_passphrase(file: Option<&Path>, command: Option<&str>) -> Result<String, Exit> {
+    match (file, command) {
+        (Some(path), _) => from_file(path),
+        (None, Some(command)) => from_command(command),
+        (None, None) => {
+            let none = "no new passphrase: give --new-password-file FILE, --new-key-file FILE or --recovery";
+            typed("new passphrase: ", true, none)
+        }
     }
-    let first = ask("repository passphrase: ")?;
+}
+
+fn typed(prompt: &str, new: bool, none: &str) -> Result<String, Exit> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Exit::code(WRONG_CREDENTIAL, none));
+    }
+    let first = ask(prompt)?;
     if new && ask("once more: ")? != first {
-        return Err(Exit::code(WRONG_CREDENTIAL, "the two passphrases differ; nothing was created"));
+        return Err(Exit::code(WRONG_CREDENTIAL, "the two passphrases differ; nothing was changed"));
     }
     non_empty(first, "the terminal")
 }
@@ -147,7 +160,7 @@ fn non_empty(text: String, source: &str) -> Result<String, Exit> {
 }
 
 /// Asks on the terminal without showing what is typed.
-fn ask(prompt: &str) -> Result<String, Exit> {
+pub fn ask(prompt: &str) -> Result<String, Exit> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
     let failed = |e: &dyn std::fmt::Display| Exit::failure(format!("cannot ask on the terminal: {e}"));

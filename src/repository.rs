@@ -6,10 +6,12 @@ use crate::exit::{self, Exit};
 use crate::paths::absolute;
 use crate::print::{self, Meter, shown};
 use crate::profile;
+use crate::secret;
 use farshore_client::check::{self, Subset};
+use farshore_client::client::NewKey;
 use farshore_client::crypto::KdfParams;
 use farshore_client::files::FileTime;
-use farshore_client::format::Node;
+use farshore_client::format::{Node, RepoConfig};
 use farshore_client::list::{Filter, ListedEntry, Snapshot};
 use farshore_core::id::PackNo;
 use farshore_core::policy::Policy;
@@ -26,8 +28,9 @@ pub async fn init(args: InitArgs, global: &Global) -> Result<u8, Exit> {
     if client.find_repository(&name).await.is_ok() {
         return Err(Exit::failure(format!("repository {name:?} already exists")));
     }
-    let passphrase = profile::passphrase(global, true)?;
-    let repository = client.create_repository(&name, policy, &passphrase, KdfParams::default()).await?;
+    let (secret, note) = (secret::given(global, true)?, secret::note(None, None));
+    let key = NewKey { secret, kdf: KdfParams::default(), note };
+    let repository = client.create_repository_with(&name, policy, &key, RepoConfig::default()).await?;
     let topology = client.topology().await?;
     let scheme = farshore_core::policy::compile(&policy, &topology.nodes).map_err(Exit::failure)?;
     if global.json {
@@ -39,7 +42,9 @@ pub async fn init(args: InitArgs, global: &Global) -> Result<u8, Exit> {
     } else if !global.quiet {
         println!("created repository {name} ({})", repository.id());
         println!("{}", farshore_core::policy::explain(scheme, &policy, &topology.nodes));
-        println!("Nobody can help if the passphrase is lost: keep a copy of it elsewhere.");
+        println!(
+            "Nobody can help if the passphrase is lost: keep a copy of it elsewhere, or a recovery key on paper (farshore key add --recovery)."
+        );
     }
     Ok(exit::OK)
 }

@@ -62,6 +62,7 @@ fn a_backup_takes_what_was_meant_and_a_restore_brings_back_what_was_meant() {
     interrupted(&dev, work.path());
     counting(&dev, work.path());
     copies(&dev, work.path());
+    tags(&dev);
 }
 
 fn leaving_out(dev: &Dev, tree: &Path) {
@@ -371,4 +372,30 @@ fn copies(dev: &Dev, work: &Path) {
     assert_eq!(tree_differences(&tree, &into), "");
     dev.ok(&["-r", "second", "check", "--read-data"]);
     dev.fails(&["copy", "--from-repo", &own], 1, "into itself");
+}
+
+/// After `copies`, which has left two snapshots with a tag each.
+fn tags(dev: &Dev) {
+    let list = || -> Vec<Value> {
+        let text = dev.ok(&["-r", "second", "snapshots", "--json"]);
+        serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().clone()
+    };
+    let before = list();
+    let id = before[0]["id"].as_str().unwrap();
+    let tag =
+        |args: &[&str]| json_line(&dev.ok(&[&["-r", "second", "--json", "tag"], args].concat()), "summary");
+    dev.ok(&["-r", "second", "lock", id, "--for", "1d", "--mode", "compliance"]);
+    assert_eq!(tag(&["--add", "kept,x", "--remove", "nothing", &id[..8]])["changed_snapshots"], 1);
+    assert_eq!(tag(&["--add", "kept", &id[..8]])["changed_snapshots"], 0, "it has it already");
+    let after = list();
+    assert_eq!(after[0]["tags"], serde_json::json!(["x", "kept"]));
+    for same in ["id", "time", "tree", "committed"] {
+        assert_eq!(after[0][same], before[0][same], "{same} stays");
+    }
+    assert!(after[0]["lock"].is_object(), "and so does its lock");
+    assert_eq!(tag(&["--set", "", "--tag", "y"])["changed_snapshots"], 1, "a filter names snapshots");
+    assert_eq!(list()[1]["tags"], serde_json::json!([]));
+    dev.fails(&["-r", "second", "tag", id], 1, "--set");
+    let audit = dev.ok(&["cluster", "audit"]);
+    assert!(audit.contains("described anew"), "{audit}");
 }

@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// A foreign crate, as named in code, and the only files or folders that may name it.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("reed_solomon_erasure", &["core/src/erasure/"]),
     ("fjall", &["node/src/kv/"]),
     ("xxhash_rust", &["node/src/kv/journal.rs"]),
@@ -37,6 +37,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("prost", &["proto/"]),
     ("ring", &["client/src/crypto/"]),
     ("argon2", &["client/src/crypto/"]),
+    ("x25519_dalek", &["client/src/crypto/exchange.rs"]),
     ("zstd", &["client/src/backup/seal.rs", "client/src/format/"]),
     ("ignore", &["client/src/backup/rules.rs"]),
     ("hyper", &["proto/src/"]),

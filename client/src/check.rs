@@ -8,6 +8,7 @@ use crate::fetch::unknown;
 use crate::files::RelPath;
 use crate::format::content::ContentIter;
 use crate::format::{ChunkSource, Node, Opener};
+use crate::keyring::KeyRing;
 use crate::list::{Filter, Snapshot, absolute, records, snapshots};
 use crate::progress::{Event, Progress};
 use crate::walk::{Step, Walk};
@@ -244,7 +245,7 @@ pub struct Context {
     /// Shards.
     pub shards: Arc<dyn ShardIo>,
     /// Keys of the repository.
-    pub keys: RepoKeys,
+    pub ring: Arc<KeyRing>,
     /// The trees.
     pub trees: Arc<dyn ChunkSource>,
 }
@@ -270,7 +271,7 @@ async fn structure(
     progress: &dyn Progress,
 ) -> Result<()> {
     let mut sound = BTreeSet::new();
-    for snapshot in snapshots(context.api.as_ref(), &context.keys, &Filter::default()).await? {
+    for snapshot in snapshots(context.api.as_ref(), context.ring.keys(), &Filter::default()).await? {
         report.snapshots += 1;
         let mut look = Look {
             context,
@@ -288,7 +289,7 @@ async fn structure(
             continue;
         }
         // Forgotten meanwhile, it needs nothing any more.
-        let listed = records(context.api.as_ref(), &context.keys, false).await?;
+        let listed = records(context.api.as_ref(), context.ring.keys(), false).await?;
         if !listed.iter().any(|(record, _)| record.id == snapshot.id) {
             report.snapshots -= 1;
             continue;
@@ -370,7 +371,7 @@ impl Look<'_> {
         let asked = std::mem::take(&mut self.asked);
         for batch in asked.chunks(LOOKUP_CHUNKS_MAX) {
             let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
-            let located = self.context.api.locate(self.context.keys.repo(), &ids).await?;
+            let located = self.context.api.locate(self.context.ring.keys().repo(), &ids).await?;
             for ((id, path), place) in batch.iter().zip(&located.places) {
                 let lost = place.and_then(|place| self.lost.get(&place.pack));
                 if place.is_none() {
@@ -413,7 +414,7 @@ async fn packs(
     let mut lost = BTreeMap::new();
     let mut from = Some(PackNo(0));
     while let Some(next) = from {
-        let page = context.api.list_packs(context.keys.repo(), next).await?;
+        let page = context.api.list_packs(context.ring.keys().repo(), next).await?;
         from = page.next;
         for pack in &page.packs {
             let held = pack.stripe.shards.iter().filter(|s| s.node.is_some()).count();
@@ -459,7 +460,7 @@ async fn read(
     let health = NodeHealth::new();
     let mut from = Some(start);
     while let Some(next) = from {
-        let page = context.api.list_packs(context.keys.repo(), next).await?;
+        let page = context.api.list_packs(context.ring.keys().repo(), next).await?;
         from = page.next;
         let mut chosen = Vec::new();
         for pack in page.packs {
@@ -512,7 +513,7 @@ async fn read_packs(
 
 /// Whether a pack has not been collected as garbage since it was listed.
 async fn is_there(context: &Context, no: PackNo) -> Result<bool> {
-    let page = context.api.list_packs(context.keys.repo(), no).await?;
+    let page = context.api.list_packs(context.ring.keys().repo(), no).await?;
     Ok(page.packs.first().is_some_and(|pack| pack.no == no))
 }
 
@@ -544,9 +545,12 @@ async fn deep(context: &Context, health: &NodeHealth, topology: &Topology, pack:
     let (mut chunks, mut problems) = (0, Vec::new());
     match whole {
         Ok(bytes) => {
-            let (keys, record) = (context.keys.clone(), pack.clone());
-            let opened =
-                compute(context.host.compute.as_ref(), move || open_pack(&keys, &record, &bytes)).await;
+            let mut opened = take_apart(context, pack, bytes.clone()).await;
+            if let Some(error) = opened.later.take()
+                && context.ring.learn_for(&error).await
+            {
+                opened = take_apart(context, pack, bytes).await;
+            }
             chunks = opened.spans.len() as u64;
             problems = opened.problems;
             compare(context, pack, &opened.spans, &mut problems).await?;
@@ -630,6 +634,13 @@ fn join(data: &[Bytes], pack_len: u64) -> Bytes {
 struct Opened {
     spans: Vec<ChunkSpan>,
     problems: Vec<String>,
+    /// A chunk of it needs later keys.
+    later: Option<Error>,
+}
+
+async fn take_apart(context: &Context, pack: &PackRecord, bytes: Bytes) -> Opened {
+    let (keys, record) = (context.ring.keys().clone(), pack.clone());
+    compute(context.host.compute.as_ref(), move || open_pack(&keys, &record, &bytes)).await
 }
 
 /// Checks the pack's id and table and opens every chunk.
@@ -643,22 +654,26 @@ fn open_pack(keys: &RepoKeys, pack: &PackRecord, bytes: &Bytes) -> Opened {
         Ok(table) => table,
         Err(error) => {
             problems.push(error.to_string());
-            return Opened { spans: Vec::new(), problems };
+            return Opened { spans: Vec::new(), problems, later: None };
         }
     };
     if table.kind != pack.kind || table.chunks.len() != pack.chunks as usize {
         problems.push("its chunk table is not the one in the catalogue".into());
     }
-    let mut opener = Opener::new();
+    let (mut opener, mut later) = (Opener::new(), None);
     for span in &table.chunks {
         let end = span.offset as usize + span.len as usize;
         let opened = match bytes.get(span.offset as usize..end) {
             Some(sealed) => opener.check(keys, table.kind, &span.id, sealed),
             None => Err(Error::corrupt("pack", "a chunk ends after it")),
         };
-        problems.extend(opened.err().map(|e| e.to_string()));
+        let Err(error) = opened else { continue };
+        problems.push(error.to_string());
+        if matches!(error, Error::LaterKeys { .. }) {
+            later = Some(error);
+        }
     }
-    Opened { spans: table.chunks, problems }
+    Opened { spans: table.chunks, problems, later }
 }
 
 /// Every chunk of the table must be known, and those the catalogue places here must lie where the table says.

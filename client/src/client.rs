@@ -1,16 +1,21 @@
 //! `Client` and `Repository`: what the command line, the agent and the simulator call. Wiring only; the work is in the
 //! modules below. Both are cheap to clone and may be used from several tasks at a time. Nothing here prints.
 
+mod keys;
+
+pub use keys::{Key, NewKey};
+
 use crate::api::{CatalogueApi, ClusterStatus, GarbageReport, Topology};
 use crate::backup;
 use crate::check;
-use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
+use crate::crypto::{KdfParams, MasterKey, RepoKeys, Secret, SlotNote, Unlocked};
 use crate::diff;
 use crate::error::{Error, Result};
 use crate::fetch::{Avoid, ChunkReader, Costs, Met, TreeReader, Watch};
 use crate::files::{Source, Target};
 use crate::find;
 use crate::format::RepoConfig;
+use crate::keyring::KeyRing;
 use crate::list::{self, Filter, ListedEntry, Snapshot, Spec};
 use crate::progress::Progress;
 use crate::restore;
@@ -21,7 +26,7 @@ use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings, Upkeep};
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
-use farshore_core::host::{Host, compute, random};
+use farshore_core::host::{Host, random};
 use farshore_core::id::{NodeId, RepoId, SnapshotId};
 use farshore_core::limits::SNAPSHOTS_PER_COMMAND_MAX;
 use farshore_core::mutant::{Mutant, mutant};
@@ -235,6 +240,20 @@ impl Client {
         kdf: KdfParams,
         config: RepoConfig,
     ) -> Result<Repository> {
+        let note =
+            SlotNote { user: String::new(), host: String::new(), created_ms: self.0.host.clock.now_ms() };
+        let key = NewKey { secret: Secret::passphrase(passphrase), kdf, note };
+        self.create_repository_with(name, policy, &key, config).await
+    }
+
+    /// Creates a repository with any kind of key.
+    pub async fn create_repository_with(
+        &self,
+        name: &str,
+        policy: Policy,
+        key: &NewKey,
+        config: RepoConfig,
+    ) -> Result<Repository> {
         let name = named(name)?;
         match self.0.api.get_repository(&name).await {
             Err(Error::RepositoryMissing(_)) => {}
@@ -246,18 +265,11 @@ impl Client {
         let entropy = self.0.host.entropy.clone();
         let (id, master) = (RepoId(random(entropy.as_ref())), MasterKey::new(entropy.as_ref()));
         let keys = master.keys(id);
-        let passphrase = passphrase.as_bytes().to_vec();
-        let slot = {
-            let entropy = entropy.clone();
-            compute(self.0.host.compute.as_ref(), move || wrap(&master, &passphrase, kdf, entropy.as_ref()))
-                .await
-        };
-        let slot =
-            slot.ok_or_else(|| Error::Invalid("these key derivation costs are out of bounds".into()))?;
+        let (slot, unlocked) = self.new_slot(id, &master, key).await?;
         let sealed_config = config.seal(&keys, entropy.as_ref());
         let record = RepoRecord { id, name, policy, sealed_config, key_slots: vec![slot] };
         let record = self.0.api.create_repository(record).await?;
-        Ok(self.repository(record, keys, config))
+        Ok(self.repository(record, unlocked, keys, config))
     }
 
     /// Finds a repository by name.
@@ -267,12 +279,7 @@ impl Client {
 
     /// Opens a repository that was found.
     pub async fn unlock_repository(&self, sealed: SealedRepository, passphrase: &str) -> Result<Repository> {
-        let SealedRepository(record) = sealed;
-        let (slots, passphrase) = (record.key_slots.clone(), passphrase.as_bytes().to_vec());
-        let master = compute(self.0.host.compute.as_ref(), move || open_slots(&slots, &passphrase)).await;
-        let keys = master.map_err(|_| Error::WrongPassword(record.name.to_string()))?.keys(record.id);
-        let config = RepoConfig::open(&keys, &record.sealed_config)?;
-        Ok(self.repository(record, keys, config))
+        self.unlock_with(sealed, Secret::passphrase(passphrase)).await
     }
 
     /// Finds and opens a repository.
@@ -281,19 +288,28 @@ impl Client {
         self.unlock_repository(sealed, passphrase).await
     }
 
-    fn repository(&self, record: RepoRecord, keys: RepoKeys, config: RepoConfig) -> Repository {
+    fn repository(
+        &self,
+        record: RepoRecord,
+        unlocked: Unlocked,
+        keys: RepoKeys,
+        config: RepoConfig,
+    ) -> Repository {
         let parts = &self.0;
         let watch = Arc::new(Watch::new(parts.shards.clone()));
+        let ring = KeyRing::new(parts.api.clone(), record.name.clone(), keys.clone(), unlocked);
+        let ring = Arc::new(ring);
         let reader = ChunkReader::new(
             parts.host.clone(),
             parts.api.clone(),
             watch.clone(),
-            keys.clone(),
+            keys,
             parts.health.clone(),
         );
-        let reader = Arc::new(reader.at(parts.costs.clone()));
+        let reader = Arc::new(reader.at(parts.costs.clone()).learning(ring.clone()));
         let trees = Arc::new(TreeReader::new(reader.clone()));
-        Repository(Arc::new(Opened { client: self.clone(), record, keys, config, watch, reader, trees }))
+        let client = self.clone();
+        Repository(Arc::new(Opened { client, record, ring, config, watch, reader, trees }))
     }
 }
 
@@ -317,7 +333,7 @@ pub struct Repository(Arc<Opened>);
 struct Opened {
     client: Client,
     record: RepoRecord,
-    keys: RepoKeys,
+    ring: Arc<KeyRing>,
     config: RepoConfig,
     watch: Arc<Watch>,
     reader: Arc<ChunkReader>,
@@ -361,6 +377,20 @@ impl Repository {
     pub(crate) fn catalogue(&self) -> &dyn CatalogueApi {
         self.0.client.0.api.as_ref()
     }
+    /// Its keys as they are known now.
+    pub(crate) fn repo_keys(&self) -> RepoKeys {
+        self.0.ring.keys().clone()
+    }
+    fn keys_of(&self) -> &RepoKeys {
+        self.0.ring.keys()
+    }
+    /// Asks once more if later keys had to be learnt first.
+    async fn with_keys<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T> {
+        match ask().await {
+            Err(error) if self.0.ring.learn_for(&error).await => ask().await,
+            done => done,
+        }
+    }
     /// What reading has met since the repository was opened: bytes, bad shards, silent nodes.
     pub fn met(&self) -> Met {
         self.0.watch.met()
@@ -368,7 +398,8 @@ impl Repository {
 
     /// Its snapshots, oldest first.
     pub async fn snapshots(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
-        list::snapshots(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+        let api = self.0.client.0.api.as_ref();
+        self.with_keys(|| list::snapshots(api, self.keys_of(), filter)).await
     }
 
     /// The snapshot a person means by `latest`, an id or the beginning of one, among those the filter admits. A path
@@ -376,7 +407,7 @@ impl Repository {
     pub async fn resolve(&self, spec: &[u8], filter: &Filter) -> Result<(Snapshot, Option<Vec<u8>>)> {
         let Spec { snapshot, path } = Spec::parse(spec);
         let api = self.0.client.0.api.as_ref();
-        Ok((list::resolve(api, &self.0.keys, &snapshot, filter).await?, path))
+        Ok((self.with_keys(|| list::resolve(api, self.keys_of(), &snapshot, filter)).await?, path))
     }
 
     /// Lists what lies below a path of a snapshot, calling `each` for every entry.
@@ -407,7 +438,8 @@ impl Repository {
 
     /// Snapshots in the trash, oldest first.
     pub async fn trash(&self, filter: &Filter) -> Result<Vec<Snapshot>> {
-        list::trash(self.0.client.0.api.as_ref(), &self.0.keys, filter).await
+        let api = self.0.client.0.api.as_ref();
+        self.with_keys(|| list::trash(api, self.keys_of(), filter)).await
     }
 
     /// Moves snapshots to the trash, all or none: refused if a lock keeps one. `bypass` ignores locks in governance mode.
@@ -421,12 +453,12 @@ impl Repository {
     pub async fn plan_forget(&self, keep: &Keep, filter: &Filter) -> Result<ForgetPlan> {
         let snapshots = self.snapshots(filter).await?;
         let (settings, now_ms) = self.settings().await?;
-        Ok(retention::plan(&self.0.keys, keep, snapshots, &settings, now_ms))
+        Ok(retention::plan(self.keys_of(), keep, snapshots, &settings, now_ms))
     }
 
     /// Stores a policy that then runs by itself, on groups of host and paths; or takes it away.
     pub async fn store_policy(&self, keep: Option<&Keep>) -> Result<()> {
-        let policy = keep.map(|keep| keep.hashed(&self.0.keys));
+        let policy = keep.map(|keep| keep.hashed(self.keys_of()));
         if let Some(policy) = &policy {
             policy.check().map_err(|e| Error::Invalid(e.to_string()))?;
         }
@@ -539,16 +571,15 @@ impl Repository {
         if mutant(Mutant::StalePolicy) {
             repo.policy = self.policy();
         }
-        if repo.id != self.id() {
-            return Err(Error::RepositoryMissing(self.name().to_string()));
-        }
+        // What is sealed from now on is sealed with the keys of now, and only by whose key is one of now.
+        self.0.ring.learn_from(&repo)?;
         let context = backup::Context {
             host: parts.host.clone(),
             catalogue: parts.api.clone(),
             shards: self.0.watch.clone(),
             health: parts.health.clone(),
             repo,
-            keys: self.0.keys.clone(),
+            keys: self.keys_of().clone(),
             config: self.0.config,
             chunks: self.0.trees.clone(),
             source,
@@ -588,9 +619,11 @@ impl Repository {
             host: parts.host.clone(),
             api: parts.api.clone(),
             shards: self.0.watch.clone(),
-            keys: self.0.keys.clone(),
+            ring: self.0.ring.clone(),
             trees: self.0.trees.clone(),
         };
+        // Nothing is called damaged for want of the keys of now.
+        context.ring.present().await?;
         check::run(&context, options, progress).await
     }
 }

@@ -96,6 +96,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Sealed with keys that came after ours.
+    #[error("{what} is sealed with keys of epoch {epoch}, which are not known here; run the command again")]
+    LaterKeys {
+        /// What was being opened.
+        what: String,
+        /// Which epoch, from 0.
+        epoch: u16,
+    },
     /// A check or verification found damage.
     #[error("check failed: {0}")]
     CheckFailed(String),
@@ -142,6 +150,7 @@ impl Error {
             | Error::PathMissing { .. }
             | Error::Unreadable { .. }
             | Error::Corrupt { .. }
+            | Error::LaterKeys { .. }
             | Error::Local { .. }
             | Error::Invalid(_)
             | Error::Protocol(_) => 1,

@@ -7,6 +7,8 @@ pub mod copy;
 
 pub mod stats;
 
+pub mod tag;
+
 pub mod client;
 
 pub mod check;
@@ -30,6 +32,8 @@ pub mod pattern;
 pub mod walk;
 
 pub mod fetch;
+
+pub mod keyring;
 
 pub mod session;
 

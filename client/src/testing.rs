@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use crate::api::*;
-use crate::crypto::{KdfParams, MasterKey, RepoKeys, wrap};
+use crate::crypto::{KdfParams, MasterKey, RepoKeys, Secret, SlotNote, wrap};
 use crate::error::{Error, Result};
 use crate::files::{FileTime, Meta};
 use crate::format::{
@@ -259,10 +259,20 @@ impl CatalogueApi for MemoryCluster {
         Ok(SnapshotPage { snapshots, marks: vec![], more: rest.next().is_some() })
     }
     async fn change_repository(&self, repo: RepoId, change: RepoChange) -> Result<u32> {
-        let RepoChange::Forget { snapshots, .. } = change else {
-            return Err(Error::Protocol("a cluster in memory has neither trash nor locks".into()));
-        };
         let mut state = self.state();
+        let snapshots = match change {
+            RepoChange::Forget { snapshots, .. } => snapshots,
+            RepoChange::SetKeySlots { expected, slots } => {
+                let known = state.repos.values_mut().find(|known| known.id == repo);
+                let known = known.ok_or_else(|| Error::RepositoryMissing("?".into()))?;
+                if known.slots_hash() != expected {
+                    return Err(Error::Invalid("the keys of the repository have changed".into()));
+                }
+                known.key_slots = slots;
+                return Ok(0);
+            }
+            _ => return Err(Error::Protocol("a cluster in memory has neither trash nor locks".into())),
+        };
         let gone = snapshots.into_iter().filter(|id| state.snapshots.remove(&(repo, *id)).is_some());
         Ok(gone.count() as u32)
     }
@@ -369,12 +379,15 @@ impl Planter {
         let master = MasterKey::new(&real::OsEntropy);
         let id = RepoId([7; 16]);
         let keys = master.keys(id);
+        let note = SlotNote { user: "tester".into(), host: "bench".into(), created_ms: 1 };
+        let (secret, entropy) = (Secret::passphrase("secret"), &real::OsEntropy);
+        let slot = wrap(id, &master, &secret, KdfParams::CHEAPEST, &note, entropy).unwrap();
         let record = RepoRecord {
             id,
             name: "r".parse().unwrap(),
             policy: Policy { regions: 1, nodes: 0, providers: 0, floor_nodes: 1 },
             sealed_config: RepoConfig::default().seal(&keys, &real::OsEntropy),
-            key_slots: vec![wrap(&master, b"secret", KdfParams::CHEAPEST, &real::OsEntropy).unwrap()],
+            key_slots: vec![slot],
         };
         cluster.create_repository(record).await.unwrap();
         let session = cluster.open_session(SessionId([1; 16]), id, 0).await.unwrap().id;
@@ -479,11 +492,16 @@ impl Planter {
         root
     }
 
-    /// Commits a snapshot with this root directory.
-    pub async fn snapshot(&mut self, first: u8, host: &str, root: ChunkId) -> SnapshotId {
+    /// Stores what waits for its pack to fill.
+    pub async fn flush_all(&mut self) {
         for slot in self.packs.keys().copied().collect::<Vec<_>>() {
             self.flush(slot).await;
         }
+    }
+
+    /// Commits a snapshot with this root directory.
+    pub async fn snapshot(&mut self, first: u8, host: &str, root: ChunkId) -> SnapshotId {
+        self.flush_all().await;
         let id = SnapshotId([first; 32]);
         let info = SnapshotInfo {
             time_ms: 0,

@@ -14,8 +14,11 @@ pub const LEVEL_AUDIT: u32 = 2;
 pub const LEVEL_RECODE: u32 = 3;
 /// Regions are migrated, what was moved is read again and recorded, and the cluster's own work has budgets.
 pub const LEVEL_MIGRATE: u32 = 4;
+/// A repository's key slots can be changed, and the tags of its snapshots.
+pub const LEVEL_KEYS: u32 = 5;
 /// What this program can do.
-pub const FEATURE_LEVEL: u32 = LEVEL_MIGRATE;
+pub const FEATURE_LEVEL: u32 = LEVEL_KEYS;
 
 const _: () = assert!(LEVEL_FIRST < LEVEL_AUDIT && LEVEL_AUDIT < LEVEL_RECODE);
-const _: () = assert!(LEVEL_RECODE < LEVEL_MIGRATE && LEVEL_MIGRATE <= FEATURE_LEVEL);
+const _: () = assert!(LEVEL_RECODE < LEVEL_MIGRATE && LEVEL_MIGRATE < LEVEL_KEYS);
+const _: () = assert!(LEVEL_KEYS <= FEATURE_LEVEL);

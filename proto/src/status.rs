@@ -184,7 +184,9 @@ impl From<Refusal> for ApiError {
             Refusal::BadTransition(..) | Refusal::Malformed(_) => ApiError::Invalid(text),
             Refusal::LevelHeld(..) | Refusal::LevelNeeded(..) => ApiError::Invalid(text),
             Refusal::Emptied(_) | Refusal::LevelBehind { .. } => ApiError::Denied(text),
-            Refusal::StaleTopology(_) => ApiError::Exists(text),
+            Refusal::StaleTopology(_) | Refusal::StaleKeys | Refusal::StaleSnapshot(_) => {
+                ApiError::Exists(text)
+            }
             Refusal::NoSession(_) => ApiError::NoSession(text),
             Refusal::ChunksGone(gone) => ApiError::ChunksGone(gone),
             Refusal::BelowFloor(..) => ApiError::BelowFloor(text),

@@ -4,6 +4,7 @@
 mod backup;
 mod cluster;
 mod keeping;
+mod key;
 mod more;
 mod repository;
 mod restore;
@@ -11,6 +12,7 @@ mod restore;
 pub use backup::*;
 pub use cluster::*;
 pub use keeping::*;
+pub use key::{KeyCommand, NewKeyArgs};
 pub use more::*;
 pub use repository::*;
 pub use restore::*;
@@ -46,6 +48,12 @@ pub struct Global {
     /// The passphrase itself; only by environment, since arguments can be seen by others
     #[arg(long, hide = true, env = "FARSHORE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// Key file that opens the repository instead of a passphrase
+    #[arg(long, global = true, env = "FARSHORE_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// File with the recovery key that opens the repository instead of a passphrase; `-` to type it
+    #[arg(long, global = true, env = "FARSHORE_RECOVERY_KEY_FILE", value_name = "FILE")]
+    pub recovery_key_file: Option<PathBuf>,
     /// Region that this machine is in: what is read comes from where that costs least, by the prices that `cluster budget` knows
     #[arg(long, global = true, env = "FARSHORE_NEAR", value_name = "REGION")]
     pub near: Option<farshore_core::topology::Region>,
@@ -94,6 +102,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Count what snapshots hold, or what is stored
     Stats(StatsArgs),
+    /// Change the labels of snapshots
+    Tag(TagArgs),
     /// Copy snapshots from another repository into this one
     Copy(CopyArgs),
     /// Remove snapshots, by id or by a retention policy; they can be brought back for a while
@@ -106,6 +116,9 @@ pub enum Command {
     Policy(PolicyArgs),
     /// Keep snapshots from being removed, for a time and by anybody; without a time, show what is locked
     Lock(LockArgs),
+    /// List, add, change and remove the keys that open the repository
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Check that everything needed is there, and on request that all of it can be read
     Check(CheckArgs),
     /// Run the failure-injection simulator (the program farshore-sim beside this one)

@@ -1,4 +1,4 @@
-//! Flags of `farshore stats` and `farshore copy`.
+//! Flags of `farshore stats`, `farshore copy` and `farshore tag`.
 
 use super::Filter;
 use clap::{Args, ValueEnum};
@@ -44,6 +44,24 @@ pub struct CopyArgs {
     /// Shell command that prints its passphrase
     #[arg(long, env = "FARSHORE_FROM_PASSWORD_COMMAND", value_name = "COMMAND")]
     pub from_password_command: Option<String>,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+#[derive(Args, Debug)]
+#[group(id = "change", required = true, multiple = true, args = ["set", "add", "remove"])]
+pub struct TagArgs {
+    /// Only these snapshots; without any, all that the filter admits
+    pub snapshots: Vec<String>,
+    /// Labels that replace all it has; '' takes all away; may be repeated or a comma-separated list
+    #[arg(long, value_name = "TAGS", value_delimiter = ',', conflicts_with_all = ["add", "remove"])]
+    pub set: Vec<String>,
+    /// Labels to add
+    #[arg(long, value_name = "TAGS", value_delimiter = ',')]
+    pub add: Vec<String>,
+    /// Labels to take away
+    #[arg(long, value_name = "TAGS", value_delimiter = ',')]
+    pub remove: Vec<String>,
     #[command(flatten)]
     pub filter: Filter,
 }

@@ -8,11 +8,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+const NAMES: [&str; 9] = [
+    "PROFILE",
+    "REPOSITORY",
+    "PASSWORD",
+    "PASSWORD_FILE",
+    "PASSWORD_COMMAND",
+    "KEY_FILE",
+    "RECOVERY_KEY_FILE",
+    "HOST",
+    "SURVIVE",
+];
+
 /// The binary under test, with a clean environment.
 pub fn farshore() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_farshore"));
-    for name in ["PROFILE", "REPOSITORY", "PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND", "HOST", "SURVIVE"]
-    {
+    for name in NAMES {
         command.env_remove(format!("FARSHORE_{name}"));
     }
     command.stdin(Stdio::null());

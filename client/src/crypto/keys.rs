@@ -1,11 +1,15 @@
-//! The master key of a repository and the keys derived from it, one per purpose, so that no key serves two ends.
+//! The secrets of a repository and the keys derived from them, one per purpose, so that no key serves two ends. Keys that
+//! name and cut are made of the first secret and stay; keys that seal are made of the secret of each epoch.
 
+use super::BrokenSeal;
+use super::ring::Epochs;
 use farshore_core::catalogue::PackKind;
 use farshore_core::host::{Entropy, random};
 use farshore_core::id::{ChunkId, RepoId};
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-/// Root of every key of one repository. Overwritten when dropped, as far as the language lets us.
+/// A secret of a repository: a root key, or that of an epoch. Overwritten when dropped, as far as the language lets us.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MasterKey(pub(super) [u8; 32]);
 
@@ -14,16 +18,9 @@ impl MasterKey {
     pub fn new(entropy: &dyn Entropy) -> Self {
         MasterKey(random(entropy))
     }
-    /// The keys of a repository by purpose.
+    /// The keys of a repository that has this one secret.
     pub fn keys(&self, repo: RepoId) -> RepoKeys {
-        RepoKeys {
-            repo,
-            id: blake3::derive_key("farshore 2026 chunk id key", &self.0),
-            gear: blake3::derive_key("farshore 2026 gear key", &self.0),
-            seal: blake3::derive_key("farshore 2026 chunk seal key", &self.0),
-            meta: blake3::derive_key("farshore 2026 description seal key", &self.0),
-            group: blake3::derive_key("farshore 2026 group key", &self.0),
-        }
+        RepoKeys::of(repo, &Epochs::first(self.clone()))
     }
 }
 impl fmt::Debug for MasterKey {
@@ -50,9 +47,31 @@ pub struct RepoKeys {
     pub(super) repo: RepoId,
     id: [u8; 32],
     gear: [u8; 32],
-    pub(super) seal: [u8; 32],
-    pub(super) meta: [u8; 32],
     group: [u8; 32],
+    /// Shared by all clones, so that what one learns all know; never empty, only ever added to.
+    epochs: Arc<RwLock<Vec<EpochKeys>>>,
+}
+
+/// What seals in one epoch.
+pub(super) struct EpochKeys {
+    /// Chunks.
+    pub seal: [u8; 32],
+    /// Configuration and descriptions.
+    pub meta: [u8; 32],
+}
+
+impl EpochKeys {
+    fn of(secret: &MasterKey) -> Self {
+        EpochKeys {
+            seal: blake3::derive_key("farshore 2026 chunk seal key", &secret.0),
+            meta: blake3::derive_key("farshore 2026 description seal key", &secret.0),
+        }
+    }
+}
+impl Drop for EpochKeys {
+    fn drop(&mut self) {
+        [&mut self.seal, &mut self.meta].into_iter().for_each(wipe);
+    }
 }
 
 impl fmt::Debug for RepoKeys {
@@ -62,9 +81,7 @@ impl fmt::Debug for RepoKeys {
 }
 impl Drop for RepoKeys {
     fn drop(&mut self) {
-        [&mut self.id, &mut self.gear, &mut self.seal, &mut self.meta, &mut self.group]
-            .into_iter()
-            .for_each(wipe);
+        [&mut self.id, &mut self.gear, &mut self.group].into_iter().for_each(wipe);
     }
 }
 
@@ -72,6 +89,41 @@ impl Drop for RepoKeys {
 pub type GearTable = [u64; 256];
 
 impl RepoKeys {
+    /// The keys of a repository by purpose.
+    pub fn of(repo: RepoId, epochs: &Epochs) -> Self {
+        let secrets = epochs.secrets();
+        let first = &secrets.first().expect("there is always a first epoch").0;
+        RepoKeys {
+            repo,
+            id: blake3::derive_key("farshore 2026 chunk id key", first),
+            gear: blake3::derive_key("farshore 2026 gear key", first),
+            group: blake3::derive_key("farshore 2026 group key", first),
+            epochs: Arc::new(RwLock::new(secrets.iter().map(EpochKeys::of).collect())),
+        }
+    }
+    fn epochs(&self) -> RwLockReadGuard<'_, Vec<EpochKeys>> {
+        self.epochs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The epoch in which is sealed, from 0.
+    pub fn epoch(&self) -> u16 {
+        (self.epochs().len() - 1) as u16
+    }
+    /// Uses the keys of an epoch; `None` if they are not known.
+    pub(super) fn with<T>(&self, epoch: u16, use_keys: impl FnOnce(&EpochKeys) -> T) -> Option<T> {
+        self.epochs().get(usize::from(epoch)).map(use_keys)
+    }
+    /// Adds epochs that came later; in which is sealed from now on. Refused if those that are known are not among them.
+    pub fn learn(&self, epochs: &Epochs) -> Result<(), BrokenSeal> {
+        let mut known = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<EpochKeys> = epochs.secrets().iter().map(EpochKeys::of).collect();
+        if known.iter().zip(&all).any(|(known, told)| known.seal != told.seal) {
+            return Err(BrokenSeal::Altered);
+        }
+        // A record of before may be read after one of now.
+        let had = known.len();
+        known.extend(all.into_iter().skip(had));
+        Ok(())
+    }
     /// Which repository.
     pub fn repo(&self) -> RepoId {
         self.repo

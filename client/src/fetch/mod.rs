@@ -18,6 +18,7 @@ use crate::api::{CatalogueApi, Located};
 use crate::crypto::RepoKeys;
 use crate::error::{Error, Result};
 use crate::format::{Opener, Spare};
+use crate::keyring::KeyRing;
 use bytes::Bytes;
 use farshore_core::catalogue::{PackKind, PackRecord};
 use farshore_core::gather::{PackRange, gather_ranges};
@@ -41,6 +42,8 @@ pub struct ChunkReader {
     api: Arc<dyn CatalogueApi>,
     shards: Arc<dyn ShardIo>,
     keys: RepoKeys,
+    /// Whom to ask for later keys.
+    ring: Option<Arc<KeyRing>>,
     health: Arc<NodeHealth>,
     costs: Arc<Costs>,
     openers: Arc<Spare<Opener>>,
@@ -56,7 +59,22 @@ impl ChunkReader {
         keys: RepoKeys,
         health: Arc<NodeHealth>,
     ) -> Self {
-        ChunkReader { host, api, shards, keys, health, costs: Arc::default(), openers: Arc::default() }
+        let (costs, openers) = (Arc::default(), Arc::default());
+        ChunkReader { host, api, shards, keys, ring: None, health, costs, openers }
+    }
+
+    /// The same, and learns later keys when it meets what is sealed with them.
+    #[must_use]
+    pub fn learning(self, ring: Arc<KeyRing>) -> Self {
+        ChunkReader { ring: Some(ring), ..self }
+    }
+
+    /// Whether what failed may succeed now, because its keys were learnt since.
+    pub(crate) async fn learn_for(&self, error: &Error) -> bool {
+        match &self.ring {
+            Some(ring) => ring.learn_for(error).await,
+            None => false,
+        }
     }
 
     /// The same, and reads where it costs least.
@@ -174,10 +192,21 @@ impl ChunkReader {
         let ranges: Vec<_> =
             fetch.ranges.iter().map(|r| PackRange { offset: r.offset, len: r.len }).collect();
         let bytes = self.gather(pack, &ranges).await?;
-        let (keys, fetch, openers) = (self.keys.clone(), fetch.clone(), self.openers.clone());
+        let opened = self.open(kind, fetch, &bytes).await;
+        let sealed_later = |error: &&Arc<Error>| matches!(***error, Error::LaterKeys { .. });
+        let later = opened.iter().filter_map(|(_, opened)| opened.as_ref().err()).find(sealed_later).cloned();
+        match later {
+            Some(error) if self.learn_for(&error).await => Ok(self.open(kind, fetch, &bytes).await),
+            _ => Ok(opened),
+        }
+    }
+
+    async fn open(&self, kind: PackKind, fetch: &PackFetch, bytes: &[Bytes]) -> Vec<Fetched> {
+        let (keys, openers) = (self.keys.clone(), self.openers.clone());
+        let (fetch, bytes) = (fetch.clone(), bytes.to_vec());
         let open_all =
             move || openers.lend(Opener::new, |opener| open_all(opener, &keys, kind, &fetch, &bytes));
-        Ok(compute(self.host.compute.as_ref(), open_all).await)
+        compute(self.host.compute.as_ref(), open_all).await
     }
 
     /// Byte ranges of a pack, verified against the hashes in the catalogue.

@@ -84,6 +84,15 @@ impl TreeReader {
 impl ChunkSource for TreeReader {
     async fn chunk(&self, id: &ChunkId) -> Result<Bytes> {
         let sealed = self.sealed(id).await?;
+        match self.open(id, sealed.clone()).await {
+            Err(error) if self.reader.learn_for(&error).await => self.open(id, sealed).await,
+            opened => opened,
+        }
+    }
+}
+
+impl TreeReader {
+    async fn open(&self, id: &ChunkId, sealed: Bytes) -> Result<Bytes> {
         let (keys, openers, id) = (self.reader.keys.clone(), self.reader.openers.clone(), *id);
         let open =
             move || openers.lend(Opener::new, |opener| opener.open(&keys, PackKind::Tree, &id, &sealed));

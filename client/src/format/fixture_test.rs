@@ -4,7 +4,10 @@
 use super::nodes::{Form, Link, Nodes, decode, encode};
 use super::*;
 use crate::backup::chunk::Chunker;
-use crate::crypto::{KdfParams, MasterKey, RepoKeys, open_slots, wrap};
+use crate::crypto::slot::wrap_1;
+use crate::crypto::{
+    Epochs, KdfParams, MasterKey, RepoKeys, Secret, SlotNote, describe, open_slots, rewrap, wrap,
+};
 use crate::files::{FileTime, Meta};
 use crate::fixtures::Fixtures;
 use farshore_core::catalogue::{PackKind, SnapshotKind};
@@ -13,6 +16,7 @@ use farshore_core::host::task::splitmix;
 use farshore_core::id::{ChunkId, RepoId, SnapshotId};
 use farshore_core::pack::{PackBuilder, read_table, tail_len};
 
+const REPO: RepoId = RepoId([0x11; 16]);
 const PARENT: SnapshotId = SnapshotId([0x22; 32]);
 const ROOT: ChunkId = ChunkId([0x33; 32]);
 
@@ -28,8 +32,18 @@ impl Entropy for Counting {
 fn master() -> MasterKey {
     MasterKey::new(&Counting)
 }
+/// Another secret than the first.
+fn secret(start: u8) -> MasterKey {
+    struct From(u8);
+    impl Entropy for From {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.iter_mut().zip(self.0..).for_each(|(byte, n)| *byte = n);
+        }
+    }
+    MasterKey::new(&From(start))
+}
 fn keys() -> RepoKeys {
-    master().keys(RepoId([0x11; 16]))
+    master().keys(REPO)
 }
 
 fn meta() -> Meta {
@@ -119,9 +133,8 @@ fn noise(len: u64) -> Vec<u8> {
 fn objects_of_version_1_are_read_and_written_as_ever() {
     let (keys, mut fixtures) = (keys(), Fixtures::of("objects-v1"));
 
-    let slot = wrap(&master(), b"passphrase", KdfParams::CHEAPEST, &Counting).unwrap();
-    let slot = fixtures.kept("key slot", &slot);
-    assert_eq!(open_slots(&[slot], b"passphrase").unwrap(), master());
+    let slot = fixtures.kept("key slot", &wrap_1(&master(), b"passphrase", KdfParams::CHEAPEST, &Counting));
+    assert!(open_slots(REPO, &[slot], &Secret::passphrase("passphrase")).unwrap().root == master());
 
     let config = RepoConfig { zstd_level: 7, ..RepoConfig::default() };
     let sealed = fixtures.kept("configuration", &config.seal(&keys, &Counting));
@@ -149,6 +162,23 @@ fn objects_of_version_1_are_read_and_written_as_ever() {
 }
 
 #[test]
+fn key_slots_of_version_2_are_read_and_written_as_ever() {
+    let mut fixtures = Fixtures::of("slots-v2");
+    let note = SlotNote { user: "me".into(), host: "here".into(), created_ms: 1_700_000_000_000 };
+    let (key_file, _) = Secret::new_key_file(&Counting);
+    let (recovery_key, groups) = Secret::new_recovery_key(&Counting);
+    fixtures.kept("recovery key on paper", groups.join("-").as_bytes());
+    let secrets = [Secret::passphrase("passphrase"), key_file, recovery_key];
+    for secret in &secrets {
+        let slot = wrap(REPO, &master(), secret, KdfParams::CHEAPEST, &note, &Counting).unwrap();
+        let slot = fixtures.kept(secret.kind().word(), &slot);
+        assert!(open_slots(REPO, std::slice::from_ref(&slot), secret).unwrap().root == master());
+        assert_eq!(describe(REPO, &master(), &[slot])[0].note, Some(note.clone()));
+    }
+    fixtures.end();
+}
+
+#[test]
 fn packs_and_seals_of_version_1_are_read_as_ever() {
     let (keys, mut fixtures) = (keys(), Fixtures::of("packs-v1"));
     let mut pack = PackBuilder::new(PackKind::Data, 1 << 16);
@@ -169,6 +199,32 @@ fn packs_and_seals_of_version_1_are_read_as_ever() {
         assert_eq!(unseal(&keys, PackKind::Data, &span.id, sealed).unwrap(), plain);
     }
     assert_eq!(table.chunks.len(), 2);
+    fixtures.end();
+}
+
+/// What is sealed after the keys were rotated, and the entry that says with which.
+#[test]
+fn seals_of_later_epochs_are_read_and_written_as_ever() {
+    let (root, mut fixtures) = (MasterKey::new(&Counting), Fixtures::of("epochs-v1"));
+    let epochs =
+        Epochs::first(master()).and_another(secret(5)).and_then(|e| e.and_another(secret(6))).unwrap();
+    let ring = fixtures.kept("key ring", &epochs.seal(REPO, &root, &Counting));
+    assert!(Epochs::open(REPO, &root, &[ring]) == Ok(epochs.clone()));
+    let keys = RepoKeys::of(REPO, &epochs);
+    let sealed = fixtures.kept("snapshot", &info().seal(&keys, &PARENT, &Counting).unwrap());
+    assert_eq!(SnapshotInfo::open(&keys, &PARENT, &sealed).unwrap(), info());
+    let (plain, id) = (noise(40), keys.chunk_id(PackKind::Data, &noise(40)));
+    let today = Sealer::new(Compression::Off).seal(&keys, PackKind::Data, &id, &plain, [9; 16]);
+    let sealed = fixtures.kept("chunk", &today);
+    assert_eq!(unseal(&keys, PackKind::Data, &id, &sealed).unwrap(), plain);
+    let (owner, file) = (Secret::passphrase("owner"), Secret::key_file(&[4; 32]).unwrap());
+    let note = SlotNote { user: "me".into(), host: "here".into(), created_ms: 1_700_000_000_000 };
+    let slots = [&owner, &file]
+        .map(|secret| wrap(REPO, &master(), secret, KdfParams::CHEAPEST, &note, &Counting).unwrap());
+    let by = open_slots(REPO, &slots, &file).unwrap();
+    let renewed = rewrap(REPO, &slots, &by, &secret(7), &note, &Counting).unwrap();
+    let kept = fixtures.kept("slot wrapped for its public key", &renewed[0]);
+    assert!(open_slots(REPO, &[kept], &owner).unwrap().root == secret(7));
     fixtures.end();
 }
 

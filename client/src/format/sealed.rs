@@ -184,9 +184,8 @@ fn decrypt<'a>(
     id: &ChunkId,
     sealed: &[u8],
 ) -> Result<Body<'a>> {
-    scratch.clear();
-    scratch.extend_from_slice(sealed);
-    let opened = open_chunk(keys, id, kind, scratch).map_err(|e| corrupt(id, &e.to_string()))?;
+    let opened = open_chunk(keys, id, kind, sealed, scratch);
+    let opened = opened.map_err(|broken| broken.of(format!("chunk {}", id.short())))?;
     match opened.split_first() {
         Some((&FLAG_RAW, plain)) => Ok(Body::Raw(plain)),
         Some((&FLAG_ZSTD, body)) => body

@@ -129,7 +129,8 @@ impl SnapshotInfo {
         if sealed.len() > SNAPSHOT_SEALED_BYTES_MAX {
             return Err(corrupt("it is too long"));
         }
-        let plain = open_blob(keys, &purpose(id), sealed).map_err(|e| corrupt(&e.to_string()))?;
+        let plain = open_blob(keys, &purpose(id), sealed);
+        let plain = plain.map_err(|broken| broken.of(format!("description of snapshot {}", id.short())))?;
         match plain.split_first() {
             Some((&SNAPSHOT_VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|_| corrupt("it does not decode"))

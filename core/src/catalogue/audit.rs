@@ -103,6 +103,11 @@ pub enum RepoAct {
     SetRetention { policy: Option<String> },
     /// What must be survived was set, and how it is coded.
     SetPolicy { policy: Policy, scheme: Scheme },
+    /// Key slots were added, removed or wrapped anew: how many there were and are, and the hashes of the lists
+    /// ([`super::slots_hash`]).
+    SetKeySlots { was: u32, now: u32, before: AuditHash, after: AuditHash },
+    /// The description of a snapshot was changed, such as its tags: hashes of what it was and is, sealed.
+    Describe { snapshot: SnapshotId, before: AuditHash, after: AuditHash },
 }
 
 impl RepoAct {
@@ -117,6 +122,8 @@ impl RepoAct {
             RepoAct::SetTrash { .. } => "set-trash",
             RepoAct::SetRetention { .. } => "set-retention",
             RepoAct::SetPolicy { .. } => "set-policy",
+            RepoAct::SetKeySlots { .. } => "set-key-slots",
+            RepoAct::Describe { .. } => "describe",
         }
     }
 }

@@ -9,7 +9,7 @@ use super::record::{
 use super::upkeep::{StripeRead, Subject, Upkeep};
 use crate::erasure::Scheme;
 use crate::id::{ChunkId, ClusterId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, SnapshotId};
-use crate::level::{LEVEL_FIRST, LEVEL_MIGRATE, LEVEL_RECODE};
+use crate::level::{LEVEL_FIRST, LEVEL_KEYS, LEVEL_MIGRATE, LEVEL_RECODE};
 use crate::policy::Policy;
 use crate::topology::{Change, NodeRecord, NodeState, Region};
 use crate::units::rfc3339;
@@ -125,6 +125,10 @@ impl Command {
     pub fn level(&self) -> u32 {
         match self {
             Command::ChangeRepository { change: RepoChange::SetPolicy { .. }, .. } => LEVEL_RECODE,
+            Command::ChangeRepository {
+                change: RepoChange::SetKeySlots { .. } | RepoChange::Describe { .. },
+                ..
+            } => LEVEL_KEYS,
             Command::Migrate { .. }
             | Command::EndMigration { .. }
             | Command::RecordVerified { .. }
@@ -182,6 +186,13 @@ pub enum RepoChange {
     /// Sets what must be survived. Packs coded in another way than `scheme` are coded anew, one after the other; `scheme`
     /// is what the policy makes of the nodes of now.
     SetPolicy { policy: Policy, scheme: Scheme },
+    /// Replaces the key slots, if those of now hash to `expected` (`RepoRecord::slots_hash`). Of two who looked at the same
+    /// slots one is refused: neither undoes what the other did. There is always at least one. Repeating it is harmless.
+    SetKeySlots { expected: [u8; 32], slots: Vec<Vec<u8>> },
+    /// Replaces the sealed description of a snapshot and what nodes may know of its tags, if the description of now hashes to
+    /// `expected` (`SnapshotRecord::sealed_hash`). What it needs, when it was committed, and its lock stay. Repeating it is
+    /// harmless.
+    Describe { snapshot: SnapshotId, expected: [u8; 32], sealed: Vec<u8>, tags: Vec<[u8; 8]> },
 }
 
 /// Ordinals of one committed pack's chunks, in table order. A chunk that was already known keeps its old ordinal.
@@ -303,4 +314,10 @@ pub enum Refusal {
         "nothing is written while region {0} moves to {1}; try again when `farshore cluster migrate` has ended"
     )]
     Frozen(Region, Region),
+    /// Somebody else has changed the key slots meanwhile.
+    #[error("the keys of the repository have changed since you looked; look again with `farshore key list`")]
+    StaleKeys,
+    /// Somebody else has changed the description of a snapshot meanwhile.
+    #[error("snapshot {0} has been changed since you looked; try again")]
+    StaleSnapshot(SnapshotId),
 }

@@ -4,6 +4,7 @@
 use crate::erasure::Scheme;
 use crate::id::{
     ChunkId, NodeId, Ordinal, PackId, PackNo, RepoId, SessionId, ShardHash, ShardId, SnapshotId, StripeId,
+    hash_parts,
 };
 use crate::policy::Policy;
 use crate::topology::{Name, Region};
@@ -23,6 +24,31 @@ pub struct RepoRecord {
     pub sealed_config: Vec<u8>,
     /// Wrapped copies of the master key, one per passphrase or key file; opaque to nodes.
     pub key_slots: Vec<Vec<u8>>,
+}
+
+impl RepoRecord {
+    /// What tells these key slots from any others.
+    pub fn slots_hash(&self) -> [u8; 32] {
+        slots_hash(&self.key_slots)
+    }
+}
+
+impl SnapshotRecord {
+    /// What tells this sealed description from any other.
+    pub fn sealed_hash(&self) -> [u8; 32] {
+        sealed_hash(&self.sealed)
+    }
+}
+
+/// What tells a sealed description of a snapshot from any other.
+pub fn sealed_hash(sealed: &[u8]) -> [u8; 32] {
+    hash_parts(&[b"farshore snapshot description", sealed])
+}
+
+/// What tells a list of key slots from any other.
+pub fn slots_hash(slots: &[Vec<u8>]) -> [u8; 32] {
+    let parts = std::iter::once(b"farshore key slots".as_slice()).chain(slots.iter().map(Vec::as_slice));
+    hash_parts(&parts.collect::<Vec<_>>())
 }
 
 /// A client's write lease. It ends by a command, never by a clock.

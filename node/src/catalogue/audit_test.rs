@@ -100,6 +100,24 @@ fn repo_audited(
             }
             RepoAct::SetPolicy { policy, scheme }
         }
+        RepoChange::Describe { snapshot, expected, sealed, .. } => {
+            let row = |model: &Model| model.snapshots.get(&(repo, snapshot)).cloned();
+            if row(before) == row(after) {
+                return None;
+            }
+            let (before, after) = (AuditHash(expected), AuditHash(sealed_hash(&sealed)));
+            RepoAct::Describe { snapshot, before, after }
+        }
+        RepoChange::SetKeySlots { .. } => {
+            let slots = |model: &Model| model.repos[&repo].key_slots.clone();
+            let (old, new) = (slots(before), slots(after));
+            if old == new {
+                return None;
+            }
+            let hash = |slots: &[Vec<u8>]| AuditHash(slots_hash(slots));
+            let (before, after) = (hash(&old), hash(&new));
+            RepoAct::SetKeySlots { was: old.len() as u32, now: new.len() as u32, before, after }
+        }
         _ => return None,
     })
 }

@@ -265,6 +265,28 @@ fn change() -> impl Strategy<Value = RepoChange> {
             RepoChange::SetPolicy { policy, scheme: Scheme::new(1, m, spread).unwrap() }
         }),
         1 => (0..5u8).prop_map(|s| RepoChange::MarkVerified { snapshot: SnapshotId([s; 32]) }),
+        3 => (slots(), slots()).prop_map(|(before, slots)| {
+            RepoChange::SetKeySlots { expected: slots_hash(&before), slots }
+        }),
+        4 => ((0..5u8), described(), described(), 0..3usize).prop_map(|(s, before, sealed, tags)| {
+            let (snapshot, expected) = (SnapshotId([s; 32]), sealed_hash(&before));
+            RepoChange::Describe { snapshot, expected, sealed, tags: vec![[7; 8]; tags * 33] }
+        }),
+    ]
+}
+
+/// Descriptions that are often there: what snapshots begin with, and two others. None is no description.
+fn described() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![4 => (0..5u8).prop_map(|n| vec![n; 10]), 4 => (0..2u8).prop_map(|n| vec![n; 3]), 1 => Just(vec![])]
+}
+
+/// Few enough that what is expected is often there; the first is what repositories begin with. Some are too many, or too
+/// large.
+fn slots() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop_oneof![
+        3 => Just(vec![vec![4]]),
+        4 => (0..2u8).prop_map(|n| vec![vec![4], vec![n; 3]]),
+        1 => prop_oneof![Just(vec![]), Just(vec![vec![]]), Just(vec![vec![1]; 33]), Just(vec![vec![1; 4_097]])],
     ]
 }
 
@@ -402,9 +424,9 @@ fn resolve(wish: Wish, model: &Model) -> Command {
                 RepoChange::Forget { snapshots, .. }
                 | RepoChange::Undelete { snapshots }
                 | RepoChange::Purge { snapshots, .. } => snapshots.push(id),
-                RepoChange::LockSnapshot { snapshot, .. } | RepoChange::MarkVerified { snapshot } => {
-                    *snapshot = id
-                }
+                RepoChange::LockSnapshot { snapshot, .. }
+                | RepoChange::MarkVerified { snapshot }
+                | RepoChange::Describe { snapshot, .. } => *snapshot = id,
                 _ => {}
             }
             Command::ChangeRepository { repo, change }

@@ -268,9 +268,11 @@ fn audit_records() -> Vec<(AuditRecord, String)> {
         RepoAct::SetRetention { policy: Some("last=3".into()) },
         RepoAct::SetPolicy { policy: repo().policy, scheme: scheme() },
     ];
-    let (of_repo, all_repo) =
-        variants!(RepoAct: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, SetPolicy);
-    assert_eq!(repo_acts.iter().map(of_repo).collect::<Vec<_>>(), all_repo);
+    let (of_repo, all_repo) = variants!(RepoAct: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, SetPolicy, SetKeySlots, Describe);
+    let (before, after) = (AuditHash([7; 32]), AuditHash([8; 32]));
+    let set_slots = RepoAct::SetKeySlots { was: 300, now: 2, before, after };
+    let describe = RepoAct::Describe { snapshot: SNAPSHOT, before, after };
+    assert_eq!(repo_acts.iter().chain([&set_slots, &describe]).map(of_repo).collect::<Vec<_>>(), all_repo);
     let NodeRecord { name: node_name, region, zone, capacity, .. } = node();
     let mut acts = vec![
         Act::RaiseLevel { from: 1, to: 2 },
@@ -288,6 +290,8 @@ fn audit_records() -> Vec<(AuditRecord, String)> {
         Act::Migrate { epoch: 5, from: migration().from, to: migration().to, cold: true },
         Act::EndMigration { epoch: 6, from: migration().from, keep: true },
         Act::SetUpkeep { scrub_paused: true, links: 300 },
+        Act::ChangeRepository { repo: REPO, name: name(), act: set_slots },
+        Act::ChangeRepository { repo: REPO, name: name(), act: describe },
     ]);
     let (of_act, all_acts) = variants!(
         Act: RaiseLevel, CreateRepository, PlaceNode, SetNodeState, StageTopology, ChangeTopology, ChangeRepository,
@@ -389,7 +393,8 @@ fn every_command_has_a_fixture() {
 #[test]
 fn every_change_of_a_repository_has_a_fixture() {
     let variants = variants!(
-        RepoChange: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, MarkVerified, SetPolicy
+        RepoChange: Forget, Undelete, Purge, LockSnapshot, Lock, SetTrash, SetRetention, MarkVerified, SetPolicy,
+        SetKeySlots, Describe
     );
     let snapshots = vec![SNAPSHOT];
     let samples = vec![
@@ -402,6 +407,13 @@ fn every_change_of_a_repository_has_a_fixture() {
         RepoChange::SetPolicy { policy: repo().policy, scheme: scheme() },
         RepoChange::SetRetention { policy: Some("last=3".into()) },
         RepoChange::MarkVerified { snapshot: SNAPSHOT },
+        RepoChange::SetKeySlots { expected: [7; 32], slots: vec![vec![3], vec![4, 5]] },
+        RepoChange::Describe {
+            snapshot: SNAPSHOT,
+            expected: [7; 32],
+            sealed: vec![3; 4],
+            tags: vec![[5; 8]],
+        },
     ];
     every("changes-v1", COMMAND_VERSION, variants, samples);
 }
@@ -422,7 +434,7 @@ fn every_reply_and_refusal_has_a_fixture() {
     let refusals = variants!(
         Refusal: AlreadyFormed, NoNode, BadTransition, NotEmpty, RepoExists, NoRepo, NoSession, ChunksGone, Malformed,
         BelowFloor, Stale, NoPack, StillCondemned, SnapshotExists, Locked, LockShortened, NoSnapshot, NoChunk, Emptied,
-        StaleTopology, LevelBehind, LevelHeld, LevelNeeded, Frozen
+        StaleTopology, LevelBehind, LevelHeld, LevelNeeded, Frozen, StaleKeys, StaleSnapshot
     );
     let samples = vec![
         Refusal::AlreadyFormed,
@@ -449,6 +461,8 @@ fn every_reply_and_refusal_has_a_fixture() {
         Refusal::LevelHeld(NODE, 1),
         Refusal::LevelNeeded(3, 2),
         Refusal::Frozen(migration().from, migration().to),
+        Refusal::StaleKeys,
+        Refusal::StaleSnapshot(SNAPSHOT),
     ];
     every("refusals-v1", MESSAGE_VERSION, refusals, samples);
 }

@@ -87,6 +87,15 @@ impl Model {
         {
             return no(Refusal::LevelNeeded(3, self.level()));
         }
+        let needs_keys = |change: &RepoChange| {
+            matches!(change, RepoChange::SetKeySlots { .. } | RepoChange::Describe { .. })
+        };
+        if let Command::ChangeRepository { change, .. } = command
+            && needs_keys(change)
+            && self.level() < 5
+        {
+            return no(Refusal::LevelNeeded(5, self.level()));
+        }
         let needs_migrate = matches!(
             command,
             Command::Migrate { .. }
@@ -565,6 +574,38 @@ impl Model {
             }
             RepoChange::SetTrash { trash_ms } => settings.trash_ms = trash_ms,
             RepoChange::SetRetention { policy } => settings.retention = policy,
+            RepoChange::Describe { snapshot, expected, sealed, tags } => {
+                if sealed.is_empty() || sealed.len() > 1 << 20 || tags.len() > 64 {
+                    return malformed();
+                }
+                let row = self.snapshots.get_mut(&(repo, snapshot)).filter(|row| !row.label.partial);
+                let Some(row) = row else { return no(Refusal::NoSnapshot(snapshot)) };
+                if row.sealed == sealed && row.label.tags == tags {
+                    return Reply::Done;
+                }
+                if hash_parts(&[b"farshore snapshot description", &row.sealed]) != expected {
+                    return no(Refusal::StaleSnapshot(snapshot));
+                }
+                (row.sealed, row.label.tags) = (sealed, tags);
+                return Reply::Done;
+            }
+            RepoChange::SetKeySlots { expected, slots } => {
+                let known = self.repos.get_mut(&repo).expect("looked up above");
+                if slots.is_empty()
+                    || slots.len() > 32
+                    || slots.iter().any(|s| s.is_empty() || s.len() > 4_096)
+                {
+                    return malformed();
+                }
+                let parts: Vec<&[u8]> = std::iter::once(b"farshore key slots".as_slice())
+                    .chain(known.key_slots.iter().map(Vec::as_slice))
+                    .collect();
+                if known.key_slots != slots && hash_parts(&parts) != expected {
+                    return no(Refusal::StaleKeys);
+                }
+                known.key_slots = slots;
+                return Reply::Done;
+            }
             RepoChange::SetPolicy { policy, scheme } => {
                 if !policy.admits(scheme) {
                     return malformed();

@@ -36,12 +36,17 @@ impl TryFrom<wire::Repository> for RepoRecord {
             name: repo.name.parse()?,
             policy: required(repo.policy, "policy")?.try_into()?,
             sealed_config: repo.sealed_config.into(),
-            key_slots: list(repo.key_slots, KEY_SLOTS_MAX, "key slots", |slot| {
-                at_most(slot.len(), KEY_SLOT_BYTES_MAX, "bytes of a key slot")?;
-                Ok(slot.into())
-            })?,
+            key_slots: key_slots(repo.key_slots)?,
         })
     }
+}
+
+/// As many key slots as a repository may have, none larger than it may be.
+pub(super) fn key_slots(slots: Vec<bytes::Bytes>) -> Result<Vec<Vec<u8>>, ApiError> {
+    list(slots, KEY_SLOTS_MAX, "key slots", |slot| {
+        at_most(slot.len(), KEY_SLOT_BYTES_MAX, "bytes of a key slot")?;
+        Ok(slot.into())
+    })
 }
 
 impl From<ChunkSpan> for wire::ChunkSpan {

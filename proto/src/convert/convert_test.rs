@@ -162,6 +162,11 @@ fn change() -> impl Strategy<Value = RepoChange> {
         (policy(), scheme()).prop_map(|(policy, scheme)| RepoChange::SetPolicy { policy, scheme }),
         retention.prop_map(|policy| RepoChange::SetRetention { policy }),
         id().prop_map(|snapshot| RepoChange::MarkVerified { snapshot }),
+        (any::<[u8; 32]>(), vec(vec(any::<u8>(), 0..9), 0..4))
+            .prop_map(|(expected, slots)| RepoChange::SetKeySlots { expected, slots }),
+        (id(), any::<[u8; 32]>(), vec(any::<u8>(), 0..9), vec(any::<[u8; 8]>(), 0..4)).prop_map(
+            |(snapshot, expected, sealed, tags)| RepoChange::Describe { snapshot, expected, sealed, tags }
+        ),
     ]
 }
 

@@ -1,13 +1,16 @@
 //! Conversions of what operators change in a repository: snapshots forgotten and locked, settings, reports on garbage.
 
-use super::{list, required};
+use super::catalogue::key_slots;
+use super::{at_most, list, required};
 use crate::status::ApiError;
 use crate::wire;
 use farshore_core::catalogue::{
     Lock, LockMode, RepoChange, RepoLock, RepoSettings, SnapshotLabel, SnapshotMarks,
 };
 use farshore_core::id::SnapshotId;
-use farshore_core::limits::{RETENTION_BYTES_MAX, SNAPSHOT_TAGS_MAX, SNAPSHOTS_PER_COMMAND_MAX};
+use farshore_core::limits::{
+    RETENTION_BYTES_MAX, SNAPSHOT_SEALED_BYTES_MAX, SNAPSHOT_TAGS_MAX, SNAPSHOTS_PER_COMMAND_MAX,
+};
 use wire::change_repository_request::Change;
 
 impl From<SnapshotLabel> for wire::SnapshotLabel {
@@ -149,6 +152,16 @@ impl From<RepoChange> for Change {
                 policy: Some(policy.into()),
                 scheme: Some(scheme.into()),
             }),
+            RepoChange::SetKeySlots { expected, slots } => Change::SetKeySlots(wire::SetKeySlots {
+                expected: bytes::Bytes::copy_from_slice(&expected),
+                slots: slots.into_iter().map(Into::into).collect(),
+            }),
+            RepoChange::Describe { snapshot, expected, sealed, tags } => Change::Describe(wire::Describe {
+                id: bytes::Bytes::copy_from_slice(snapshot.as_bytes()),
+                expected: bytes::Bytes::copy_from_slice(&expected),
+                sealed: sealed.into(),
+                tags: tags.into_iter().map(u64::from_le_bytes).collect(),
+            }),
         }
     }
 }
@@ -181,6 +194,23 @@ impl TryFrom<Change> for RepoChange {
             Change::SetPolicy(wire::SetPolicy { policy, scheme }) => RepoChange::SetPolicy {
                 policy: required(policy, "policy")?.try_into()?,
                 scheme: required(scheme, "scheme")?.try_into()?,
+            },
+            Change::SetKeySlots(wire::SetKeySlots { expected, slots }) => RepoChange::SetKeySlots {
+                expected: expected.as_ref().try_into().map_err(|_| {
+                    ApiError::Invalid("the hash of the key slots that are expected has 32 bytes".into())
+                })?,
+                slots: key_slots(slots)?,
+            },
+            Change::Describe(wire::Describe { id, expected, sealed, tags }) => RepoChange::Describe {
+                snapshot: SnapshotId::from_slice(&id)?,
+                expected: expected.as_ref().try_into().map_err(|_| {
+                    ApiError::Invalid("the hash of the description that is expected has 32 bytes".into())
+                })?,
+                sealed: {
+                    at_most(sealed.len(), SNAPSHOT_SEALED_BYTES_MAX, "bytes of a description")?;
+                    sealed.into()
+                },
+                tags: list(tags, SNAPSHOT_TAGS_MAX, "tags", |tag| Ok(tag.to_le_bytes()))?,
             },
         })
     }

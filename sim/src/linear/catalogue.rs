@@ -551,6 +551,8 @@ impl Repo {
             RepoChange::SetTrash { .. }
             | RepoChange::SetRetention { .. }
             | RepoChange::SetPolicy { .. }
+            | RepoChange::SetKeySlots { .. }
+            | RepoChange::Describe { .. }
             | RepoChange::MarkVerified { .. } => {
                 return true;
             }
@@ -580,6 +582,8 @@ impl Repo {
             RepoChange::LockSnapshot { snapshot, .. } => self.locked || !is_listed(snapshot),
             RepoChange::MarkVerified { snapshot } => !is_listed(snapshot),
             RepoChange::Lock { .. } => self.locked,
+            // Their outcome hangs on slots and descriptions that are not followed here.
+            RepoChange::SetKeySlots { .. } | RepoChange::Describe { .. } => true,
             RepoChange::Purge { .. }
             | RepoChange::SetTrash { .. }
             | RepoChange::SetRetention { .. }

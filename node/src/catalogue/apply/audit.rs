@@ -7,8 +7,9 @@ use super::super::tables::*;
 use super::super::tx::Tx;
 use farshore_core::catalogue::{
     Act, ActOutcome, Actor, AuditEntry, AuditRecord, Command, Refusal, Reply, RepoAct, RepoChange,
-    SomeSnapshots,
+    RepoRecord, SomeSnapshots, sealed_hash, slots_hash,
 };
+use farshore_core::id::AuditHash;
 use farshore_core::topology::NodeRecord;
 
 /// What a record would say of a command; asked before it is carried out, since some acts are known by what was there.
@@ -28,8 +29,8 @@ pub(in super::super) fn act_of(tx: &Tx, command: &Command) -> Result<Option<Act>
             Some(Act::ChangeTopology { epoch: *epoch, changes: changes.clone() })
         }
         Command::ChangeRepository { repo, change } => {
-            let name = tx.get::<Repos>(repo)?.map(|repo| repo.name);
-            let act = repo_act(change).zip(name);
+            let known = tx.get::<Repos>(repo)?;
+            let act = known.and_then(|known| Some((repo_act(change, &known)?, known.name)));
             act.map(|(act, name)| Act::ChangeRepository { repo: *repo, name, act })
         }
         Command::RaiseLevel { to } => {
@@ -77,7 +78,7 @@ fn place_node(tx: &Tx, new: &NodeRecord) -> Result<Option<Act>, CatalogueError> 
     Ok(Some(Act::PlaceNode { node: *id, name, region, zone, capacity: *capacity }))
 }
 
-fn repo_act(change: &RepoChange) -> Option<RepoAct> {
+fn repo_act(change: &RepoChange, known: &RepoRecord) -> Option<RepoAct> {
     Some(match change {
         RepoChange::Forget { snapshots, bypass } => {
             RepoAct::Forget { snapshots: SomeSnapshots::of(snapshots), bypass: *bypass }
@@ -93,6 +94,17 @@ fn repo_act(change: &RepoChange) -> Option<RepoAct> {
         RepoChange::SetTrash { trash_ms } => RepoAct::SetTrash { trash_ms: *trash_ms },
         RepoChange::SetRetention { policy } => RepoAct::SetRetention { policy: policy.clone() },
         RepoChange::SetPolicy { policy, scheme } => RepoAct::SetPolicy { policy: *policy, scheme: *scheme },
+        RepoChange::Describe { snapshot, expected, sealed, .. } => RepoAct::Describe {
+            snapshot: *snapshot,
+            before: AuditHash(*expected),
+            after: AuditHash(sealed_hash(sealed)),
+        },
+        RepoChange::SetKeySlots { slots, .. } => RepoAct::SetKeySlots {
+            was: known.key_slots.len() as u32,
+            now: slots.len() as u32,
+            before: AuditHash(known.slots_hash()),
+            after: AuditHash(slots_hash(slots)),
+        },
         RepoChange::MarkVerified { .. } => return None,
     })
 }

@@ -10,7 +10,10 @@ use farshore_core::catalogue::{
 };
 use farshore_core::erasure::Scheme;
 use farshore_core::id::{RepoId, SnapshotId};
-use farshore_core::limits::{RETENTION_BYTES_MAX, SNAPSHOTS_PER_COMMAND_MAX};
+use farshore_core::limits::{
+    KEY_SLOT_BYTES_MAX, KEY_SLOTS_MAX, RETENTION_BYTES_MAX, SNAPSHOT_SEALED_BYTES_MAX, SNAPSHOT_TAGS_MAX,
+    SNAPSHOTS_PER_COMMAND_MAX,
+};
 use farshore_core::mutant::{Mutant, mutant};
 use farshore_core::policy::Policy;
 
@@ -27,7 +30,59 @@ pub(super) fn change(tx: &mut Tx, repo: RepoId, change: &RepoChange) -> Outcome 
         RepoChange::SetRetention { policy } => set_retention(tx, repo, policy.as_deref()),
         RepoChange::MarkVerified { snapshot } => mark_verified(tx, repo, *snapshot),
         RepoChange::SetPolicy { policy, scheme } => set_policy(tx, repo, *policy, *scheme),
+        RepoChange::SetKeySlots { expected, slots } => set_key_slots(tx, repo, expected, slots),
+        RepoChange::Describe { snapshot, expected, sealed, tags } => {
+            describe(tx, (repo, *snapshot), expected, sealed, tags)
+        }
     }
+}
+
+/// The slots are opaque here. What is kept from happening is that a repository loses its last one, or that one admin
+/// undoes what another did.
+fn set_key_slots(tx: &mut Tx, repo: RepoId, expected: &[u8; 32], slots: &[Vec<u8>]) -> Outcome {
+    let known = tx.get::<Repos>(&repo)?.ok_or(Refusal::NoRepo)?;
+    let fit = |slot: &Vec<u8>| (1..=KEY_SLOT_BYTES_MAX).contains(&slot.len());
+    if !(1..=KEY_SLOTS_MAX).contains(&slots.len()) || !slots.iter().all(fit) {
+        let what =
+            format!("a repository has 1 to {KEY_SLOTS_MAX} key slots of 1 to {KEY_SLOT_BYTES_MAX} bytes");
+        return Err(Refusal::Malformed(what).into());
+    }
+    if known.key_slots == slots {
+        return Ok(Reply::Done);
+    }
+    if known.slots_hash() != *expected {
+        return Err(Refusal::StaleKeys.into());
+    }
+    tx.put::<Repos>(&repo, &RepoRecord { key_slots: slots.to_vec(), ..known })?;
+    Ok(Reply::Done)
+}
+
+/// The description is opaque here. A checkpoint has none that anybody reads.
+fn describe(
+    tx: &mut Tx,
+    key: (RepoId, SnapshotId),
+    expected: &[u8; 32],
+    sealed: &[u8],
+    tags: &[[u8; 8]],
+) -> Outcome {
+    if sealed.is_empty() || sealed.len() > SNAPSHOT_SEALED_BYTES_MAX || tags.len() > SNAPSHOT_TAGS_MAX {
+        let what = format!(
+            "a description has 1 to {SNAPSHOT_SEALED_BYTES_MAX} bytes and at most {SNAPSHOT_TAGS_MAX} tags"
+        );
+        return Err(Refusal::Malformed(what).into());
+    }
+    let known = tx.get::<Snapshots>(&key)?.filter(|known| !known.label.partial);
+    let mut known = known.ok_or(Refusal::NoSnapshot(key.1))?;
+    if known.sealed == sealed && known.label.tags == tags {
+        return Ok(Reply::Done);
+    }
+    if known.sealed_hash() != *expected {
+        return Err(Refusal::StaleSnapshot(key.1).into());
+    }
+    known.sealed = sealed.to_vec();
+    known.label.tags = tags.to_vec();
+    tx.put::<Snapshots>(&key, &known)?;
+    Ok(Reply::Done)
 }
 
 fn set_policy(tx: &mut Tx, repo: RepoId, policy: Policy, scheme: Scheme) -> Outcome {
