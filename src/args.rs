@@ -1,6 +1,10 @@
 //! Flags exactly as typed. Every flag that has an environment variable shows it in `--help`; what the flags mean
 //! together is decided in the command's own file.
 
+mod looking;
+
+pub use looking::*;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_core::retention::{Count, Span};
 use std::path::PathBuf;
@@ -77,6 +81,10 @@ pub enum Command {
     Diff(DiffArgs),
     /// Print what the repository says of itself, of a snapshot or of a directory, as JSON
     Cat(CatArgs),
+    /// Write a file of a snapshot, or a directory as an archive, to standard output
+    Dump(DumpArgs),
+    /// Show the snapshots as directories of this machine, until Ctrl-C or `umount`
+    Mount(MountArgs),
     /// Restore a snapshot, or a path in it
     Restore(RestoreArgs),
     /// Remove snapshots, by id or by a retention policy; they can be brought back for a while

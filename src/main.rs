@@ -12,6 +12,7 @@ mod cluster;
 mod codes;
 mod demo;
 mod dev;
+mod dump;
 mod exit;
 mod explain;
 mod forget;
@@ -20,6 +21,7 @@ mod lock;
 mod look;
 mod memory;
 mod migrate;
+mod mount;
 mod node;
 mod policy;
 mod print;
@@ -108,7 +110,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
     let global = cli.global;
     if global.stale && !reads_only(&cli.command) {
         return Err(Exit::failure(
-            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, restore, check",
+            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, dump, mount, restore, check",
         ));
     }
     let result = match cli.command {
@@ -123,6 +125,8 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Find(args) => look::find(args, &global).await,
         Command::Diff(args) => look::diff(args, &global).await,
         Command::Cat(args) => look::cat(args, &global).await,
+        Command::Dump(args) => dump::run(args, &global).await,
+        Command::Mount(args) => mount::run(args, &global).await,
         Command::Restore(args) => repository::restore(args, &global).await,
         Command::Forget(args) => forget::forget(args, &global).await,
         Command::Undelete(args) => forget::undelete(args, &global).await,
@@ -140,8 +144,11 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
 }
 
 fn reads_only(command: &Command) -> bool {
-    use Command::{Cat, Check, Diff, Find, Ls, Restore, Snapshots};
-    matches!(command, Snapshots(_) | Ls(_) | Find(_) | Diff(_) | Cat(_) | Restore(_) | Check(_))
+    use Command::{Cat, Check, Diff, Dump, Find, Ls, Mount, Restore, Snapshots};
+    matches!(
+        command,
+        Snapshots(_) | Ls(_) | Find(_) | Diff(_) | Cat(_) | Dump(_) | Mount(_) | Restore(_) | Check(_)
+    )
 }
 
 /// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.

@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// A foreign crate, as named in code, and the only files or folders that may name it.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 22] = [
     ("reed_solomon_erasure", &["core/src/erasure/"]),
     ("fjall", &["node/src/kv/"]),
     ("xxhash_rust", &["node/src/kv/journal.rs"]),
@@ -38,6 +38,9 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("ring", &["client/src/crypto/"]),
     ("argon2", &["client/src/crypto/"]),
     ("zstd", &["client/src/backup/seal.rs", "client/src/format/"]),
+    ("tar", &["client/src/dump/as_tar.rs"]),
+    ("zip", &["client/src/dump/as_zip.rs"]),
+    ("fuser", &["src/mount/"]),
     ("hyper", &["proto/src/"]),
     ("clap", &["src/", "sim/src/"]),
     ("indicatif", &["src/"]),

@@ -7,6 +7,10 @@ pub mod client;
 
 pub mod check;
 
+pub mod view;
+
+pub mod dump;
+
 pub mod restore;
 
 pub mod backup;
@@ -20,6 +24,8 @@ pub mod find;
 pub mod list;
 
 pub mod select;
+
+pub mod links;
 
 pub mod walk;
 
