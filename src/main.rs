@@ -13,6 +13,7 @@ mod cluster;
 mod codes;
 mod demo;
 mod dev;
+mod dump;
 mod exit;
 mod explain;
 mod forget;
@@ -23,6 +24,7 @@ mod look;
 mod memory;
 mod migrate;
 mod more;
+mod mount;
 mod node;
 mod paths;
 mod policy;
@@ -131,7 +133,7 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
     let global = cli.global;
     if global.stale && !reads_only(&cli.command) {
         return Err(Exit::failure(
-            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, stats, restore, check",
+            "--stale goes with commands that only read: snapshots, ls, find, diff, cat, dump, mount, stats, restore, check",
         ));
     }
     let result = match cli.command {
@@ -146,6 +148,8 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
         Command::Find(args) => look::find(args, &global).await,
         Command::Diff(args) => look::diff(args, &global).await,
         Command::Cat(args) => look::cat(args, &global).await,
+        Command::Dump(args) => dump::run(args, &global).await,
+        Command::Mount(args) => mount::run(args, &global).await,
         Command::Restore(args) => restore::run(args, &global).await,
         Command::Stats(args) => more::stats(args, &global).await,
         Command::Tag(args) => more::tag(args, &global).await,
@@ -167,8 +171,20 @@ async fn run(cli: Cli) -> Result<u8, Exit> {
 }
 
 fn reads_only(command: &Command) -> bool {
-    use Command::{Cat, Check, Diff, Find, Ls, Restore, Snapshots, Stats};
-    matches!(command, Snapshots(_) | Stats(_) | Ls(_) | Find(_) | Diff(_) | Cat(_) | Restore(_) | Check(_))
+    use Command::{Cat, Check, Diff, Dump, Find, Ls, Mount, Restore, Snapshots, Stats};
+    matches!(
+        command,
+        Snapshots(_)
+            | Stats(_)
+            | Ls(_)
+            | Find(_)
+            | Diff(_)
+            | Cat(_)
+            | Dump(_)
+            | Mount(_)
+            | Restore(_)
+            | Check(_)
+    )
 }
 
 /// The simulator replaces libc's clock and randomness, so it is a program of its own, beside this one.

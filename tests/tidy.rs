@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// A foreign crate, as named in code, and the only files or folders that may name it.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("reed_solomon_erasure", &["core/src/erasure/"]),
     ("fjall", &["node/src/kv/"]),
     ("xxhash_rust", &["node/src/kv/journal.rs"]),
@@ -40,6 +40,9 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("x25519_dalek", &["client/src/crypto/exchange.rs"]),
     ("zstd", &["client/src/backup/seal.rs", "client/src/format/"]),
     ("ignore", &["client/src/backup/rules.rs"]),
+    ("tar", &["client/src/dump/as_tar.rs"]),
+    ("zip", &["client/src/dump/as_zip.rs"]),
+    ("fuser", &["src/mount/"]),
     ("hyper", &["proto/src/"]),
     ("clap", &["src/", "sim/src/"]),
     ("indicatif", &["src/"]),

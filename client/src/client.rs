@@ -10,6 +10,7 @@ use crate::backup;
 use crate::check;
 use crate::crypto::{KdfParams, MasterKey, RepoKeys, Secret, SlotNote, Unlocked};
 use crate::diff;
+use crate::dump::{self, Dump};
 use crate::error::{Error, Result};
 use crate::fetch::{Avoid, ChunkReader, Costs, Met, TreeReader, Watch};
 use crate::files::{Source, Target};
@@ -23,6 +24,7 @@ use crate::retention::{self, ForgetPlan, Keep};
 use crate::session::conversation::Conversation;
 pub use crate::session::grpc::Freshness;
 use crate::session::{GrpcCatalogue, Operator, ScrubResult, export, scrub};
+use crate::view::{self, View};
 use farshore_core::catalogue::{Lock, RepoChange, RepoLock, RepoRecord, RepoSettings, Upkeep};
 use farshore_core::erasure::Scheme;
 use farshore_core::health::NodeHealth;
@@ -610,6 +612,19 @@ impl Repository {
     ) -> Result<restore::Verified> {
         let context = restore::Context { reader: self.0.reader.clone(), trees: self.0.trees.clone() };
         restore::verify::run(&context, snapshot, options, target, progress).await
+    }
+
+    /// Finds what to dump; `path` lies below `root`.
+    pub async fn dump(&self, snapshot: &Snapshot, root: Option<&[u8]>, path: &[u8]) -> Result<Dump> {
+        let (reader, trees) = (self.0.reader.clone(), self.0.trees.clone());
+        let context = dump::Context { reader, trees, compute: self.host().compute.clone() };
+        Dump::open(context, snapshot, root, path).await
+    }
+
+    /// A tree of all its snapshots to look at.
+    pub fn view(&self, options: view::Options) -> View {
+        let (api, keys) = (self.0.client.0.api.clone(), self.repo_keys());
+        View::new(api, keys, self.0.reader.clone(), self.0.trees.clone(), options)
     }
 
     /// Checks the repository; the report's verdict says whether all is well.

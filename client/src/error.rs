@@ -3,6 +3,8 @@
 
 use farshore_core::id::{Ordinal, PackId, SessionId, SnapshotId};
 use farshore_core::retry::Retry;
+use std::fmt;
+use std::sync::Arc;
 
 /// Result of everything public in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -104,6 +106,14 @@ pub enum Error {
         /// Which epoch, from 0.
         epoch: u16,
     },
+    /// One path of a snapshot, among others that were well.
+    #[error("{path}: {why}")]
+    At {
+        /// Its name.
+        path: String,
+        /// What is wrong with it. Several paths may share one reason.
+        why: Arc<Error>,
+    },
     /// A check or verification found damage.
     #[error("check failed: {0}")]
     CheckFailed(String),
@@ -128,6 +138,11 @@ impl Error {
     pub fn local(what: impl Into<String>, source: std::io::Error) -> Self {
         Error::Local { what: what.into(), source }
     }
+    /// What is wrong with one path; without parts it is the root.
+    pub fn at(path: &impl fmt::Display, why: Arc<Error>) -> Self {
+        let path = path.to_string();
+        Error::At { path: if path.is_empty() { "/".into() } else { path }, why }
+    }
     /// Stored bytes that fail their check.
     pub fn corrupt(what: impl Into<String>, why: impl ToString) -> Self {
         Error::Corrupt { what: what.into(), why: why.to_string() }
@@ -141,6 +156,7 @@ impl Error {
             Error::WrongPassword(_) | Error::Credential(_) => 12,
             Error::Unreachable { .. } | Error::NoQuorum { .. } | Error::BelowFloor(_) => 13,
             Error::CheckFailed(_) => 15,
+            Error::At { why, .. } => why.exit_code(),
             Error::Refused(_) => 16,
             Error::RepositoryExists(_)
             | Error::ChunksGone(_)
@@ -164,6 +180,7 @@ impl Error {
             | Error::NoQuorum { .. }
             | Error::BelowFloor(_)
             | Error::Unreadable { .. } => Retry::Later,
+            Error::At { why, .. } => why.retry(),
             _ => Retry::Never,
         }
     }

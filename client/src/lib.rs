@@ -13,6 +13,10 @@ pub mod client;
 
 pub mod check;
 
+pub mod view;
+
+pub mod dump;
+
 pub mod restore;
 
 pub mod backup;
@@ -28,6 +32,8 @@ pub mod list;
 pub mod select;
 
 pub mod pattern;
+
+pub mod links;
 
 pub mod walk;
 

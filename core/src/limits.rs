@@ -119,6 +119,14 @@ pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 pub const WINDOW_SMALL_BYTES_MAX: u64 = 48 << 20;
 /// Small files written in one go.
 pub const SMALL_FILES_BATCH: usize = 128;
+/// Bytes of files in one window of a dump: what comes early waits in memory for what was to come before it.
+pub const DUMP_WINDOW_BYTES: u64 = 64 << 20;
+/// Plaintext of chunks, of files and of directories, that a view of a repository keeps.
+pub const VIEW_CACHE_BYTES: usize = 64 << 20;
+/// Bytes that a view fetches ahead of whoever reads a file from front to back.
+pub const VIEW_AHEAD_BYTES: u64 = 8 << 20;
+/// A view asks which snapshots there are no more often than this, and only when somebody looks.
+pub const VIEW_RELIST_MS: u64 = 3_000;
 /// A pack of tree chunks is read in blocks of this size, since neighbours are wanted next.
 pub const TREE_BLOCK_BYTES: u64 = 2 << 20;
 /// Sealed tree chunks a reader keeps.
@@ -413,6 +421,10 @@ const _: () = assert!(PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX + (1 << 20) <= PACK_B
 const _: () = assert!((PACK_BYTES_DEFAULT + CHUNK_BYTES_MAX) as u64 <= FETCH_BATCH_BYTES);
 const _: () = assert!(2 * FETCH_BATCH_BYTES <= FETCHING_BYTES_MAX, "one is read while another is opened");
 const _: () = assert!(PACK_BYTES_MAX <= SHARD_BYTES_MAX, "k = 1 makes a shard as long as its pack");
+const _: () = assert!(
+    VIEW_AHEAD_BYTES as usize + CHUNK_BYTES_MAX < VIEW_CACHE_BYTES / 2,
+    "what is ahead stays until it is read"
+);
 const _: () = assert!(FRAME_BYTES < MESSAGE_BYTES_MAX);
 const _: () =
     assert!(SUM_PIECE_BYTES < MESSAGE_BYTES_MAX && SUM_PIECE_BYTES.is_multiple_of(SHARD_BLOCK_BYTES));

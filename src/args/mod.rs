@@ -5,6 +5,7 @@ mod backup;
 mod cluster;
 mod keeping;
 mod key;
+mod looking;
 mod more;
 mod repository;
 mod restore;
@@ -13,6 +14,7 @@ pub use backup::*;
 pub use cluster::*;
 pub use keeping::*;
 pub use key::{KeyCommand, NewKeyArgs};
+pub use looking::*;
 pub use more::*;
 pub use repository::*;
 pub use restore::*;
@@ -98,6 +100,10 @@ pub enum Command {
     Diff(DiffArgs),
     /// Print what the repository says of itself, of a snapshot or of a directory, as JSON
     Cat(CatArgs),
+    /// Write a file of a snapshot, or a directory as an archive, to standard output
+    Dump(DumpArgs),
+    /// Show the snapshots as directories of this machine, until Ctrl-C or `umount`
+    Mount(MountArgs),
     /// Restore a snapshot, or a path in it
     Restore(RestoreArgs),
     /// Count what snapshots hold, or what is stored

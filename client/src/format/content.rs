@@ -107,6 +107,29 @@ impl ContentIter {
         let (leaf, visited) = (leaf.into_iter(), Vec::new());
         ContentIter { source, root, links: Vec::new(), leaf, offset: 0, visited }
     }
+    /// From the chunk on that has the byte at `offset`; reads one list node a level. At the end of the file there is none.
+    pub async fn at(source: Arc<dyn ChunkSource>, content: &Content, offset: u64) -> Result<Self> {
+        let mut iter = ContentIter::new(source, content);
+        let mut below = iter.root.take().map(|root| (root, None, None));
+        while let Some((id, level, weight)) = below.take() {
+            iter.open(id, level).await?;
+            let Some((level, links)) = iter.links.last_mut().filter(|_| iter.leaf.len() == 0) else {
+                iter.check_weight(weight)?;
+                break;
+            };
+            for link in links.by_ref() {
+                let end = iter.offset.checked_add(link.weight).ok_or_else(too_long)?;
+                if end > offset {
+                    below = Some((link.id, Some(*level - 1), Some(link.weight)));
+                    break;
+                }
+                iter.offset = end;
+            }
+        }
+        iter.skip_to(offset)?;
+        Ok(iter)
+    }
+
     /// The next chunk, `None` at the end of the file.
     pub async fn next(&mut self) -> Result<Option<Placed>> {
         loop {
@@ -139,6 +162,26 @@ impl ContentIter {
             };
         }
         None
+    }
+
+    /// Chunks that were passed over by their weight must be that long.
+    fn check_weight(&self, weight: Option<u64>) -> Result<()> {
+        let found: u64 = self.leaf.as_slice().iter().map(|chunk| u64::from(chunk.len)).sum();
+        match weight.is_none_or(|weight| weight == found) {
+            true => Ok(()),
+            false => Err(Error::corrupt("content of a file", "a part of it is not as long as its link says")),
+        }
+    }
+
+    fn skip_to(&mut self, offset: u64) -> Result<()> {
+        while let Some(chunk) = self.leaf.as_slice().first() {
+            let end = self.offset.checked_add(u64::from(chunk.len)).ok_or_else(too_long)?;
+            if end > offset {
+                break;
+            }
+            (self.offset, _) = (end, self.leaf.next());
+        }
+        Ok(())
     }
 
     async fn open(&mut self, id: ChunkId, level: Option<u8>) -> Result<()> {

@@ -1,19 +1,17 @@
 //! One window of a restore as data: what to make, which chunks go where, what to finish. Building it walks the tree and
 //! writes nothing, so a dry run is the same planning without the writing.
 
-use crate::crypto::checksum;
 use crate::error::{Error, Result};
 use crate::files::{FileKind, Meta, RelPath};
 use crate::format::content::ContentIter;
-use crate::format::nodes::encode;
-use crate::format::{ChunkSource, Content, Entry, Node, Placed};
+use crate::format::{ChunkSource, Entry, Node, Placed};
+use crate::links::Links;
 use crate::select::Select;
 use crate::walk::{Step, Walk};
 use farshore_core::id::ChunkId;
 use farshore_core::limits::{
     SMALL_FILE_BYTES_MAX, WINDOW_BYTES_MAX, WINDOW_SMALL_BYTES_MAX, WINDOW_USES_MAX,
 };
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bounds of a window. Tests make them tiny.
@@ -115,15 +113,6 @@ impl RestorePlan {
     }
 }
 
-/// What inode a file is, and how many of its names are still to come.
-struct FirstName {
-    path: RelPath,
-    left: u64,
-    /// Tells its contents from others. The inode's number alone does not: while a backup runs it may be given to
-    /// another file.
-    contents: [u8; 16],
-}
-
 /// Turns a walk into windows.
 pub struct Planner {
     source: Arc<dyn ChunkSource>,
@@ -136,9 +125,7 @@ pub struct Planner {
     made: usize,
     /// The file that did not fit into the last window.
     unfinished: Option<Unfinished>,
-    /// First names of files with several, by device and inode. An inode leaves when all its names were met, so this
-    /// grows only with links that point out of what is restored.
-    links: BTreeMap<(u64, u64), FirstName>,
+    links: Links,
 }
 
 struct Unfinished {
@@ -157,7 +144,7 @@ struct Filled {
 impl Planner {
     /// Plans what `select` admits of a walk.
     pub fn new(source: Arc<dyn ChunkSource>, walk: Walk, select: Select, limits: WindowLimits) -> Self {
-        let (open, links) = (Vec::new(), BTreeMap::new());
+        let (open, links) = (Vec::new(), Links::default());
         Planner { source, walk, select, limits, open, made: 0, unfinished: None, links }
     }
 
@@ -240,7 +227,7 @@ impl Planner {
                 plan.before.push(Before::Special(path, FileKind::BlockDev { rdev }, meta));
             }
             Node::File { size, content } => {
-                if let Some(first) = self.first_name(&path, &meta, size, &content) {
+                if let Some(first) = self.links.first_name(&path, &meta, size, &content) {
                     return plan.after.push(After::Link(first, path, size));
                 }
                 let small = size <= self.limits.small_file;
@@ -265,25 +252,6 @@ impl Planner {
             plan.before.push(Before::Dir(path.clone()));
         }
         self.made = self.open.len();
-    }
-
-    /// The first name of this file if it was met before with the same contents; notes it otherwise.
-    fn first_name(&mut self, path: &RelPath, meta: &Meta, size: u64, content: &Content) -> Option<RelPath> {
-        if meta.nlink < 2 {
-            return None;
-        }
-        let inode = (meta.dev, meta.ino);
-        let contents = checksum(&[&size.to_le_bytes(), &encode(content)]);
-        let Some(first) = self.links.get_mut(&inode).filter(|first| first.contents == contents) else {
-            self.links.insert(inode, FirstName { path: path.clone(), left: meta.nlink - 1, contents });
-            return None;
-        };
-        let path = first.path.clone();
-        first.left -= 1;
-        if first.left == 0 {
-            self.links.remove(&inode);
-        }
-        Some(path)
     }
 
     /// Adds a file's chunks until it is done or the window is full. A small file is never split.
