@@ -80,16 +80,18 @@ async fn raw_data(args: &StatsArgs, global: &Global) -> Result<u8, Exit> {
 pub async fn copy(args: CopyArgs, global: &Global) -> Result<u8, Exit> {
     let to = profile::open(global).await?;
     let own_passphrase = args.from_password_file.is_some() || args.from_password_command.is_some();
+    let own_key = own_passphrase || args.from_key_file.is_some();
     let mut source = Global { repo: Some(args.from_repo.clone()), ..global.clone() };
     if let Some(profile) = &args.from_profile {
         source.profile = Some(profile.clone());
     }
-    if own_passphrase {
+    if own_key {
+        // What opens the one repository says nothing of the other.
+        source.key_file = args.from_key_file.clone();
+        source.recovery_key_file = None;
         source.password_file = args.from_password_file.clone();
         source.password_command = args.from_password_command.clone();
         source.password = None;
-        source.key_file = None;
-        source.recovery_key_file = None;
     }
     let from = profile::open(&source).await?;
     if from.id() == to.id() {

@@ -168,6 +168,23 @@ fn every_kind_of_key_opens_and_none_that_was_removed() {
     let listed: Vec<Value> = serde_json::from_str(&by_new(&["snapshots", "--json"])).unwrap();
     assert_eq!(listed.len(), 4);
 
+    // Copied with a key file of its own, whatever opens the other repository.
+    by_new(&["key", "add", "--new-key-file", path("copy key").to_str().unwrap()]);
+    let add = |args: &[&str]| ok(with(&dev, &[("RECOVERY_KEY_FILE", &paper), ("PASSWORD_FILE", &new)], args));
+    dev.ok(&["init", "-r", "other"]);
+    dev.ok(&[
+        "copy",
+        "-r",
+        "other",
+        "--from-repo",
+        "dev",
+        "--from-key-file",
+        path("copy key").to_str().unwrap(),
+    ]);
+    assert_eq!(list(&dev.ok(&["-r", "other", "snapshots", "--json"])).len(), 4);
+    let copied = list(&add(&["key", "list", "--json"])).iter().find(|key| key["kind"] == "key-file").cloned();
+    add(&["key", "remove", copied.unwrap()["id"].as_str().unwrap()]);
+
     // Two at the same time: each is done, or told to look again; none is lost without a word.
     let both: Vec<_> = ["a", "b", "c"]
         .map(|name| {
@@ -200,7 +217,7 @@ fn every_kind_of_key_opens_and_none_that_was_removed() {
     let audit = dev.ok(&["cluster", "audit", "--json"]);
     let acts: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let text = Value::from(acts).to_string();
-    assert_eq!(text.matches("set-key-slots").count(), 7 + added, "{text}");
+    assert_eq!(text.matches("set-key-slots").count(), 9 + added, "{text}");
     let verified = json_line(&dev.ok(&["cluster", "audit", "--verify", "--json"]), "audit_verified");
     assert!(verified["records"].as_u64() > Some(6), "{verified}");
     dev.stop();

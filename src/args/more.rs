@@ -44,6 +44,9 @@ pub struct CopyArgs {
     /// Shell command that prints its passphrase
     #[arg(long, env = "FARSHORE_FROM_PASSWORD_COMMAND", value_name = "COMMAND")]
     pub from_password_command: Option<String>,
+    /// Key file that opens it
+    #[arg(long, env = "FARSHORE_FROM_KEY_FILE", value_name = "FILE")]
+    pub from_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub filter: Filter,
 }

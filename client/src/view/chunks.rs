@@ -107,7 +107,8 @@ impl Chunks {
     /// Bytes kept, and chunks on their way.
     #[cfg(test)]
     pub fn filled(&self) -> (usize, usize) {
-        (self.state().bytes, self.state().coming.len())
+        let state = self.state();
+        (state.bytes, state.coming.len())
     }
 }
 
