@@ -177,7 +177,9 @@ fn parents(dev: &Dev, dir: &Path) {
             && dry["data_added_packed"].as_u64().unwrap() >= 190_000
     );
     let first = backup(dev, &[path, "--host", "one"]);
-    assert_eq!(dry["data_added"], first["data_added"], "a dry run foretells");
+    let added = |summary: &Value| summary["data_added"].as_u64().unwrap();
+    // Times of directories above change, and with them a byte or two of their entries.
+    assert!(added(&dry).abs_diff(added(&first)) < 100, "a dry run foretells: {dry} {first}");
     let unchanged = backup(dev, &[path, "--host", "one", "--skip-if-unchanged"]);
     assert_eq!(unchanged["snapshot_id"], Value::Null);
     let other = backup(dev, &[path, "--host", "two"]);

@@ -383,6 +383,11 @@ impl Repository {
     pub(crate) fn repo_keys(&self) -> RepoKeys {
         self.0.ring.keys().clone()
     }
+    /// The same, once they were asked for anew: what is sealed now is sealed in the newest epoch.
+    pub(crate) async fn newest_keys(&self) -> Result<RepoKeys> {
+        self.0.ring.present().await?;
+        Ok(self.repo_keys())
+    }
     fn keys_of(&self) -> &RepoKeys {
         self.0.ring.keys()
     }

@@ -48,7 +48,7 @@ impl Repository {
         if tags.len() > SNAPSHOT_TAGS_MAX {
             return Err(Error::Invalid(format!("a snapshot has at most {SNAPSHOT_TAGS_MAX} tags")));
         }
-        let keys = self.repo_keys();
+        let keys = self.newest_keys().await?;
         let listed = records(self.catalogue(), &keys, false).await?;
         let record = listed.into_iter().map(|(record, _)| record).find(|record| record.id == snapshot.id);
         let record = record.ok_or_else(|| Error::SnapshotMissing(snapshot.id.to_string()))?;

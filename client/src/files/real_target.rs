@@ -4,11 +4,10 @@
 
 use super::meta::{FileKind, FileTime, Meta, Xattr};
 use super::target::{Kept, ReadAt, RelPath, Standing, Target, TargetFile, WholeFile};
-use crate::crypto::checksum;
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore_core::host::{Compute, Entropy, Host, compute, random};
-use farshore_core::id::hex;
+use farshore_core::id::{hash_parts, hex};
 use farshore_core::limits::TREE_DEPTH_MAX;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -460,7 +459,7 @@ struct OpenFile {
 /// The name of a file that is not finished and that the next restore is to find. The name of the file itself could be too long
 /// with anything added to it.
 fn begun_name(name: &[u8]) -> String {
-    format!(".farshore-begun-{}.tmp", hex(&checksum(&[name])[..12]))
+    format!(".farshore-begun-{}.tmp", hex(&hash_parts(&[name])[..12]))
 }
 
 impl OpenFile {
