@@ -21,7 +21,7 @@ const WRITE_BYTES: usize = 1 << 20;
 pub async fn run(args: DumpArgs, global: &Global) -> Result<u8, Exit> {
     let repository = profile::open(global).await?;
     let (snapshot, root) = repository.resolve(args.snapshot.as_bytes(), &filter(args.filter)?).await?;
-    let dump = repository.dump(&snapshot, root.as_deref(), args.path.as_bytes()).await?;
+    let dump = repository.dump(&snapshot, root.as_deref(), args.what.as_bytes()).await?;
     if args.target.is_none() && dump.is_archive() && io::stdout().is_terminal() {
         return Err(Exit::failure(
             "an archive does not belong on a terminal; redirect the output, or give --target FILE",

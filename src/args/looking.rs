@@ -10,7 +10,8 @@ pub struct DumpArgs {
     /// `latest`, an id, the start of an id, or any of them with `:PATH`, which PATH is then below
     pub snapshot: OsString,
     /// What to dump: a file as its bytes, a directory as an archive; `/` for everything
-    pub path: OsString,
+    #[arg(value_name = "PATH")]
+    pub what: OsString,
     /// What a directory becomes
     #[arg(short, long, value_enum, default_value_t = ArchiveKind::Tar, value_name = "FORMAT")]
     pub archive: ArchiveKind,

@@ -16,6 +16,8 @@ use zip::{CompressionMethod, DateTime, System, ZipWriter};
 const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const SYMLINK: u32 = 0o120_000;
+/// A directory, for readers that know no modes.
+const DOS_DIRECTORY: u32 = 0x10;
 /// Longer files have lengths of eight bytes. Not 4 GiB: what does not compress becomes a little longer.
 const SHORT_BYTES_MAX: u64 = 0xF000_0000;
 
@@ -59,8 +61,8 @@ impl Format for Zip {
             // Of directories the writer takes text only. Without the bits of a directory it takes one for an empty file; readers
             // know it by its slash.
             (Node::Dir { .. }, Err(_)) => {
-                let mode = head.entry.meta.mode & 0o7777;
-                writer.start_file_with_options(options.external_attributes(mode << 16).name(&name))?;
+                let attributes = (head.entry.meta.mode & 0o7777) << 16 | DOS_DIRECTORY;
+                writer.start_file_with_options(options.external_attributes(attributes).name(&name))?;
             }
             _ => writer.start_file_with_options(options.name(&name))?,
         }
@@ -93,16 +95,17 @@ impl Format for Zip {
 
 fn options(head: &Head) -> io::Result<FullFileOptions<'static, 'static>> {
     let meta = &head.entry.meta;
-    let (kind, method, size) = match &head.entry.node {
-        Node::Dir { .. } => (DIRECTORY, CompressionMethod::Stored, 0),
-        Node::Symlink { .. } => (SYMLINK, CompressionMethod::Stored, 0),
-        Node::File { size, .. } => (REGULAR, CompressionMethod::Deflated, *size),
+    let mode = |kind: u32| (kind | (meta.mode & 0o7777)) << 16;
+    let (attributes, method, size) = match &head.entry.node {
+        Node::Dir { .. } => (mode(DIRECTORY) | DOS_DIRECTORY, CompressionMethod::Stored, 0),
+        Node::Symlink { .. } => (mode(SYMLINK), CompressionMethod::Stored, 0),
+        Node::File { size, .. } => (mode(REGULAR), CompressionMethod::Deflated, *size),
         _ => return Err(io::Error::other("the planner leaves out what has no form")),
     };
     let options = SimpleFileOptions::default()
         .system(System::Unix)
         .compression_method(method)
-        .external_attributes((kind | (meta.mode & 0o7777)) << 16)
+        .external_attributes(attributes)
         .large_file(size > SHORT_BYTES_MAX)
         .last_modified_time(dos_time(meta.mtime));
     // The field has 32 bits, and the times of DOS have all that is left.
