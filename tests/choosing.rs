@@ -352,6 +352,8 @@ fn copies(dev: &Dev, work: &Path) {
     put(&tree.join("large"), &noise(9_000_000, 40));
     std::os::unix::fs::symlink("large", tree.join("link")).unwrap();
     let path = tree.to_str().unwrap();
+    // What was changed within two seconds of a scan is read again, also by a copy.
+    std::thread::sleep(Duration::from_millis(2_100));
     backup(dev, &[path, "--host", "copied", "--tag", "x", "--time", "2026-01-02 03:04:05"]);
     put(&tree.join("d1/more"), &noise(100_000, 41));
     backup(dev, &[path, "--host", "copied", "--tag", "y"]);

@@ -54,6 +54,7 @@ impl Repository {
             tags: info.tags.clone(),
             utc_offset_min: info.utc_offset_min,
             time_ms: Some(info.time_ms),
+            scanned_ms: Some((info.scan_start_ms, info.scan_end_ms)),
             ..backup::Options::default()
         };
         let source =

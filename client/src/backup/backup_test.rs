@@ -598,3 +598,41 @@ async fn a_long_run_makes_checkpoints_and_its_snapshot_replaces_the_last() {
     let left = base::choose(&bench.ctx, &options, group).await.unwrap();
     assert!(left.checkpoints.is_empty() && left.base.is_some());
 }
+
+/// Regression: a copy recorded when it was made, not when its files were seen, so that the next copy took a file for unchanged
+/// that may have changed in the very moment of the first backup.
+#[tokio::test]
+async fn what_changed_near_the_scan_of_the_original_is_read_by_the_next_copy() {
+    let bench = bench();
+    bench.tree.dir("/src");
+    bench.tree.file("/src/a", "x");
+    let near = OLD.as_ms() as u64;
+    for (scanned_ms, read) in [((near - 500, near - 100), 1), ((near + 9_000, near + 9_100), 0)] {
+        let options =
+            Options { scanned_ms: Some(scanned_ms), ..bench.options(SnapshotKind::Full, &["/src"]) };
+        let first = run(&bench.ctx, &options).await.unwrap();
+        assert_eq!((first.info.scan_start_ms, first.info.scan_end_ms), scanned_ms);
+        assert_eq!(bench.backup().await.info.stats.bytes_read, read);
+    }
+}
+
+/// Regression: times of directories above what is backed up made every run a change.
+#[tokio::test]
+async fn nothing_has_changed_if_only_what_lies_above_has() {
+    let bench = bench();
+    bench.tree.dir("/up");
+    bench.tree.dir("/up/src");
+    bench.tree.file("/up/src/a", "x");
+    let skip = |paths: &[&str]| Options {
+        skip_if_unchanged: true,
+        ..bench.options(SnapshotKind::Incremental, paths)
+    };
+    let first = run(&bench.ctx, &skip(&["/up/src"])).await.unwrap();
+    assert!(first.snapshot.is_some());
+    bench.tree.file("/up/beside", "y");
+    bench.tree.put("/up", FileKind::Dir, Bytes::new(), FileTime::from_ms(5_000));
+    let second = run(&bench.ctx, &skip(&["/up/src"])).await.unwrap();
+    assert_eq!((second.snapshot, second.info.root == first.info.root), (None, false));
+    bench.tree.file("/up/src/b", "z");
+    assert!(run(&bench.ctx, &skip(&["/up/src"])).await.unwrap().snapshot.is_some());
+}

@@ -31,7 +31,8 @@ use crate::api::{CatalogueApi, SnapshotCommitted, Topology};
 use crate::crypto::RepoKeys;
 use crate::error::{Error, Result};
 use crate::files::Source;
-use crate::format::{ChunkSource, Compression, RepoConfig, SnapshotInfo, Spare};
+use crate::format::tree::lookup;
+use crate::format::{ChunkSource, Compression, Entry, Node, RepoConfig, SnapshotInfo, Spare};
 use crate::progress::Progress;
 use crate::retention::GroupBy;
 use ahead::Opener;
@@ -135,7 +136,10 @@ pub struct Options {
     pub trust: Trust,
     /// Time to record for the snapshot, Unix milliseconds; the beginning of the scan if not said. A label.
     pub time_ms: Option<u64>,
-    /// Save no snapshot if its tree is the parent's.
+    /// When the files were looked at, from and to, Unix milliseconds, if that was not now: what is copied was seen by the
+    /// backup that is copied, and what was changed near that time must be read by the next copy as it was by the next backup.
+    pub scanned_ms: Option<(u64, u64)>,
+    /// Save no snapshot if the parent has the same at every path.
     pub skip_if_unchanged: bool,
     /// The paths are images of disks, or disks: cut evenly, and read whatever their times say.
     pub image: bool,
@@ -159,6 +163,7 @@ impl Default for Options {
             parent: Parent::Newest(GroupBy::default()),
             trust: Trust::default(),
             time_ms: None,
+            scanned_ms: None,
             skip_if_unchanged: false,
             image: false,
             dry_run: false,
@@ -249,8 +254,11 @@ impl Run<'_> {
             root = self.flow(base.as_ref(), &ledger) => root?,
             () = checkpoints.run(&ledger), if !self.options.dry_run => unreachable!("checkpoints are made until the flow ends"),
         };
-        let unchanged = base.as_ref().is_some_and(|base| base.info.root == root);
-        if self.options.dry_run || (self.options.skip_if_unchanged && unchanged) {
+        let unchanged = match &base {
+            Some(base) if self.options.skip_if_unchanged => self.is_unchanged(base, root).await,
+            _ => false,
+        };
+        if self.options.dry_run || unchanged {
             checkpoints.give_up().await;
             let (info, degraded_packs) = self.describe(root, base.as_ref(), scan_start_ms);
             return Ok(Summary {
@@ -363,9 +371,31 @@ impl Run<'_> {
         Ok(root)
     }
 
+    /// Whether the parent has the same at every path that was asked for. What lies above them is not asked: their times
+    /// change with every neighbour. Only once everything of the new tree is stored; what cannot be read has changed.
+    async fn is_unchanged(&self, base: &Base, root: ChunkId) -> bool {
+        let paths = |paths: &[Vec<u8>]| paths.iter().cloned().collect::<BTreeSet<_>>();
+        if base.info.root == root {
+            return true;
+        }
+        if paths(&base.info.paths) != paths(&self.options.paths) {
+            return false;
+        }
+        for path in &self.options.paths {
+            let was = entry_at(self.ctx.chunks.clone(), base.info.root, path).await;
+            let now = entry_at(self.ctx.chunks.clone(), root, path).await;
+            match (was, now) {
+                (Ok(Some(was)), Ok(Some(now))) if was == now => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
     fn describe(&self, root: ChunkId, base: Option<&Base>, scan_start_ms: u64) -> (SnapshotInfo, u64) {
         let (stats, unreadable, degraded) = self.report.close();
         let options = self.options;
+        let scanned_ms = options.scanned_ms.unwrap_or((scan_start_ms, self.ctx.host.clock.now_ms()));
         let info = SnapshotInfo {
             time_ms: options.time_ms.unwrap_or(scan_start_ms),
             utc_offset_min: options.utc_offset_min,
@@ -379,8 +409,8 @@ impl Run<'_> {
             parent: base.map(|base| base.id),
             base: base.and_then(Base::full),
             program: concat!("farshore ", env!("CARGO_PKG_VERSION")).into(),
-            scan_start_ms,
-            scan_end_ms: self.ctx.host.clock.now_ms(),
+            scan_start_ms: scanned_ms.0,
+            scan_end_ms: scanned_ms.1,
             stats,
             unreadable,
         };
@@ -414,6 +444,21 @@ impl Run<'_> {
         };
         self.ctx.catalogue.commit_snapshot(self.session, record, replaces).await
     }
+}
+
+/// The entry at a path below a directory; none for the directory itself.
+async fn entry_at(chunks: Arc<dyn ChunkSource>, mut root: ChunkId, path: &[u8]) -> Result<Option<Entry>> {
+    let parts: Vec<Vec<u8>> =
+        path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect();
+    for (at, part) in parts.iter().enumerate() {
+        let Some(entry) = lookup(chunks.as_ref(), root, part).await? else { return Ok(None) };
+        match entry.node {
+            _ if at + 1 == parts.len() => return Ok(Some(entry)),
+            Node::Dir { root: below } => root = below,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// The end of a dry run: takes the memory of what is new back, and counts.

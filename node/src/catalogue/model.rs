@@ -488,6 +488,21 @@ impl Model {
         let known = self.repos.contains_key(&repo);
         let mut count = 0;
         match change {
+            RepoChange::Describe { snapshot, expected, sealed, tags } => {
+                if sealed.is_empty() || sealed.len() > 1 << 20 || tags.len() > 64 {
+                    return malformed();
+                }
+                let row = self.snapshots.get_mut(&(repo, snapshot)).filter(|row| !row.label.partial);
+                let Some(row) = row else { return no(Refusal::NoSnapshot(snapshot)) };
+                if row.sealed == sealed && row.label.tags == tags {
+                    return Reply::Done;
+                }
+                if hash_parts(&[b"farshore snapshot description", &row.sealed]) != expected {
+                    return no(Refusal::StaleSnapshot(snapshot));
+                }
+                (row.sealed, row.label.tags) = (sealed, tags);
+                return Reply::Done;
+            }
             RepoChange::MarkVerified { snapshot } => {
                 let key = (repo, snapshot);
                 if !self.snapshots.contains_key(&key) && !self.trash.contains_key(&key) {
@@ -574,21 +589,6 @@ impl Model {
             }
             RepoChange::SetTrash { trash_ms } => settings.trash_ms = trash_ms,
             RepoChange::SetRetention { policy } => settings.retention = policy,
-            RepoChange::Describe { snapshot, expected, sealed, tags } => {
-                if sealed.is_empty() || sealed.len() > 1 << 20 || tags.len() > 64 {
-                    return malformed();
-                }
-                let row = self.snapshots.get_mut(&(repo, snapshot)).filter(|row| !row.label.partial);
-                let Some(row) = row else { return no(Refusal::NoSnapshot(snapshot)) };
-                if row.sealed == sealed && row.label.tags == tags {
-                    return Reply::Done;
-                }
-                if hash_parts(&[b"farshore snapshot description", &row.sealed]) != expected {
-                    return no(Refusal::StaleSnapshot(snapshot));
-                }
-                (row.sealed, row.label.tags) = (sealed, tags);
-                return Reply::Done;
-            }
             RepoChange::SetKeySlots { expected, slots } => {
                 let known = self.repos.get_mut(&repo).expect("looked up above");
                 if slots.is_empty()
