@@ -115,16 +115,7 @@ impl SnapshotSource {
 }
 
 fn stat(entry: &Entry) -> Stat {
-    let kind = match &entry.node {
-        Node::File { size, .. } => FileKind::File { size: *size },
-        Node::Dir { .. } => FileKind::Dir,
-        Node::Symlink { target } => FileKind::Symlink { target: target.clone() },
-        Node::Fifo => FileKind::Fifo,
-        Node::Socket => FileKind::Socket,
-        Node::CharDev { rdev } => FileKind::CharDev { rdev: *rdev },
-        Node::BlockDev { rdev } => FileKind::BlockDev { rdev: *rdev },
-    };
-    Stat { kind, meta: entry.meta.clone() }
+    Stat { kind: entry.node.kind(), meta: entry.meta.clone() }
 }
 
 #[async_trait]

@@ -5,7 +5,7 @@ use super::content::Content;
 use super::nodes::{ChunkSource, Form, Link, NewChunk, NodeBuilder, Nodes, Root, decode, encode};
 use crate::crypto::RepoKeys;
 use crate::error::{Error, Result};
-use crate::files::Meta;
+use crate::files::{FileKind, Meta};
 use farshore_core::id::ChunkId;
 use farshore_core::limits::{CHUNK_BYTES_MAX, ENTRY_NAME_BYTES_MAX};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,21 @@ pub enum Node {
         /// Device number.
         rdev: u64,
     },
+}
+
+impl Node {
+    /// What a file system calls it.
+    pub fn kind(&self) -> FileKind {
+        match self {
+            Node::File { size, .. } => FileKind::File { size: *size },
+            Node::Dir { .. } => FileKind::Dir,
+            Node::Symlink { target } => FileKind::Symlink { target: target.clone() },
+            Node::Fifo => FileKind::Fifo,
+            Node::Socket => FileKind::Socket,
+            Node::CharDev { rdev } => FileKind::CharDev { rdev: *rdev },
+            Node::BlockDev { rdev } => FileKind::BlockDev { rdev: *rdev },
+        }
+    }
 }
 
 /// Whether a name may stand in a directory.

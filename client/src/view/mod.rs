@@ -274,7 +274,7 @@ impl View {
             What::Snapshot(snapshot) => plain(FileKind::Dir, 0o555, of(snapshot)),
             What::Entry(entry) => {
                 let Meta { mode, uid, gid, nlink, mtime, ctime, atime, .. } = entry.meta;
-                let (kind, atime) = (kind_of(&entry.node), atime.unwrap_or(mtime));
+                let (kind, atime) = (entry.node.kind(), atime.unwrap_or(mtime));
                 Attr { ino, kind, mode, uid, gid, nlink, mtime, ctime, atime, settled: true }
             }
         };
@@ -332,18 +332,6 @@ fn directory(inode: &Inode) -> Result<farshore_core::id::ChunkId> {
             _ => Err(not_a("directory")),
         },
         _ => Err(not_a("directory")),
-    }
-}
-
-fn kind_of(node: &Node) -> FileKind {
-    match node {
-        Node::File { size, .. } => FileKind::File { size: *size },
-        Node::Dir { .. } => FileKind::Dir,
-        Node::Symlink { target } => FileKind::Symlink { target: target.clone() },
-        Node::Fifo => FileKind::Fifo,
-        Node::Socket => FileKind::Socket,
-        Node::CharDev { rdev } => FileKind::CharDev { rdev: *rdev },
-        Node::BlockDev { rdev } => FileKind::BlockDev { rdev: *rdev },
     }
 }
 
